@@ -1,0 +1,16 @@
+.PHONY: check test bench plots-template
+
+check:  ## what CI runs before the pipeline: style, types, tests
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+test:  ## the tests that take seconds
+	pytest -m "not slow"
+
+bench:  ## speed of the parts on this machine
+	python -m benchmarks.run
+
+plots-template:  ## rebuild the page of `dvc plots show` from its npm packages
+	python tools/offline_plots.py

@@ -1,0 +1,65 @@
+"""The `labeltune` command."""
+
+import argparse
+
+from labeltune import __version__, conf, terminal
+from labeltune.errors import UserError
+
+
+def entry() -> None:
+    """Entry point of the console script."""
+    terminal.run(main)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "fetch":
+        _fetch(options.recipes)
+    elif options.command in conf.KINDS:
+        _list(options.command)
+    else:
+        parser.print_help()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="labeltune",
+        description="Fine-tune a language model to label text. `dvc repro` runs the pipeline; these commands help.",
+    )
+    parser.add_argument("--version", action="version", version=f"labeltune {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for kind in conf.KINDS:
+        commands.add_parser(kind, help=f"list the {kind} under conf/{kind}/")
+    fetch = commands.add_parser("fetch", help="fill the cache with what a recipe needs, to run it without a network")
+    fetch.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: what params.yaml resolves to")
+    return parser
+
+
+def _list(kind: str) -> None:
+    names = conf.catalogue(kind)
+    if not names:
+        raise UserError(f"{conf.CONF / kind}: no files; run this in the project's top folder")
+    terminal.table(kind, ["name", "what it is"], list(names.items()))
+
+
+def _fetch(recipes: list[str]) -> None:
+    """Resolve each recipe as `dvc repro` would, and fetch its rows, its base model and the font of its labels."""
+    from labeltune.bases import open_base
+    from labeltune.fonts import families
+    from labeltune.tables import read_split
+
+    for resolved in [conf.resolve(recipe=name) for name in recipes] or [conf.resolve()]:
+        dataset = resolved.dataset
+        given = [split for split in ("all", "train", "validation", "test") if getattr(dataset, split) is not None]
+        frames = {split: read_split(dataset, split) for split in given}
+        names = (
+            set(dataset.labels.values())
+            if dataset.labels
+            else {str(label) for frame in frames.values() for label in frame["label"].dropna()}
+        )
+        families(sorted(names))
+        base = open_base(resolved.model)
+        rows = sum(map(len, frames.values()))
+        terminal.say(f"{resolved.recipe}: {rows:,} rows of {dataset.name} and the model {base.name} are in the cache")

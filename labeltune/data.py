@@ -1,0 +1,205 @@
+"""From raw rows to clean, leak-free, balanced splits, with every dropped row counted."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from labeltune.errors import UserError, bullet
+from labeltune.gates import EXAMPLES, gate, gate_across, gate_inside
+from labeltune.hygiene import Progress, near_earlier
+from labeltune.labels import LabelSet
+from labeltune.ledger import SPLITS, Frames, Ledger
+from labeltune.params import Prepare
+
+
+def clean(frames: Frames, settings: Prepare, labels: dict[str, str] | None, ledger: Ledger) -> Frames:
+    """Normalise texts, settle missing values and turn raw labels into names.
+
+    Args:
+        frames: split -> rows with the columns id, text, label (raw, or None).
+        labels: explicit map raw value -> name, or None to take the raw values.
+
+    Raises:
+        UserError: a missing value or a label that the settings or the map don't allow, with the rows' ids.
+    """
+    cleaned = {}
+    for split, frame in frames.items():
+        ledger.read[split] = len(frame)
+        frame = frame.assign(text=[_normalise(text, settings) for text in frame["text"]])
+        blank = frame["label"].isna() | (frame["label"] == "")
+        frame = gate(frame, blank, settings.missing_label, "missing_label", split, ledger)
+        blank = frame["text"].str.strip() == ""
+        frame = gate(frame, blank, settings.missing_text, "missing_text", split, ledger)
+        if labels:
+            unknown = frame[~frame["label"].isin(list(labels))]
+            if len(unknown):
+                values = sorted(set(unknown["label"]))[:EXAMPLES]
+                raise UserError(
+                    f"labels: {len(unknown)} {split} rows have labels that the map does not name: {values}, first at "
+                    f"{unknown['id'].iloc[0]}; the map names {list(labels)}. Add them to 'labels' in the data "
+                    "set's file under conf/datasets"
+                )
+            frame = frame.assign(label=frame["label"].map(labels))
+        if frame.empty:
+            raise UserError(f"no {split} row is left: all {ledger.read[split]} were dropped for missing values")
+        cleaned[split] = frame.reset_index(drop=True)
+    return cleaned
+
+
+def split_rows(frames: Frames, settings: Prepare, ledger: Ledger, progress: Progress | None = None) -> Frames:
+    """Pass the rows through the hygiene gate, balance and split them; returns train, validation and test.
+
+    A given test split is never changed: its duplicates are counted, and rows that repeat it leave the other splits.
+
+    Raises:
+        UserError: a gate set to `fail` found something, or a class is too small to be split.
+    """
+    frames = {split: gate_inside(frame, settings, split, ledger, progress) for split, frame in frames.items()}
+    shares = settings.split
+    if "all" in frames:
+        frame = _balance(frames["all"], settings, "all", ledger)
+        _require_rows(frame, 3)
+        parts = stratified(frame, [shares.train, shares.validation], settings.seed)
+        frames = dict(zip(SPLITS, parts, strict=True))
+        if settings.near_across != "keep":
+            frames = _keep_copies_together(frames, settings, ledger)
+    elif "validation" not in frames:
+        _require_rows(frames["train"], 2)
+        validation, train = stratified(frames["train"], [shares.validation_of_train], settings.seed)
+        frames |= {"train": train, "validation": validation}
+    frames = gate_across({split: frames[split] for split in SPLITS}, settings, ledger, progress)
+    if "all" not in ledger.read:
+        frames["train"] = _balance(frames["train"], settings, "train", ledger)
+    rows = len(frames["train"])
+    if settings.train_rows and settings.train_rows < rows:
+        frames["train"], _ = stratified(frames["train"], [Fraction(settings.train_rows, rows)], settings.seed)
+        ledger.dropped["train_rows"]["train"] = rows - len(frames["train"])
+    _require_learnable(frames)
+    return frames
+
+
+def stratified(frame: pd.DataFrame, shares: Sequence[float | Fraction], seed: int) -> list[pd.DataFrame]:
+    """Split rows at random so that every part has the table's class shares, with exact part sizes.
+
+    Every part but the last has `floor(share * rows)` rows; the last has the rest. The parts are filled in turn: a
+    class's quota is its share of the rows that are still waiting; it gets the floor of it, and the rows then missing
+    go to the classes with the largest remainders, the class that comes first by name winning ties. Shares count as
+    the decimals they are written as: 0.29 of 100 is 29.
+
+    Args:
+        frame: the rows, with a column `label`.
+        shares: share of each part but the last, which gets what they leave.
+        seed: seed of the draw.
+
+    Returns:
+        One frame per part, its rows in the order of the table.
+
+    >>> table = pd.DataFrame({"label": ["ham", "spam"] * 747})
+    >>> [len(part) for part in stratified(table, [0.7, 0.1], seed=42)]
+    [1045, 149, 300]
+    """
+    order = np.random.default_rng(seed).permutation(len(frame))
+    labels = frame["label"].to_numpy()[order]
+    waiting = {name: order[labels == name].tolist() for name in sorted(set(labels))}
+    parts = []
+    for share in shares:
+        size, left = int(_exact(share) * len(frame)), sum(map(len, waiting.values()))
+        quotas = {name: Fraction(size * len(rows), left) for name, rows in waiting.items()}
+        taken = {name: int(quota) for name, quota in quotas.items()}
+        by_remainder = sorted(quotas, key=lambda name: taken[name] - quotas[name])
+        for name in by_remainder[: size - sum(taken.values())]:
+            taken[name] += 1
+        parts.append([row for name, rows in waiting.items() for row in rows[: taken[name]]])
+        waiting = {name: rows[taken[name] :] for name, rows in waiting.items()}
+    parts.append([row for rows in waiting.values() for row in rows])
+    return [frame.iloc[sorted(rows)].reset_index(drop=True) for rows in parts]
+
+
+def _keep_copies_together(frames: Frames, settings: Prepare, ledger: Ledger) -> Frames:
+    """Move rows between the splits of one table so that near copies of a text stand in one of them.
+
+    A group of near copies goes to the split that holds most of it, the first one on a tie; each row that moves changes
+    places with a row of its class that has no copies, so that no count changes. Nothing is lost, and nothing leaks.
+    """
+    table = pd.concat([frame.assign(split=split) for split, frame in frames.items()], ignore_index=True)
+    matches = near_earlier(table["text"].tolist(), [0] * len(table), settings.near_threshold, inside=True)
+    group = np.where(matches < 0, np.arange(len(table)), matches)
+    sizes = np.bincount(group, minlength=len(table))[group]
+    split = table["split"].to_numpy(copy=True)
+    label = table["label"].to_numpy()
+    single = {
+        (place, name): list(np.flatnonzero((sizes == 1) & (split == place) & (label == name)))
+        for place in SPLITS
+        for name in set(label)
+    }
+    for rows in (np.flatnonzero(group == leader) for leader in sorted(set(group[sizes > 1]))):
+        home = max(SPLITS, key=lambda place: int((split[rows] == place).sum()))
+        for row in rows[split[rows] != home]:
+            if single[home, label[row]]:
+                other = single[home, label[row]].pop()
+                single[split[row], label[row]].insert(0, other)
+                split[row], split[other] = split[other], split[row]
+                ledger.moved += 1
+    return {place: table[split == place].drop(columns="split").reset_index(drop=True) for place in SPLITS}
+
+
+def _exact(share: float | Fraction) -> Fraction:
+    return share if isinstance(share, Fraction) else Fraction(str(share))
+
+
+def _normalise(text: object, settings: Prepare) -> str:
+    if not isinstance(text, str):  # None, which pandas turns into NaN
+        return ""
+    if settings.unicode != "none":
+        text = unicodedata.normalize(settings.unicode, text)
+    if settings.whitespace == "collapse":
+        return re.sub(r"[\s\u200b\ufeff]+", " ", text).strip()
+    return text.strip() if settings.whitespace == "strip" else text
+
+
+def _balance(frame: pd.DataFrame, settings: Prepare, split: str, ledger: Ledger) -> pd.DataFrame:
+    """Down-sample every class to the smallest one, at random by the seed."""
+    if settings.balance == "none":
+        return frame
+    smallest = int(frame["label"].value_counts().min())
+    order = np.random.default_rng(settings.seed).permutation(len(frame))
+    rank = frame.iloc[order].groupby("label").cumcount().reindex(frame.index)
+    ledger.dropped["balance"][split] = int((rank >= smallest).sum())
+    return frame[rank < smallest].reset_index(drop=True)
+
+
+def _require_rows(frame: pd.DataFrame, least: int) -> None:
+    small = {name: count for name, count in sorted(frame["label"].value_counts().items()) if count < least}
+    if small:
+        listed = ", ".join(f"{name!r} ({count})" for name, count in small.items())
+        raise UserError(
+            f"a class needs at least {least} rows to be split, and these have fewer: {listed}. Add rows, or leave "
+            "the class out of the data"
+        )
+
+
+def _require_learnable(frames: Frames) -> None:
+    """Refuse labels that only the validation or the test rows have, and empty splits."""
+    empty = [split for split in SPLITS if frames[split].empty]
+    if empty:
+        raise UserError(f"no row is left for {' and '.join(empty)}: add rows, or change prepare.split")
+    learnt = set(frames["train"]["label"])
+    problems = []
+    for split in SPLITS[1:]:
+        unseen = frames[split][~frames[split]["label"].isin(learnt)]
+        if len(unseen):
+            problems.append(
+                f"{len(unseen)} {split} rows have labels that no training row has: {sorted(set(unseen['label']))}, "
+                f"first at {unseen['id'].iloc[0]}; add training rows for them, or leave them out"
+            )
+    if problems:
+        raise UserError(bullet(problems))
+
+
+def label_set(frames: Frames, labels: dict[str, str] | None, verbalizer: dict[str, str] | None) -> LabelSet:
+    """The classes of all rows, in the order of the explicit map or sorted."""
+    return LabelSet.of(pd.concat(list(frames.values()))["label"], labels, verbalizer)

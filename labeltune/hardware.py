@@ -1,0 +1,115 @@
+"""What the machine can do, and the choices that follow: device, dtype, attention, threads."""
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+
+import psutil
+import torch
+
+from labeltune.archives import cache_dir
+from labeltune.errors import UserError
+from labeltune.outputs import write_json
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+KIB_PER_MIB = 1024
+MATMUL_SIZE = 1024
+MATMUL_REPEATS = 8
+WORTHWHILE = 1.2
+
+
+def device() -> torch.device:
+    """The first CUDA GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(setting: str) -> str:
+    """Return fp32, bf16 or fp16; `auto` takes bf16 where the hardware is measurably faster in it, else fp32.
+
+    Raises:
+        UserError: fp16 on a CPU, where training in it loses small gradients.
+    """
+    on_gpu = device().type == "cuda"
+    if setting == "fp16" and not on_gpu:
+        raise UserError("train.dtype: fp16 needs a GPU; on this CPU use auto, bf16 or fp32")
+    if setting != "auto":
+        return setting
+    if on_gpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    if not (able.get("avx512_bf16") or able.get("amx_bf16")):
+        return "fp32"  # emulated, several times slower
+    rates = _matmul_rates()
+    return "bf16" if rates["bf16"] > WORTHWHILE * rates["fp32"] else "fp32"
+
+
+def _matmul_rates() -> dict[str, float]:
+    """GFLOP/s of a matrix product in fp32 and bf16, measured once per CPU and kept in the cache.
+
+    The CPU's flags don't tell: among CPUs with avx512_bf16, bf16 was measured at 0.5 and at 4.5 times the rate of
+    fp32. Kept, so that a noisy second measurement can't turn a repeated run into another one.
+    """
+    kept = cache_dir() / "matmul" / f"{_cpu_name().replace(' ', '-')}-torch-{torch.__version__}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    rates = {}
+    for name in ("fp32", "bf16"):
+        square = torch.ones(MATMUL_SIZE, MATMUL_SIZE, dtype=DTYPES[name])
+        seconds = []
+        for _ in range(MATMUL_REPEATS):
+            started = time.perf_counter()
+            torch.mm(square, square)
+            seconds.append(time.perf_counter() - started)
+        rates[name] = round(2 * MATMUL_SIZE**3 / min(seconds) / 1e9, 1)
+    write_json(kept, rates)
+    return rates
+
+
+def _cpu_name() -> str:
+    return str(torch.cpu.get_capabilities().get("cpu_name", platform.processor() or platform.machine()))
+
+
+def choose_attention(setting: str) -> str:
+    """Return the attention kernel; `auto` is eager on a CPU and sdpa on a GPU."""
+    return setting if setting != "auto" else ("sdpa" if device().type == "cuda" else "eager")
+
+
+def choose_threads(setting: int | str) -> int:
+    """Return the CPU threads of this process; `auto` shares the cores between the queue's running workers.
+
+    Two trainings with all cores each slow one another down by 5 to 20 times (measured on 2 cores).
+    """
+    if isinstance(setting, int):
+        return setting
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return max(1, cores() // max(1, queue_workers()))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def queue_workers() -> int:
+    """Workers of `dvc queue start -j N` or `dvc exp run --run-all -j N` that are alive on this machine."""
+    workers = 0
+    for process in psutil.process_iter(["cmdline"]):
+        workers += "queue-worker" in (process.info["cmdline"] or [])
+    return workers
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // KIB_PER_MIB if sys.platform != "darwin" else peak // KIB_PER_MIB**2
+
+
+def describe(dtype: str, threads: int) -> str:
+    """One line that says what the run computes on."""
+    if device().type == "cuda":
+        return f"{torch.cuda.get_device_name()}, {dtype}"
+    return f"{_cpu_name()}, {threads} of {cores()} cores, {dtype}"

@@ -1,0 +1,81 @@
+"""What training recorded: the curves, the model that was kept, and what it cost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from peft import PeftModel
+
+from labeltune.hardware import peak_memory
+from labeltune.inference import probabilities
+from labeltune.metrics import accuracy, log_loss, macro_f1
+from labeltune.terminal import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What training recorded, a dictionary per record."""
+
+    train: list[dict[str, float]]
+    """step, epoch, loss, accuracy: over the training batches since the record before, as the model met them."""
+    validation: list[dict[str, float]]
+    """step, epoch, loss, accuracy, macro_f1: over the whole validation split."""
+    best_step: int
+    """Step of the model that was kept."""
+    seconds: float
+    """Wall-clock time of training and validation."""
+    rows_seen: int
+    """Training rows passed forward and backward."""
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Validation figures of the model that was kept."""
+        return next(record for record in self.validation if record["step"] == self.best_step)
+
+
+def validation_figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Loss, accuracy and macro F1 of logits `[rows, num_labels]` against label indices `[rows]`."""
+    guesses = logits.argmax(axis=1)
+    return {
+        "loss": log_loss(labels, probabilities(logits)),
+        "accuracy": accuracy(labels, guesses),
+        "macro_f1": macro_f1(labels, guesses, logits.shape[1]),
+    }
+
+
+def figures(history: History, network: PeftModel) -> dict[str, Any]:
+    """What metrics/train.json holds: the kept model, and how it came about."""
+    trainable, total = network.get_nb_trainable_parameters()
+    best = dict(history.best)
+    return {
+        "best_step": history.best_step,
+        "steps": history.validation[-1]["step"],
+        "train": {name: history.train[-1][name] for name in ("loss", "accuracy")},
+        "validation": {name: best[name] for name in ("loss", "accuracy", "macro_f1")},
+        "parameters": {"trainable": trainable, "total": total},
+    }
+
+
+def costs(history: History) -> dict[str, float]:
+    """What costs/train.json holds: the figures that differ from run to run."""
+    return {
+        "seconds": round(history.seconds, 1),
+        "rows_per_second": round(history.rows_seen / history.seconds, 1),
+        "peak_memory_mib": peak_memory(),
+    }
+
+
+def show(history: History, network: PeftModel, folder: Path) -> None:
+    """Print the summary of `train`."""
+    trainable, total = network.get_nb_trainable_parameters()
+    spent = costs(history)
+    say(
+        f"trained {trainable:,} of {total:,} parameters in {spent['seconds']:.0f} s, {spent['rows_per_second']:.0f} "
+        f"rows/s, at most {spent['peak_memory_mib']:,} MiB"
+    )
+    say(
+        f"kept step {history.best_step} of {history.validation[-1]['step']:.0f}: validation accuracy "
+        f"{history.best['accuracy']:.3f}, loss {history.best['loss']:.3f}; the classifier lies in {folder}/"
+    )

@@ -1,0 +1,95 @@
+"""Forward passes without gradients: the one way in which validation, evaluation and prediction get logits."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+Tensors = dict[str, torch.Tensor]
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int) -> Tensors:
+    """Right-pad token ids to the longest row; the attention mask, not the pad id, tells what is padding.
+
+    Returns:
+        `input_ids` and `attention_mask`, both `[batch, length]`.
+
+    >>> pad([[5, 6], [7]], pad_id=0)["attention_mask"].tolist()
+    [[1, 1], [1, 0]]
+    """
+    longest = max(len(row) for row in rows)
+    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)  # [batch, length]
+    attention_mask = torch.zeros_like(input_ids)  # [batch, length]
+    for i, row in enumerate(rows):
+        input_ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        attention_mask[i, : len(row)] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def pad_states(states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Right-pad the states of several rows, each `[length, size]`, with zeros to `[batch, length, size]`."""
+    return nn.utils.rnn.pad_sequence(list(states), batch_first=True)
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Group rows by length into batches of at most `batch_tokens` tokens with padding, longest first.
+
+    >>> token_batches([2, 9, 3, 2], batch_tokens=9)
+    [[1], [2, 0, 3]]
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    batches: list[list[int]] = []
+    for row in order:
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def compute_logits(
+    network: nn.Module,
+    input_ids: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    batch_tokens: int,
+    states: Sequence[torch.Tensor] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return the logits of every row in the order given, `[rows, num_labels]`.
+
+    Args:
+        network: a classifier whose output has `logits`; its mode (train or eval) is put back afterwards.
+        input_ids: token ids per row, not padded.
+        batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
+        states: trunk states per row, `[length, size]`, to start from instead of the tokens.
+        progress: called with the number of rows done since the last call.
+    """
+    device = next(network.parameters()).device
+    batches = token_batches([len(ids) for ids in input_ids], batch_tokens)
+    parts: list[NDArray[np.float32]] = []
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for rows in batches:
+            batch = pad([input_ids[row] for row in rows], pad_id)
+            if states is not None:
+                batch = {"states": pad_states([states[row] for row in rows]), "attention_mask": batch["attention_mask"]}
+            logits = network(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+            parts.append(logits.float().cpu().numpy())
+            if progress:
+                progress(len(rows))
+    network.train(was_training)
+    order = np.concatenate([np.array(rows) for rows in batches])
+    result = np.empty((len(input_ids), parts[0].shape[1]), dtype=np.float32)
+    result[order] = np.concatenate(parts)
+    return result
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Softmax over the labels in double precision, `[rows, num_labels]`."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponential = np.exp(shifted)
+    return exponential / exponential.sum(axis=1, keepdims=True)

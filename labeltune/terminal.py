@@ -1,0 +1,130 @@
+"""What people see while a stage runs and when it ends."""
+
+import errno
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from labeltune.errors import UserError
+
+LINE_SECONDS = 15.0
+WRITING_FAILED = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+}
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage or a command: a user's mistake is one clean message and exit status 1, not a traceback."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in WRITING_FAILED:
+            raise
+        print(f"error: {error.filename}: {WRITING_FAILED[error.errno]}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+class _Rate(ProgressColumn):
+    """Rows per second of a task."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} rows/s" if speed else "", style="cyan")
+
+
+class Bar:
+    """Progress over rows: a live bar on a terminal, else a line now and then."""
+
+    def __init__(self, title: str, total: int, console: Console) -> None:
+        self.title = title
+        self.total = total
+        self.done = 0
+        self.console = console
+        self.note = ""
+        self._started = self._spoken = time.monotonic()
+        self._live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._task = self._live.add_task(title, total=total, note="")
+
+    def advance(self, rows: int) -> None:
+        """Count rows as done."""
+        self.done = min(self.total, self.done + rows)
+        if self.console.is_terminal:
+            self._live.update(self._task, completed=self.done, note=self.note)
+        elif time.monotonic() - self._spoken > LINE_SECONDS:
+            self.say()
+
+    def say(self, note: str | None = None) -> None:
+        """Print a line with what is done, the rate and the time left; on a terminal it stays above the bar."""
+        self._spoken = time.monotonic()
+        line = f"{self.title}: {self.done:,} of {self.total:,}, {self.left()}"
+        self.console.print(f"{line}  {note}" if note else line, highlight=False, markup=False)
+
+    def left(self) -> str:
+        """Rows per second and the time left, as words."""
+        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        seconds = round((self.total - self.done) / rate) if rate else 0
+        return f"{rate:,.0f} rows/s, {seconds // 60}:{seconds % 60:02d} left"
+
+    def __enter__(self) -> "Bar":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+
+def bar(title: str, total: int) -> Bar:
+    """A progress bar for `total` rows, to be used in a `with` block."""
+    return Bar(title, total, Console(soft_wrap=True))
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield the function that counts rows as done on a fresh bar."""
+    with bar(title, total) as shown:
+        yield shown.advance
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a small table, numbers to the right."""
+    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for i, name in enumerate(columns):
+        numeric = rows and all(isinstance(row[i], int | float) for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", header_style="dim")
+    for row in rows:
+        grid.add_row(*(Text(f"{value:,}" if isinstance(value, int) else str(value)) for value in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(grid)
+
+
+def say(line: str) -> None:
+    """Print one line."""
+    Console(soft_wrap=True).print(line, highlight=False, markup=False)

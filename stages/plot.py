@@ -1,0 +1,42 @@
+"""Draw the figures, and the tables that DVC's own plots are drawn from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from labeltune import conf, figures, outputs, points, terminal
+from labeltune.labels import LabelSet
+from labeltune.params import Plot
+
+LABELS = Path("data/prepared/labels.json")
+PREDICTIONS = Path("data/predictions/test.csv")
+TRAINING = Path("metrics/train.json")
+CURVES = Path("plots/curves")
+PLOTS = Path("plots")
+
+
+def main() -> None:
+    """Write the pictures and tables under plots/."""
+    settings = conf.section("plot", Plot)
+    names = list(LabelSet.load(LABELS).names)
+    rows = pd.read_csv(PREDICTIONS, dtype={"label": str, "prediction": str}, keep_default_na=False)
+    labels = np.array([names.index(label) for label in rows["label"]])
+    guesses = np.array([names.index(label) for label in rows["prediction"]])
+    probabilities = rows[[f"p_{name}" for name in names]].to_numpy()
+    best_step = json.loads(TRAINING.read_text(encoding="utf-8"))["best_step"]
+    train, validation = (pd.read_csv(CURVES / f"{split}.csv") for split in ("train", "validation"))
+
+    figures.draw_training(train, validation, best_step, PLOTS, dpi=settings.dpi)
+    figures.draw_confusion(labels, guesses, names, PLOTS / "confusion_matrix.png", dpi=settings.dpi)
+    figures.draw_roc(labels, probabilities, names, PLOTS / "roc.png", dpi=settings.dpi)
+    figures.draw_precision_recall(labels, probabilities, names, PLOTS / "precision_recall.png", dpi=settings.dpi)
+    outputs.write_table(PLOTS / "confusion.csv", points.confusion_rows(labels, guesses, names))
+    outputs.write_table(PLOTS / "roc.csv", points.roc_points(labels, probabilities, names))
+    outputs.write_table(PLOTS / "precision_recall.csv", points.precision_recall_points(labels, probabilities, names))
+    terminal.say(f"figures in {PLOTS}/ and {PLOTS}/training_metrics.pdf; `dvc plots show` opens them all in a page")
+
+
+if __name__ == "__main__":
+    terminal.run(main)

@@ -1,0 +1,42 @@
+"""Turn raw rows into clean, leak-free, balanced splits with prompts."""
+
+from pathlib import Path
+
+from labeltune import conf, data, ledger, outputs, prompts, terminal
+from labeltune.bases import load_tokenizer, open_base
+from labeltune.params import Dataset, Model, Prepare, Prompt
+from labeltune.tables import read_split
+
+PREPARED = Path("data/prepared")
+METRICS = Path("metrics/data.json")
+
+
+def main() -> None:
+    """Write data/prepared/{train,validation,test}.csv, labels.json beside them, and metrics/data.json."""
+    dataset, settings = conf.section("dataset", Dataset), conf.section("prepare", Prepare)
+    prompt, model = conf.section("prompt", Prompt), conf.section("model", Model)
+    books = ledger.Ledger()
+
+    given = [split for split in ("all", *ledger.SPLITS) if getattr(dataset, split) is not None]
+    frames = {split: read_split(dataset, split) for split in given}
+    frames = data.clean(frames, settings, dataset.labels, books)
+    labels = data.label_set(frames, dataset.labels, dataset.verbalizer)
+    with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
+        frames = data.split_rows(frames, settings, books, progress)
+
+    template = prompts.Template.of(prompt, labels)
+    tokenizer = load_tokenizer(open_base(model).folder)
+    encoder = prompts.Encoder(tokenizer=tokenizer, template=template, max_length=prompt.max_length)
+    tokens = {split: encoder.encode(frame["text"].tolist()) for split, frame in frames.items()}
+
+    for split, frame in frames.items():
+        rows = frame[["id", "label", "text"]].assign(prompt=[template.render(text) for text in frame["text"]])
+        outputs.write_table(PREPARED / f"{split}.csv", rows)
+    labels.save(PREPARED / "labels.json")
+    figures = books.figures(frames, tokens, labels)
+    outputs.write_json(METRICS, figures)
+    ledger.show(figures, labels, PREPARED)
+
+
+if __name__ == "__main__":
+    terminal.run(main)

@@ -1,0 +1,121 @@
+"""A tiny language model, made here and not stored: the same architecture and file formats as the real ones."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from labeltune.labels import LabelSet
+from labeltune.params import Model
+
+ROOT = Path(__file__).parent.parent
+CORPUS = ["Classify the text as ham or spam. Text: free prize call now win cash Label: spam"] * 4 + [
+    "Classify the text as ham or spam. Text: see you at home for lunch later Label: ham"
+] * 4
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 4-layer Llama with random weights and a tokenizer in which ` ham` and ` spam` are one token each."""
+    folder = tmp_path_factory.mktemp("base") / "tiny-llama"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=400,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=0,
+        )
+    )
+    network.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(base_folder: Path) -> Model:
+    """The tiny model as a source."""
+    return Model(name="tiny", source="files", folder=str(base_folder))
+
+
+@pytest.fixture
+def spam() -> LabelSet:
+    """Two labels."""
+    return LabelSet(names=("ham", "spam"), words=("ham", "spam"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read from or written to the user's cache."""
+    monkeypatch.setenv("LABELTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+HAM = ["see you at home", "lunch later today", "call me when you are home", "are you at lunch", "see you later then"]
+SPAM = [
+    "win a free prize now",
+    "free cash call now",
+    "claim your prize and win",
+    "cash prize call free",
+    "win cash now",
+]
+
+
+def spam_rows(count: int) -> list[tuple[str, str]]:
+    """`count` rows of each class, all different: (label, text)."""
+    return [
+        (label, f"{texts[i % len(texts)]} {chr(97 + i % 26) * 6}{chr(97 + i // 26 % 26) * 6}")
+        for i in range(count)
+        for label, texts in (("ham", HAM), ("spam", SPAM))
+    ]
+
+
+@pytest.fixture
+def project(tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder as a user has it, with a data set of 2 x 30 rows and the tiny model, as the working folder."""
+    for name in ("params.yaml", "conf", "stages", "labeltune", "dvc.yaml", ".dvc", ".dvcignore", ".gitignore"):
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local")
+            shutil.copytree(source, tmp_path / name, ignore=ignored)
+        else:
+            shutil.copy(source, tmp_path / name)
+    rows = "\n".join(f"{label},{text}" for label, text in spam_rows(30))
+    table = tmp_path / "data/raw/messages/messages.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text(f"label,text\n{rows}\n", encoding="utf-8")
+    (tmp_path / "conf/datasets/messages.yaml").write_text(
+        "about: test rows\nsource: files\nfolder: data/raw/messages\nall: messages.csv\ntext: text\n", encoding="utf-8"
+    )
+    (tmp_path / "conf/models/tiny.yaml").write_text(
+        f"about: test model\nsource: files\nfolder: {base_folder}\n", encoding="utf-8"
+    )
+    (tmp_path / "conf/recipes/test.yaml").write_text(
+        "about: test recipe\ndataset: messages\nmodel: tiny\nprompt: {name: classify}\n"
+        "train: {epochs: 2, batch_size: 8, layers: 2, dtype: fp32, threads: 1}\n",
+        encoding="utf-8",
+    )
+    params = tmp_path / "params.yaml"
+    params.write_text(params.read_text().replace("recipe: default", "recipe: test"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

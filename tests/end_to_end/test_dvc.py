@@ -1,0 +1,94 @@
+"""The commands that people type, for real, on a tiny model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def repository(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project as a Git and DVC repository with one commit."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "A User")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "user@example.org")
+    (project / ".dvc/config").write_text(
+        "[core]\n    analytics = false\n    check_update = false\n[plots]\n    html_template = plots/offline.html\n"
+    )
+    for command in ("git init --quiet", "dvc add --quiet data/raw/messages", "git add .", "git commit --quiet -m start"):
+        run(command)
+    return project
+
+
+def run(command: str, status: int = 0) -> str:
+    """Run a command and return what it printed."""
+    finished = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+    printed = finished.stdout + finished.stderr
+    assert finished.returncode == status, printed
+    return printed
+
+
+def stages_run(printed: str) -> list[str]:
+    return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
+
+
+def test_a_users_day(repository: Path) -> None:
+    assert stages_run(run("dvc repro")) == ["configure", "prepare", "train", "evaluate", "plot"]
+    assert stages_run(run("dvc repro")) == []
+    run("git add .")
+    run("git commit --quiet -m result")
+    assert run("git status --porcelain --ignored=no").strip() == ""
+
+    # A setting of evaluate retrains nothing; code that train imports does.
+    assert stages_run(run("dvc exp run -S evaluate.batch_tokens=512")) == ["configure", "evaluate"]
+    heads = Path("labeltune/heads.py")
+    heads.write_text(heads.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
+    assert stages_run(run("dvc repro"))[:2] == ["train", "evaluate"]
+    run("git checkout --quiet .")
+    run("dvc checkout --quiet")
+
+    # Another seed is one command, and its difference is told.
+    assert stages_run(run("dvc exp run --name other -S train.seed=7")) == ["configure", "train", "evaluate", "plot"]
+    assert "train.seed" in run("dvc params diff")
+    difference = json.loads(run("dvc metrics diff --json"))
+    assert "metrics/metrics.json" in difference
+    assert "other" in run("dvc exp show --no-pager")
+
+    # Figures draw in a page that asks for nothing outside.
+    run("dvc plots diff HEAD --out page")
+    assert Path("page/index.html").stat().st_size > 500_000
+
+    # Changed rows are noticed.
+    with Path("data/raw/messages/messages.csv").open("a", encoding="utf-8") as table:
+        table.write("ham,another message at home for lunch\n")
+    assert stages_run(run("dvc repro"))[0] == "prepare"
+
+
+def test_queued_experiments_run_side_by_side(repository: Path) -> None:
+    run("dvc repro")
+    run("git add .")
+    run("git commit --quiet -m result")
+    run("dvc exp run --queue -S train.seed=0,1")
+    run("dvc exp run --run-all -j 2")
+    assert run("dvc queue status").count("Success") == 2
+    shown = json.loads(run("dvc exp show --json"))
+    experiments = [run_["revs"][0] for entry in shown for run_ in entry["experiments"] or []]
+    seeds = [entry["data"]["params"]["params.yaml"]["data"]["train"]["seed"] for entry in experiments]
+    assert sorted(seeds) == [0, 1]
+
+
+def test_a_failed_stage_leaves_no_half_written_out(repository: Path) -> None:
+    table = Path("data/raw/messages/messages.csv")
+    table.write_text(table.read_text(encoding="utf-8") + "ham,too,many,fields\n", encoding="utf-8")
+    printed = run("dvc repro", status=255)
+    assert "messages.csv" in printed
+    assert "Traceback" not in printed
+    assert not Path("data/prepared").exists()
+    assert not Path("models/classifier").exists()

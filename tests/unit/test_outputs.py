@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from labeltune import outputs
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    outputs.write_json(path, {"b": 1, "a": "好"})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        outputs.write_json(path, {"a": float("nan")})
+    with pytest.raises(RuntimeError), outputs.replacing(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_bytes() == before == '{\n  "a": "好",\n  "b": 1\n}\n'.encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with outputs.replacing(folder) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_prepared_table_reads_back_every_character(tmp_path: Path) -> None:
+    texts = ["NA", "null", "", "1.50", 'a "quoted", comma', "two\nlines", "é 好 \u2028", "007"]
+    table = pd.DataFrame({"id": [str(i) for i in range(len(texts))], "text": texts})
+    outputs.write_table(tmp_path / "x.csv", table)
+    assert outputs.read_prepared(tmp_path / "x.csv")["text"].tolist() == texts
