@@ -109,7 +109,7 @@ def fine_tune(
             metric_for_best_model=f"eval_{settings.keep_best}",
             greater_is_better=settings.keep_best != "loss",
             logging_strategy="no",
-            train_sampling_strategy="group_by_length",
+            train_sampling_strategy="random" if settings.batches == "random" else "group_by_length",
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
             disable_tqdm=True,

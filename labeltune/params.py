@@ -220,6 +220,8 @@ class Train(Section):
     """Passes over the training rows."""
     batch_size: Positive = 16
     """Rows per forward pass."""
+    batches: Literal["random", "by_length"] = "random"
+    """Which rows make a batch; `by_length` wastes no padding, but where length tells the class, so do its batches."""
     accumulation: Positive = 1
     """Batches per optimiser step."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

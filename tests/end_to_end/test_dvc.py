@@ -22,7 +22,12 @@ def repository(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypa
     (project / ".dvc/config").write_text(
         "[core]\n    analytics = false\n    check_update = false\n[plots]\n    html_template = plots/offline.html\n"
     )
-    for command in ("git init --quiet", "dvc add --quiet data/raw/messages", "git add .", "git commit --quiet -m start"):
+    for command in (
+        "git init --quiet",
+        "dvc add --quiet data/raw/messages",
+        "git add .",
+        "git commit --quiet -m start",
+    ):
         run(command)
     return project
 
@@ -59,7 +64,7 @@ def test_a_users_day(repository: Path) -> None:
     assert "train.seed" in run("dvc params diff")
     difference = json.loads(run("dvc metrics diff --json"))
     assert "metrics/metrics.json" in difference
-    assert "other" in run("dvc exp show --no-pager")
+    assert "other" in run("dvc exp show --only-changed --csv")
 
     # Figures draw in a page that asks for nothing outside.
     run("dvc plots diff HEAD --out page")
