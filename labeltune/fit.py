@@ -26,6 +26,7 @@ from transformers import (
 from labeltune import trunk
 from labeltune.bases import quiet
 from labeltune.errors import UserError
+from labeltune.hardware import inference_tokens
 from labeltune.history import History, validation_figures
 from labeltune.inference import Tensors, compute_logits, pad, pad_states
 from labeltune.labels import LabelSet
@@ -36,7 +37,6 @@ from labeltune.terminal import Bar, bar
 CHECKPOINTS = Path(".checkpoints")
 EVALUATIONS_PER_EPOCH = 4
 RECORDS_PER_EVALUATION = 4
-VALIDATION_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ class _Trainer(Trainer):
             self.model,
             self.validation.input_ids,
             pad_id=self.pad_id,
-            batch_tokens=VALIDATION_TOKENS,
+            batch_tokens=inference_tokens(),
             states=self.validation.states,
         )
         figures = validation_figures(logits, np.array(self.validation.labels))

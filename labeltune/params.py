@@ -253,8 +253,8 @@ class Train(Section):
 class Evaluate(Section):
     """Measuring the trained model on the test rows."""
 
-    batch_tokens: Positive = 4096
-    """Most tokens, padding included, of a batch at inference."""
+    batch_tokens: Positive | Literal["auto"] = "auto"
+    """Most tokens, padding included, of a batch at inference; `auto`: what suits the device."""
 
 
 class Plot(Section):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from labeltune.artefact import Record, load_record
 from labeltune.bases import load_tokenizer, open_base, quiet
 from labeltune.errors import UserError
-from labeltune.hardware import device
+from labeltune.hardware import device, inference_tokens
 from labeltune.inference import compute_logits, probabilities
 from labeltune.models import load_network
 from labeltune.prompts import Encoder, Template
@@ -81,13 +81,17 @@ class Classifier:
         return cls(record=record, network=adapted.to(device()).eval(), encoder=encoder)
 
     def predict(
-        self, texts: Sequence[str], *, batch_tokens: int = 4096, progress: Callable[[int], None] | None = None
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Callable[[int], None] | None = None
     ) -> Predictions:
         """Return the probabilities of every label for every text."""
         encoded = self.encoder.encode(texts)
         pad_id = self.encoder.tokenizer.pad_token_id
         logits = compute_logits(
-            self.network, encoded.input_ids, pad_id=pad_id, batch_tokens=batch_tokens, progress=progress
+            self.network,
+            encoded.input_ids,
+            pad_id=pad_id,
+            batch_tokens=batch_tokens or inference_tokens(),
+            progress=progress,
         )
         return Predictions(probabilities=probabilities(logits), truncated=encoded.truncated)
 

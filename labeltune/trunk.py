@@ -8,10 +8,10 @@ import psutil
 import torch
 from torch import nn
 
+from labeltune.hardware import inference_tokens
 from labeltune.inference import pad, token_batches
 
 MEMORY_SHARE = 0.25
-BATCH_TOKENS = 4096
 
 
 def view(backbone: Any, start: int, stop: int) -> Any:
@@ -52,7 +52,7 @@ def states(
     lower = view(backbone, 0, stop).eval()
     kept: list[torch.Tensor] = [torch.empty(0)] * len(input_ids)
     with torch.no_grad():
-        for rows in token_batches([len(ids) for ids in input_ids], BATCH_TOKENS):
+        for rows in token_batches([len(ids) for ids in input_ids], inference_tokens()):
             batch = pad([input_ids[row] for row in rows], pad_id)
             hidden = lower(**{name: tensor.to(device) for name, tensor in batch.items()}, use_cache=False)
             for row, state in zip(rows, hidden.last_hidden_state.cpu(), strict=True):
