@@ -104,10 +104,10 @@ def test_a_packaged_font_is_fetched_once_and_draws(monkeypatch: pytest.MonkeyPat
     # Matplotlib warns of every character that none of the families has.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.draw_confusion(np.array([0, 1]), np.array([0, 0]), names, out)
+        figures.draw_confusion(np.array([0, 1]), np.array([0, 0]), names, out, dpi=80)
     monkeypatch.setattr(fonts, "families", lambda texts: [fonts.LATIN])
     with pytest.warns(UserWarning, match="missing from font"):
-        figures.draw_confusion(np.array([0, 1]), np.array([0, 0]), names, out)
+        figures.draw_confusion(np.array([0, 1]), np.array([0, 0]), names, out, dpi=80)
 
 
 def test_a_packaged_font_that_lacks_a_character_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

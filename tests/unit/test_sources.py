@@ -444,8 +444,8 @@ def test_a_transformers_folder_inside_a_package(place):
 
 
 def test_a_package_model_needs_members(place):
-    with pytest.raises(UserError, match=r"conf/models/tiny\.yaml: .*'members'"):
-        model_folder(package_model(place, [{"a": b""}], None))
+    with pytest.raises(ValueError, match="source: package needs the key 'members'"):
+        package_model(place, [{"m/x.gguf": b"GGUF"}], None)
 
 
 def local_model(folder: str, **keys) -> Model:
