@@ -15,7 +15,8 @@ import transformers
 
 from labeltune import bases, conf, fit, hardware, inference, models, outputs, prompts, terminal, trunk
 from labeltune.labels import LabelSet
-from labeltune.params import Model, Prompt, Train
+from labeltune.origins import Model
+from labeltune.params import Prompt, Train
 
 PREPARED = Path("data/prepared")
 ROWS = 96

@@ -1,21 +1,25 @@
 """The trained classifier on disk: a folder in Hugging Face's formats that is complete, checked and reproducible."""
 
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 import labeltune
 from labeltune.bases import Base
 from labeltune.errors import UserError
+from labeltune.fingerprint import Fingerprint, code_hashes, versions
+from labeltune.hardware import Machine
 from labeltune.labels import LabelSet
+from labeltune.methods import plain
+from labeltune.origins import Model
 from labeltune.outputs import digest, replacing, write_json
-from labeltune.params import Model, Prompt, Train
+from labeltune.params import Prompt, Train
 
-FORMAT = 1
+FORMAT = 2
 CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
@@ -36,29 +40,30 @@ class Record:
     """Source of the base model."""
     base_files: dict[str, str]
     """sha256 of the base model's files."""
-    dtype: str
-    """Type of the frozen weights."""
-    attention: str
-    """Attention kernel."""
-    threads: int
-    """CPU threads of the training; another number gives other last bits."""
+    machine: Machine
+    """What the training computed with."""
     data: dict[str, str]
     """sha256 of each split that was trained with."""
     dataset: str
     """Name of the data set."""
     license: str | None
     """Licence of the data set."""
-    validation: dict[str, float]
-    """Figures of the kept model on the validation rows."""
+    prior: list[float] | None = None
+    """What is taken off each label's score, where `train.label_score` asks for it."""
+    validation: dict[str, float] | None = None
+    """Figures of the kept model on the validation rows, once there is one."""
 
 
-def save(folder: Path, network: PeftModel, tokenizer: PreTrainedTokenizerBase, base: Base, record: Record) -> None:
+def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: Base, record: Record) -> None:
     """Write the artefact whole or not at all; the same weights give the same bytes."""
     with replacing(folder) as partial:
         partial.mkdir()
-        network.save_pretrained(partial, save_embedding_layers=False)
-        _settle_adapter_config(partial / ADAPTER_CONFIG, base)
-        network.get_base_model().config.save_pretrained(partial)
+        if record.train.method == "full":
+            network.save_pretrained(partial)
+        else:
+            network.save_pretrained(partial, save_embedding_layers=False)
+            _settle_adapter_config(partial / ADAPTER_CONFIG, base)
+            _save_config(plain(network).config, partial)
         tokenizer.save_pretrained(partial)
         write_json(
             partial / RECORD,
@@ -69,9 +74,8 @@ def save(folder: Path, network: PeftModel, tokenizer: PreTrainedTokenizerBase, b
                 "prompt": record.prompt.model_dump(),
                 "train": record.train.model_dump(),
                 "base": {"model": record.model.model_dump(), "files": record.base_files},
-                "dtype": record.dtype,
-                "attention": record.attention,
-                "threads": record.threads,
+                "machine": asdict(record.machine),
+                "prior": record.prior,
                 "data": {"name": record.dataset, "license": record.license, "sha256": record.data},
                 "validation": record.validation,
             },
@@ -79,6 +83,23 @@ def save(folder: Path, network: PeftModel, tokenizer: PreTrainedTokenizerBase, b
         (partial / CARD).write_bytes(_card(base, record).encode())
         files = sorted(file for file in partial.iterdir() if file.is_file())
         write_json(partial / MANIFEST, {"sha256": {file.name: digest(file) for file in files}})
+
+
+def fingerprint(record: Record) -> Fingerprint:
+    """What the result of this training depends on; to be asked for once everything is imported."""
+    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to"})
+    return Fingerprint(
+        configuration={
+            "train": train,
+            "prompt": record.prompt.model_dump(),
+            "labels": {"names": record.labels.names, "words": record.labels.words},
+        },
+        data=record.data,
+        base=record.base_files,
+        code=code_hashes(),
+        versions=versions(),
+        hardware={"machine": str(record.machine)},
+    )
 
 
 def load_record(folder: Path) -> Record:
@@ -102,12 +123,11 @@ def load_record(folder: Path) -> Record:
         train=Train.model_validate(content["train"]),
         model=Model.model_validate(content["base"]["model"]),
         base_files=content["base"]["files"],
-        dtype=content["dtype"],
-        attention=content["attention"],
-        threads=content["threads"],
+        machine=Machine(**content["machine"]),
         data=content["data"]["sha256"],
         dataset=content["data"]["name"],
         license=content["data"]["license"],
+        prior=content["prior"],
         validation=content["validation"],
     )
 
@@ -119,6 +139,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.parent} is no trained classifier: {path.name} is missing; run `dvc repro`") from None
     except ValueError:
         raise UserError(f"{path} is damaged: not valid JSON; restore it, or train again with `dvc repro`") from None
+
+
+def _save_config(config: PretrainedConfig, folder: Path) -> None:
+    """Save a configuration for the base model as it is stored: Transformers would take 4 bits for what lies on disk."""
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.save_pretrained(folder)
 
 
 def _settle_adapter_config(path: Path, base: Base) -> None:
@@ -134,7 +162,7 @@ def _settle_adapter_config(path: Path, base: Base) -> None:
 def _card(base: Base, record: Record) -> str:
     """The model card: what it is, how to use it, what it was made from."""
     labels = "\n".join(f"- {name}" for name in record.labels.names)
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in sorted(record.validation.items()))
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in sorted((record.validation or {}).items()))
     return f"""---
 base_model: {base.name}
 library_name: peft

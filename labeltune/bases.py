@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
 from labeltune.archives import cache_dir
+from labeltune.origins import Model
 from labeltune.outputs import digest
-from labeltune.params import Model
 from labeltune.sources import model_folder
 
 

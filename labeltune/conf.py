@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from labeltune.errors import UserError, bullet
-from labeltune.params import Resolved, Section
+from labeltune.params import Resolved
+from labeltune.sections import Section
 
 PARAMS = Path("params.yaml")
 RESOLVED = Path("resolved.yaml")
@@ -78,7 +79,7 @@ class Layers:
 
 def _is_map(dotted: str) -> bool:
     """Whether a key's value is data rather than a group of settings, so that a later layer replaces it whole."""
-    return dotted.startswith(("dataset.", "model.")) and dotted.count(".") == 1
+    return dotted == "train.class_weights" or (dotted.startswith(("dataset.", "model.")) and dotted.count(".") == 1)
 
 
 def resolve(params: Path = PARAMS, conf: Path = CONF, recipe: str | None = None) -> Resolved:

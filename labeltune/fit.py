@@ -1,257 +1,182 @@
-"""Fine-tuning: Transformers' Trainer around the classifier, with validation, history and the best model kept."""
+"""Fine-tuning: settings as Transformers' Trainer takes them, memory that runs out, and the best model kept."""
 
+import gc
 import math
-import tempfile
-import time
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from peft import PeftModel
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
-from labeltune import trunk
 from labeltune.bases import quiet
+from labeltune.blueprint import Blueprint
+from labeltune.checkpoints import Store
 from labeltune.errors import UserError
-from labeltune.hardware import inference_tokens
-from labeltune.history import History, validation_figures
-from labeltune.inference import Tensors, compute_logits, pad, pad_states
+from labeltune.hardware import device, out_of_memory
+from labeltune.history import History
 from labeltune.labels import LabelSet
+from labeltune.methods import parameter_counts, plain
 from labeltune.params import Train
-from labeltune.prompts import Encoder
-from labeltune.terminal import Bar, bar
+from labeltune.rows import Rows, with_states
+from labeltune.terminal import bar, say
+from labeltune.trainer import RowTrainer, load_weights
 
-CHECKPOINTS = Path(".checkpoints")
 EVALUATIONS_PER_EPOCH = 4
 RECORDS_PER_EVALUATION = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Encoded rows with their labels."""
-
-    input_ids: list[list[int]]
-    """Token ids per row, not padded."""
-    labels: list[int]
-    """Index of each row's label."""
-    states: list[torch.Tensor] | None = None
-    """Trunk states per row, `[length, size]`, where they were computed beforehand."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        states = {} if self.states is None else {"states": self.states[row]}
-        return {"input_ids": self.input_ids[row], "label": self.labels[row], **states}
-
-
-def encode(frame: pd.DataFrame, encoder: Encoder, labels: LabelSet) -> Rows:
-    """Encode prepared rows.
-
-    Raises:
-        UserError: the rows were prepared with another prompt.
-    """
-    texts = frame["text"].tolist()
-    if [encoder.template.render(text) for text in texts] != frame["prompt"].tolist():
-        raise UserError("data/prepared was made with another prompt; run `dvc repro`")
-    return Rows(input_ids=encoder.encode(texts).input_ids, labels=labels.index(frame["label"].tolist()))
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 
 
 def fine_tune(
-    network: PeftModel, train: Rows, validation: Rows, settings: Train, *, pad_id: int, dtype: str
-) -> History:
-    """Train the network in place; afterwards it holds the weights of the best validation.
+    plan: Blueprint, train: Rows, validation: Rows, *, store: Store, callbacks: Sequence[TrainerCallback] = ()
+) -> tuple[Any, History]:
+    """Build a network and train it; it comes back with the weights of the best validation.
+
+    Where memory runs out, the batch is halved, its accumulation doubled, and training goes on from the newest
+    checkpoint: the same rows make a step, so that only rounding differs.
 
     Args:
-        network: its trainable parameters are what is trained.
-        pad_id: token that fills up batches; the attention mask hides it.
-        dtype: fp32, bf16 or fp16: the type of the frozen weights.
+        store: where checkpoints are kept.
+        callbacks: told of every figure as it is recorded.
+
+    Raises:
+        UserError: no batch is small enough for the memory.
+        StoppedError: a signal asked for the end.
     """
+    settings, pad_id = plan.train, plan.encoder.tokenizer.pad_token_id
+    weights = class_weights(settings, plan.labels, train.labels)
+    resume = store.resume(settings.resume)
+    network: Any = plan.build()
+    trainer: RowTrainer | None = None
+    train, validation = with_states(plain(network), [train, validation], pad_id)
+    batch, accumulation = settings.batch_size, settings.accumulation
+    while True:
+        try:
+            sizes = settings.model_copy(update={"batch_size": batch, "accumulation": accumulation})
+            trainer = _trainer(network, train, validation, sizes, plan.machine.dtype, pad_id, weights, store, callbacks)
+            return network, _run(trainer, resume)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        if batch == 1:
+            raise UserError(
+                "out of memory even with one row in a batch: set train.gradient_checkpointing: true, train.method: "
+                "qlora, fewer train.layers, a smaller prompt.max_length, or a smaller model"
+            )
+        parts = next(factor for factor in range(2, batch + 1) if batch % factor == 0)
+        batch, accumulation = batch // parts, accumulation * parts
+        say(f"out of memory: going on with train.batch_size: {batch} and train.accumulation: {accumulation}")
+        network = trainer = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        network, resume = plan.build(), store.resume("auto")
+
+
+def _run(trainer: RowTrainer, resume: Path | None) -> History:
+    """Train, and put the weights of the best validation back."""
+    with trainer.bar, quiet():
+        trainer.fit(resume)
+    best = trainer.state.best_global_step
+    load_weights(trainer.model, trainer.store.path(best))
+    return History(
+        train=trainer.progress.train,
+        validation=trainer.progress.validation,
+        best_step=best,
+        seconds=trainer.seconds(),
+        rows_seen=trainer.progress.rows_seen,
+        batch_size=trainer.args.per_device_train_batch_size,
+        accumulation=trainer.args.gradient_accumulation_steps,
+        parameters=parameter_counts(trainer.model),
+    )
+
+
+def _trainer(
+    network: torch.nn.Module,
+    train: Rows,
+    validation: Rows,
+    settings: Train,
+    dtype: str,
+    pad_id: int,
+    weights: torch.Tensor | None,
+    store: Store,
+    callbacks: Sequence[TrainerCallback],
+) -> RowTrainer:
     steps_per_epoch = math.ceil(math.ceil(len(train) / settings.batch_size) / settings.accumulation)
     auto = max(1, round(steps_per_epoch / EVALUATIONS_PER_EPOCH))
     every = auto if settings.eval_steps == "auto" else settings.eval_steps
-    started = time.perf_counter()
-    train, validation = _with_states(network, [train, validation], pad_id)
     set_seed(settings.seed)
-    CHECKPOINTS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CHECKPOINTS, prefix="run-") as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            seed=settings.seed,
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size,
-            gradient_accumulation_steps=settings.accumulation,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.scheduler if settings.scheduler != "constant" else "constant_with_warmup",
-            warmup_steps=settings.warmup,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            fp16=dtype == "fp16",
-            eval_strategy="steps",
-            eval_steps=every,
-            save_strategy="steps",
-            save_steps=every,
-            save_total_limit=settings.checkpoints,
-            load_best_model_at_end=True,
-            metric_for_best_model=f"eval_{settings.keep_best}",
-            greater_is_better=settings.keep_best != "loss",
-            logging_strategy="no",
-            train_sampling_strategy="random" if settings.batches == "random" else "group_by_length",
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            disable_tqdm=True,
-            report_to="none",
-            use_cpu=not torch.cuda.is_available(),
-        )
-        callbacks: list[TrainerCallback] = []
-        if settings.early_stopping:
-            callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.early_stopping))
-        rows_to_see = round(len(train) * settings.epochs)
-        with bar("training", rows_to_see) as progress:
-            record_every = max(1, every // RECORDS_PER_EVALUATION)
-            trainer = _Trainer(network, arguments, train, validation, pad_id, record_every, progress)
-            for callback in callbacks:
-                trainer.add_callback(callback)
-            with quiet():
-                trainer.train()
-        return History(
-            train=trainer.train_records,
-            validation=trainer.validation_records,
-            best_step=trainer.state.best_global_step,
-            seconds=time.perf_counter() - started,
-            rows_seen=trainer.rows_seen,
+    stopping = [EarlyStoppingCallback(settings.early_stopping)] if settings.early_stopping else []
+    with quiet():
+        return RowTrainer(
+            network,
+            _arguments(settings, dtype, every, store.folder),
+            train,
+            validation,
+            pad_id=pad_id,
+            weights=weights,
+            smoothing=settings.label_smoothing,
+            record_every=max(1, every // RECORDS_PER_EVALUATION),
+            store=store,
+            bar=bar("training", round(len(train) * settings.epochs)),
+            callbacks=[*stopping, *callbacks],
         )
 
 
-class _Trainer(Trainer):
-    """Trainer that computes the loss from the logits, validates by the shared inference, and keeps a history."""
-
-    def __init__(
-        self,
-        network: PeftModel,
-        arguments: TrainingArguments,
-        train: Rows,
-        validation: Rows,
-        pad_id: int,
-        record_every: int,
-        progress: Bar,
-    ) -> None:
-        super().__init__(
-            model=network,
-            args=arguments,
-            train_dataset=train,
-            eval_dataset=validation,
-            data_collator=lambda rows: _collate(rows, pad_id),
-        )
-        self.remove_callback(PrinterCallback)
-        self.add_callback(_Recorder(self, record_every))
-        # The loss below is a mean over the batch. Left at True, Trainer skips its division by the number of
-        # accumulated batches: loss and gradients come out that many times too large.
-        self.model_accepts_loss_kwargs = False
-        self.validation = validation
-        self.pad_id = pad_id
-        self.progress = progress
-        self.train_records: list[dict[str, float]] = []
-        self.validation_records: list[dict[str, float]] = []
-        self.rows_seen = 0
-        self._pending: list[tuple[torch.Tensor, torch.Tensor, int]] = []
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: Tensors,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """Mean cross-entropy of a batch; keeps its sums for the next training record."""
-        labels = inputs["labels"]  # [batch]
-        output = model(**{name: tensor for name, tensor in inputs.items() if name != "labels"})
-        loss = torch.nn.functional.cross_entropy(output.logits, labels)
-        with torch.no_grad():
-            right = (output.logits.argmax(-1) == labels).sum()
-        self._pending.append((loss.detach() * len(labels), right, len(labels)))
-        self.rows_seen += len(labels)
-        self.progress.advance(len(labels))
-        return (loss, output) if return_outputs else loss
-
-    def evaluate(self, *unused: Any, metric_key_prefix: str = "eval", **ignored: Any) -> dict[str, float]:
-        """Validate on the whole validation split and record it."""
-        logits = compute_logits(
-            self.model,
-            self.validation.input_ids,
-            pad_id=self.pad_id,
-            batch_tokens=inference_tokens(),
-            states=self.validation.states,
-        )
-        figures = validation_figures(logits, np.array(self.validation.labels))
-        self.record_training()
-        epoch = round(self.state.epoch or 0.0, 6)
-        self.validation_records.append({"step": self.state.global_step, "epoch": epoch, **figures})
-        last = self.train_records[-1] if self.train_records else {"loss": math.nan}
-        self.progress.say(
-            f"step {self.state.global_step}, training loss {last['loss']:.3f}, validation loss {figures['loss']:.3f}, "
-            f"validation accuracy {figures['accuracy']:.3f}"
-        )
-        self.progress.note = f"validation accuracy {figures['accuracy']:.3f}"
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
-        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def record_training(self) -> None:
-        """Sum up the training batches since the last record."""
-        if self._pending:
-            rows = sum(count for _, _, count in self._pending)
-            self.train_records.append(
-                {
-                    "step": self.state.global_step,
-                    "epoch": round(self.state.epoch or 0.0, 6),
-                    "loss": sum(float(loss) for loss, _, _ in self._pending) / rows,
-                    "accuracy": sum(int(right) for _, right, _ in self._pending) / rows,
-                }
-            )
-            self._pending.clear()
+def _arguments(settings: Train, dtype: str, every: int, folder: Path) -> TrainingArguments:
+    optimizer = settings.optimizer
+    if optimizer == "auto":
+        optimizer = "paged_adamw_8bit" if settings.method == "qlora" else "adamw"
+    if optimizer == "paged_adamw_8bit" and device().type == "cpu":
+        optimizer = "adamw_8bit"  # the same arithmetic: a CPU has no other memory to page to
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        seed=settings.seed,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        optim=OPTIMIZERS[optimizer],
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        fp16=dtype == "fp16",
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        metric_for_best_model=f"eval_{settings.keep_best}",
+        greater_is_better=settings.keep_best != "loss",
+        logging_strategy="no",
+        train_sampling_strategy="random" if settings.batches == "random" else "group_by_length",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun: DataParallel is slow and splits batches
+    return arguments
 
 
-class _Recorder(TrainerCallback):
-    """Closes a training record every so many steps."""
+def class_weights(settings: Train, labels: LabelSet, rows: Sequence[int]) -> torch.Tensor | None:
+    """Weight of each label in the loss, `[num_labels]`, or None for equal ones.
 
-    def __init__(self, trainer: _Trainer, every: int) -> None:
-        self.trainer = trainer
-        self.every = every
+    `balanced` gives rows / (labels · rows of the label), as scikit-learn does: the mean over the rows is 1.
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
-        """Called by Trainer after each optimiser step."""
-        if state.global_step % self.every == 0:
-            self.trainer.record_training()
-
-
-def _collate(rows: list[dict[str, Any]], pad_id: int) -> Tensors:
-    batch = pad([row["input_ids"] for row in rows], pad_id)
-    if "states" in rows[0]:
-        batch = {"states": pad_states([row["states"] for row in rows]), "attention_mask": batch["attention_mask"]}
-    return batch | {"labels": torch.tensor([row["label"] for row in rows])}
-
-
-def _with_states(network: PeftModel, parts: list[Rows], pad_id: int) -> list[Rows]:
-    """Compute the frozen trunk once for all rows, where there is one and its states fit in memory."""
-    classifier = network.get_base_model()
-    below = classifier.config.num_hidden_layers - classifier.adapted_layers
-    rows = [ids for part in parts for ids in part.input_ids]
-    if below == 0 or not trunk.fits(rows, classifier.config.hidden_size, classifier.dtype):
-        return parts
-    with bar(f"layers 1 to {below}, once", len(rows)) as progress:
-        states = iter(trunk.states(classifier.base_model, below, rows, pad_id=pad_id, progress=progress.advance))
-    return [replace(part, states=list(islice(states, len(part)))) for part in parts]
+    Raises:
+        UserError: weights that do not name exactly the labels, or a label without training rows.
+    """
+    given: Any = settings.class_weights
+    if given == "none":
+        return None
+    if given == "balanced":
+        counts = np.bincount(rows, minlength=len(labels))
+        if not counts.all():
+            absent = [name for name, count in zip(labels.names, counts, strict=True) if not count]
+            raise UserError(f"train.class_weights: balanced needs training rows of every label; {absent} have none")
+        return torch.tensor(len(rows) / (len(labels) * counts), dtype=torch.float32)
+    if set(given) != set(labels.names):
+        raise UserError(f"train.class_weights: names {sorted(given)}, but the labels are {list(labels.names)}")
+    return torch.tensor([given[name] for name in labels.names], dtype=torch.float32)

@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 import time
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -13,6 +14,7 @@ import torch
 from labeltune.archives import cache_dir
 from labeltune.errors import UserError
 from labeltune.outputs import write_json
+from labeltune.params import Train
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KIB_PER_MIB = 1024
@@ -21,6 +23,32 @@ MATMUL_REPEATS = 8
 WORTHWHILE = 1.2
 CPU_TOKENS = 1024
 GPU_TOKENS = 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run computes with; another choice gives other last bits."""
+
+    dtype: str
+    """fp32, bf16 or fp16: the type of the arithmetic."""
+    attention: str
+    """Attention kernel."""
+    threads: int
+    """CPU threads."""
+
+    def __str__(self) -> str:
+        if device().type == "cuda":
+            return f"{torch.cuda.get_device_name()}, {self.dtype}, {self.attention} attention"
+        return f"{_cpu_name()}, {self.threads} of {cores()} cores, {self.dtype}, {self.attention} attention"
+
+
+def choose(settings: Train) -> Machine:
+    """Choose what the settings leave to the hardware."""
+    return Machine(
+        dtype=choose_dtype(settings.dtype),
+        attention=choose_attention(settings.attention),
+        threads=choose_threads(settings.threads),
+    )
 
 
 def device() -> torch.device:
@@ -115,8 +143,6 @@ def peak_memory() -> int:
     return peak // KIB_PER_MIB if sys.platform != "darwin" else peak // KIB_PER_MIB**2
 
 
-def describe(dtype: str, threads: int) -> str:
-    """One line that says what the run computes on."""
-    if device().type == "cuda":
-        return f"{torch.cuda.get_device_name()}, {dtype}"
-    return f"{_cpu_name()}, {threads} of {cores()} cores, {dtype}"
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or where the system refuses a CPU's allocation."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

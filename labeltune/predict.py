@@ -1,23 +1,27 @@
 """Predicting with a trained classifier; the artefact folder is all that is needed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from labeltune.artefact import Record, load_record
-from labeltune.bases import load_tokenizer, open_base, quiet
+from labeltune.bases import Base, load_tokenizer, open_base, quiet
+from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
 from labeltune.hardware import device, inference_tokens
 from labeltune.inference import compute_logits, probabilities
-from labeltune.models import load_network
-from labeltune.prompts import Encoder, Template
+from labeltune.methods import transposed
+from labeltune.prompts import Encoder
+from labeltune.quantisation import fill_from
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -49,36 +53,44 @@ class Classifier:
     encoder: Encoder
 
     @classmethod
-    def load(cls, folder: Path) -> "Classifier":
+    def load(cls, folder: Path, *, merge: bool = False) -> "Classifier":
         """Load an artefact.
+
+        Args:
+            merge: add the adapter into the weights, so that an ordinary Transformers model is left.
 
         Raises:
             UserError: a file is missing or was changed, or the base model is not the one it was trained on.
         """
         record = load_record(folder)
-        base = open_base(record.model)
-        changed = sorted(name for name, value in record.base_files.items() if base.files.get(name) != value)
-        if changed:
-            raise UserError(
-                f"{folder} was trained on another version of {base.name}: {', '.join(changed)} in {base.folder} "
-                "differ; train again with `dvc repro`, or restore the base model"
-            )
-        tokenizer = load_tokenizer(folder)
-        template = Template.of(record.prompt, record.labels)
-        network = load_network(
-            base,
-            record.labels,
-            record.train,
-            dtype=record.dtype,
-            attention=record.attention,
-            tokenizer=tokenizer,
-            cue=template.back,
+        full = record.train.method == "full"
+        base = Base(name=str(folder), folder=folder, files={}) if full else _open_same_base(record, folder)
+        encoder = Encoder.of(load_tokenizer(folder), record.prompt, record.labels)
+        blueprint = Blueprint(
+            base=base,
+            labels=record.labels,
+            train=record.train,
+            encoder=encoder,
+            machine=record.machine,
         )
-        with quiet():
-            adapted = PeftModel.from_pretrained(network, str(folder))
-        _require_loaded(adapted, folder)
-        encoder = Encoder(tokenizer=tokenizer, template=template, max_length=record.prompt.max_length)
-        return cls(record=record, network=adapted.to(device()).eval(), encoder=encoder)
+        network: Any = blueprint.load(fresh=not full)
+        if merge and record.train.method == "qlora":
+            quantised, settings = network, record.train.model_copy(update={"method": "lora"})
+            network = replace(blueprint, train=settings).load()
+            fill_from(network, quantised)
+        if record.prior is not None:
+            network.prior = record.prior
+        if full:
+            _load_all(network, folder)
+        else:
+            with quiet():
+                config = LoraConfig.from_pretrained(str(folder))
+                config.fan_in_fan_out = transposed(network)  # GPT-2 in 4 bits isn't, merged it is again
+                network = PeftModel.from_pretrained(network, str(folder), config=config)
+            _require_loaded(network, folder)
+            if merge:
+                network = network.merge_and_unload(safe_merge=True)
+        return cls(record=record, network=network.to(device()).eval(), encoder=encoder)
 
     def predict(
         self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Callable[[int], None] | None = None
@@ -94,6 +106,30 @@ class Classifier:
             progress=progress,
         )
         return Predictions(probabilities=probabilities(logits), truncated=encoded.truncated)
+
+
+def _open_same_base(record: Record, folder: Path) -> Base:
+    base = open_base(record.model)
+    changed = sorted(name for name, value in record.base_files.items() if base.files.get(name) != value)
+    if changed:
+        raise UserError(
+            f"{folder} was trained on another version of {base.name}: {', '.join(changed)} in {base.folder} "
+            "differ; train again with `dvc repro`, or restore the base model"
+        )
+    return base
+
+
+def _load_all(network: PreTrainedModel, folder: Path) -> None:
+    """Put every saved weight into the network; a tied one is saved once."""
+    saved = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    held = dict(network.named_parameters())
+    if saved.keys() != held.keys():
+        raise UserError(
+            f"{folder} does not fit the model it describes: {sorted(saved.keys() ^ held.keys())[:3]}; train again"
+        )
+    with torch.no_grad():
+        for name, weight in held.items():
+            weight.copy_(saved[name])
 
 
 def _require_loaded(network: PeftModel, folder: Path) -> None:

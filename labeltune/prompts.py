@@ -81,6 +81,11 @@ class Encoder:
                 f"{frame} tokens; raise prompt.max_length or shorten prompt.template"
             )
 
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, labels: LabelSet) -> "Encoder":
+        """The encoder of a prompt for these labels."""
+        return cls(tokenizer=tokenizer, template=Template.of(prompt, labels), max_length=prompt.max_length)
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Tokenize the prompts of the texts.
 

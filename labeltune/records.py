@@ -16,7 +16,7 @@ from pyarrow import parquet
 from labeltune.columns import find_columns
 from labeltune.decoding import read_lines, read_text
 from labeltune.errors import UserError
-from labeltune.params import Dataset
+from labeltune.origins import Dataset
 
 Record = tuple[int, object, object]
 """Line or row number (1-based), text, label."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from labeltune.decoding import read_lines
 from labeltune.errors import UserError
 from labeltune.members import GLOB
-from labeltune.params import Dataset
+from labeltune.origins import Dataset
 from labeltune.sources import dataset_folder
 
 FORMATS = {

@@ -12,8 +12,8 @@ from huggingface_hub import errors, snapshot_download
 from labeltune.archives import cache_dir, fetch_archive, holding, writing_cache
 from labeltune.errors import UserError
 from labeltune.members import extract, select
+from labeltune.origins import Dataset, Model
 from labeltune.outputs import digest, replacing
-from labeltune.params import Dataset, Model
 
 RAW = Path("data/raw")
 # Never .bin or .py: pickles and a model's own code would be run when they are loaded.

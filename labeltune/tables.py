@@ -11,7 +11,7 @@ import pandas as pd
 from labeltune.columns import find_columns
 from labeltune.decoding import read_lines, read_text
 from labeltune.errors import UserError
-from labeltune.params import Dataset
+from labeltune.origins import Dataset
 from labeltune.records import read_delimited, read_json, read_json_lines, read_parquet
 from labeltune.shards import Shard, find_shards
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from labeltune.errors import UserError
+from labeltune.interruption import StoppedError
 
 LINE_SECONDS = 15.0
 WRITING_FAILED = {
@@ -35,6 +36,9 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f"error: {error.filename}: {WRITING_FAILED[error.errno]}", file=sys.stderr)
         sys.exit(1)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -55,6 +59,7 @@ class Bar:
         self.title = title
         self.total = total
         self.done = 0
+        self.skipped = 0
         self.console = console
         self.note = ""
         self._started = self._spoken = time.monotonic()
@@ -77,6 +82,10 @@ class Bar:
         elif time.monotonic() - self._spoken > LINE_SECONDS:
             self.say()
 
+    def resume(self, rows: int) -> None:
+        """Count rows as done before this start; the rate leaves them out."""
+        self.done = self.skipped = min(self.total, rows)
+
     def say(self, note: str | None = None) -> None:
         """Print a line with what is done, the rate and the time left; on a terminal it stays above the bar."""
         self._spoken = time.monotonic()
@@ -85,7 +94,7 @@ class Bar:
 
     def left(self) -> str:
         """Rows per second and the time left, as words."""
-        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        rate = (self.done - self.skipped) / max(time.monotonic() - self._started, 1e-9)
         seconds = round((self.total - self.done) / rate) if rate else 0
         return f"{rate:,.0f} rows/s, {seconds // 60}:{seconds % 60:02d} left"
 

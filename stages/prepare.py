@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from labeltune import conf, data, ledger, outputs, prompts, terminal
+from labeltune import conf, data, ledger, outputs, terminal
 from labeltune.bases import load_tokenizer, open_base
-from labeltune.params import Dataset, Model, Prepare, Prompt
+from labeltune.origins import Dataset, Model
+from labeltune.params import Prepare, Prompt
+from labeltune.prompts import Encoder
 from labeltune.tables import read_split
 
 PREPARED = Path("data/prepared")
@@ -24,13 +26,11 @@ def main() -> None:
     with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
         frames = data.split_rows(frames, settings, books, progress)
 
-    template = prompts.Template.of(prompt, labels)
-    tokenizer = load_tokenizer(open_base(model).folder)
-    encoder = prompts.Encoder(tokenizer=tokenizer, template=template, max_length=prompt.max_length)
+    encoder = Encoder.of(load_tokenizer(open_base(model).folder), prompt, labels)
     tokens = {split: encoder.encode(frame["text"].tolist()) for split, frame in frames.items()}
 
     for split, frame in frames.items():
-        rows = frame[["id", "label", "text"]].assign(prompt=[template.render(text) for text in frame["text"]])
+        rows = frame[["id", "label", "text"]].assign(prompt=[encoder.template.render(text) for text in frame["text"]])
         outputs.write_table(PREPARED / f"{split}.csv", rows)
     labels.save(PREPARED / "labels.json")
     figures = books.figures(frames, tokens, labels)

@@ -1,13 +1,18 @@
 """Fine-tune the base model and keep the best of it as an artefact."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from labeltune import artefact, bases, conf, fit, hardware, history, models, outputs, prompts, terminal
+from labeltune import artefact, bases, checkpoints, conf, fit, hardware, history, methods, outputs, terminal, trackers
+from labeltune.blueprint import Blueprint
 from labeltune.labels import LabelSet
-from labeltune.params import Dataset, Model, Prompt, Train
+from labeltune.origins import Dataset, Model
+from labeltune.params import Prompt, Train
+from labeltune.prompts import Encoder
+from labeltune.rows import encode
 
 PREPARED = Path("data/prepared")
 CLASSIFIER = Path("models/classifier")
@@ -20,36 +25,35 @@ def main() -> None:
     """Write models/classifier/, metrics/train.json, costs/train.json and plots/curves/."""
     settings, prompt = conf.section("train", Train), conf.section("prompt", Prompt)
     model, dataset = conf.section("model", Model), conf.section("dataset", Dataset)
-    dtype, threads = hardware.choose_dtype(settings.dtype), hardware.choose_threads(settings.threads)
-    attention = hardware.choose_attention(settings.attention)
-    torch.set_num_threads(threads)
-    terminal.say(f"training {model.name} on {hardware.describe(dtype, threads)}, {attention} attention")
-
-    labels = LabelSet.load(PREPARED / "labels.json")
-    base = bases.open_base(model)
-    tokenizer = bases.load_tokenizer(base.folder)
-    template = prompts.Template.of(prompt, labels)
-    encoder = prompts.Encoder(tokenizer=tokenizer, template=template, max_length=prompt.max_length)
+    machine = hardware.choose(settings)
+    torch.set_num_threads(machine.threads)
+    terminal.say(f"training {model.name} on {machine}")
     files = {split: PREPARED / f"{split}.csv" for split in ("train", "validation")}
-    train, validation = (fit.encode(outputs.read_prepared(path), encoder, labels) for path in files.values())
 
-    network = models.load_network(
-        base, labels, settings, dtype=dtype, attention=attention, tokenizer=tokenizer, cue=template.back
-    )
-    adapted = models.add_adapters(network, settings).to(hardware.device())
-    trained = fit.fine_tune(adapted, train, validation, settings, pad_id=tokenizer.pad_token_id, dtype=dtype)
-
-    record = artefact.Record(
-        labels=labels, prompt=prompt, train=settings, model=model, base_files=base.files, dtype=dtype,
-        attention=attention, threads=threads, data={split: outputs.digest(path) for split, path in files.items()},
-        dataset=dataset.name, license=dataset.license, validation=trained.best,
-    )  # fmt: skip
-    artefact.save(CLASSIFIER, adapted, tokenizer, base, record)
+    with checkpoints.workspace(), outputs.unchanged(files) as data:
+        labels, base = LabelSet.load(PREPARED / "labels.json"), bases.open_base(model)
+        encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
+        plan = Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
+        splits = [encode(outputs.read_prepared(path), encoder, labels) for path in files.values()]
+        record = artefact.Record(
+            labels=labels, prompt=prompt, train=settings, model=model, base_files=base.files, machine=machine,
+            data=data, dataset=dataset.name, license=dataset.license,
+        )  # fmt: skip
+        fingerprint = artefact.fingerprint(record)
+        name = f"{dataset.name}-{model.name}-{settings.method}-{settings.head}-{settings.seed}-{fingerprint.digest[:8]}"
+        with (
+            checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
+            trackers.tracking(settings.report_to, name, fingerprint.configuration) as callbacks,
+        ):
+            network, trained = fit.fine_tune(plan, *splits, store=store, callbacks=callbacks)
+            record = replace(record, prior=methods.prior(network), validation=trained.best)
+            artefact.save(CLASSIFIER, network, encoder.tokenizer, base, record)
+            store.remove()
     outputs.write_table(CURVES / "train.csv", pd.DataFrame(trained.train))
     outputs.write_table(CURVES / "validation.csv", pd.DataFrame(trained.validation))
-    outputs.write_json(METRICS, history.figures(trained, adapted))
+    outputs.write_json(METRICS, history.figures(trained))
     outputs.write_json(COSTS, history.costs(trained))
-    history.show(trained, adapted, CLASSIFIER)
+    history.show(trained, CLASSIFIER)
 
 
 if __name__ == "__main__":

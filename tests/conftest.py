@@ -4,52 +4,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from labeltune.labels import LabelSet
-from labeltune.params import Model
+from labeltune.origins import Model
+from tests.tiny import save_base
 
 ROOT = Path(__file__).parent.parent
-CORPUS = ["Classify the text as ham or spam. Text: free prize call now win cash Label: spam"] * 4 + [
-    "Classify the text as ham or spam. Text: see you at home for lunch later Label: ham"
-] * 4
 
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 4-layer Llama with random weights and a tokenizer in which ` ham` and ` spam` are one token each."""
     folder = tmp_path_factory.mktemp("base") / "tiny-llama"
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
-    torch.manual_seed(0)
-    network = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=400,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=0,
-        )
-    )
-    network.save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
+    return save_base("llama", folder, num_hidden_layers=4, initializer_range=0.02)
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from ruamel.yaml import YAML
 
 from labeltune import conf
 from labeltune.errors import UserError
-from labeltune.params import Resolved, Section
+from labeltune.params import Resolved
+from labeltune.sections import Section
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "conf/recipes").glob("*.yaml"))

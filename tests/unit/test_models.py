@@ -12,7 +12,8 @@ from labeltune.bases import Base, load_tokenizer, open_base
 from labeltune.errors import UserError
 from labeltune.inference import compute_logits, pad, token_batches
 from labeltune.labels import LabelSet
-from labeltune.params import Model, Train
+from labeltune.origins import Model
+from labeltune.params import Train
 
 CUE = "\nLabel:"
 ROWS = [[5, 9, 17], [40], [8, 8, 8, 8, 8, 8, 8, 8, 8], [300, 2, 0], [11, 12, 13, 14, 15, 16]]

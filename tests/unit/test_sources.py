@@ -20,7 +20,7 @@ from labeltune.archives import cache_dir, fetch_archive
 from labeltune.errors import UserError
 from labeltune.indexes import read_indexes
 from labeltune.members import extract
-from labeltune.params import Archive, Dataset, Model
+from labeltune.origins import Archive, Dataset, Model
 from labeltune.sources import dataset_folder, model_folder
 
 ROWS = "ham\thello\nspam\tbuy\n"

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from labeltune.columns import find_columns
 from labeltune.errors import UserError
-from labeltune.params import Dataset
+from labeltune.origins import Dataset
 from labeltune.tables import read_split
 
 RAW = Path("data/raw/mine")

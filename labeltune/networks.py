@@ -1,0 +1,192 @@
+"""Networks: forward passes from tokens, or from the frozen trunk's states, to one logit per label."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+
+from labeltune import heads
+from labeltune.architectures import layer_list, view
+from labeltune.candidates import Candidates, log_probabilities, normalise, vocabulary_logits
+from labeltune.packing import Packed, model_masks, pack
+
+OWN = "own"
+
+
+class _Network:
+    """Mixin over Transformers' models: the pass through the layers, with or without the frozen trunk's states.
+
+    Attributes that `models.load_network` sets:
+        adapted_layers: how many top layers train; those below are the trunk.
+        autocast: type of the arithmetic where it differs from that of the weights, else None.
+    """
+
+    adapted_layers: int
+    autocast: torch.dtype | None = None
+    extra_tokens: int = 0
+    """Tokens that each row has in the layers beyond its prompt."""
+
+    @property
+    def trunk_layers(self: Any) -> int:
+        """Layers below the first one that trains."""
+        return int(self.config.num_hidden_layers - self.adapted_layers)
+
+    def backbone(self: Any) -> Any:
+        """The model without its head."""
+        return getattr(self, self.base_model_prefix)
+
+    def train(self: Any, mode: bool = True) -> Any:
+        """Switch dropout on or off; the trunk never drops anything, so that its states can be computed once."""
+        super().train(mode)  # type: ignore[misc]
+        if mode and self.trunk_layers:
+            backbone = self.backbone()
+            kept = layer_list(backbone)[self.trunk_layers :]
+            backbone.eval()
+            kept.train()
+        return self
+
+    def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """States behind the trunk, `[batch, length + extra_tokens, size]`."""
+        return self.run(input_ids, attention_mask, None, stop=self.trunk_layers)
+
+    def run(
+        self: Any,
+        input_ids: torch.Tensor | None,
+        attention_mask: Any,
+        states: torch.Tensor | None,
+        *,
+        stop: int | None = None,
+        **inputs: torch.Tensor,
+    ) -> torch.Tensor:
+        """Hidden states of the layers before `stop`, or of all, from tokens or from the trunk's states."""
+        part = self.backbone()
+        if self.trunk_layers:
+            top = self.config.num_hidden_layers
+            part = view(part, self.trunk_layers if states is not None else 0, top if stop is None else stop)
+        with self.arithmetic():
+            return part(input_ids, attention_mask=attention_mask, inputs_embeds=states, **inputs).last_hidden_state
+
+    def arithmetic(self: Any) -> AbstractContextManager[Any]:
+        """Autocast, where the weights are kept in fp32 and the arithmetic is done in another type."""
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+def right_padded(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move each row's real tokens to the front, in their order, so that no position depends on the padding's side.
+
+    >>> right_padded(torch.tensor([[0, 0, 7, 8]]), torch.tensor([[0, 0, 1, 1]]))[0].tolist()
+    [[7, 8, 0, 0]]
+    """
+    if bool(attention_mask[:, 0].all()):
+        return input_ids, attention_mask
+    order = attention_mask.argsort(dim=1, descending=True, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
+class PooledClassification(_Network):
+    """Mixin over Transformers' classifiers that applies the head to one pooled state, never to every position."""
+
+    head_name: str
+    """Attribute of the head."""
+    pooling: str
+    """`first`, `last`, `mean`, or `own`: what Transformers' classifier of this architecture does."""
+
+    def forward(
+        self: Any,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+        **unused: Any,
+    ) -> SequenceClassifierOutput:
+        """Return logits `[batch, num_labels]` in fp32 for tokens `[batch, length]`, or for their trunk states.
+
+        Args:
+            states: what the trunk gave, `[batch, length, size]`, instead of tokens.
+        """
+        assert attention_mask is not None, "padding can't be told from tokens without the mask"
+        if input_ids is not None and states is None:
+            input_ids, attention_mask = right_padded(input_ids, attention_mask)
+        hidden = self.run(input_ids if states is None else None, attention_mask, states).float()
+        if self.pooling == OWN:
+            return SequenceClassifierOutput(logits=self._own_head(hidden, attention_mask))
+        pooled = heads.pool(hidden, attention_mask, self.pooling)
+        return SequenceClassifierOutput(logits=getattr(self, self.head_name)(pooled))
+
+    def _own_head(self: Any, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Logits of Transformers' own classifier, called with a backbone that gives back these hidden states."""
+        pooler = getattr(self.backbone(), "pooler", None)
+        twin = copy.copy(self)
+        twin._modules = {**self._modules, self.base_model_prefix: _Answer(hidden, pooler)}
+        return self.kind.forward(twin, inputs_embeds=hidden, attention_mask=attention_mask).logits
+
+
+class _Answer(nn.Module):
+    """Stands in for a backbone whose last hidden states are known."""
+
+    def __init__(self, hidden: torch.Tensor, pooler: nn.Module | None) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.pooler = pooler
+
+    def forward(self, *unused: Any, **ignored: Any) -> BaseModelOutputWithPooling:
+        pooled = self.pooler(self.hidden) if self.pooler else None
+        return BaseModelOutputWithPooling(last_hidden_state=self.hidden, pooler_output=pooled)
+
+
+class LabelScoring(_Network):
+    """Mixin over Transformers' causal language models that gives each label word's score as its logit.
+
+    Attributes that `models.load_network` and `priors` set:
+        candidates: the label words as tokens.
+        score_by: `sum` or `mean`, or what prior the sum is corrected by.
+        prior: to be taken off every row's scores, `[num_labels]`, or None.
+        pad_id: token that fills up batches.
+    """
+
+    candidates: Candidates
+    score_by: str
+    prior: list[float] | None = None
+    pad_id: int
+
+    @property
+    def extra_tokens(self) -> int:  # type: ignore[override]
+        """Tokens that each row has in the layers beyond its prompt: the nodes of the label words' tree."""
+        return len(self.candidates.nodes)
+
+    def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """States behind the trunk, `[batch, length + extra_tokens, size]`."""
+        packed = pack(input_ids, attention_mask, self.candidates, self.pad_id)
+        return self._run_packed(packed, None, stop=self.trunk_layers)
+
+    def forward(
+        self: Any,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+        **unused: Any,
+    ) -> SequenceClassifierOutput:
+        """Return scores `[batch, num_labels]` in fp32 for prompts `[batch, length]`, or for their trunk states.
+
+        Args:
+            states: what the trunk gave, `[batch, length + extra_tokens, size]`, instead of tokens.
+        """
+        assert attention_mask is not None, "padding can't be told from tokens without the mask"
+        if states is not None or input_ids is None:
+            input_ids = torch.zeros_like(attention_mask)  # the states stand for them
+        else:
+            input_ids, attention_mask = right_padded(input_ids, attention_mask)
+        packed = pack(input_ids, attention_mask, self.candidates, self.pad_id)
+        hidden = self._run_packed(packed, states)
+        softcap = getattr(self.config, "final_logit_softcapping", None)
+        project = vocabulary_logits(self.get_output_embeddings().weight, softcap)
+        scores = log_probabilities(packed.states(hidden), project, self.candidates)
+        logits = normalise(scores, self.candidates, "mean" if self.score_by == "mean" else "sum")
+        return SequenceClassifierOutput(logits=logits if self.prior is None else logits - logits.new_tensor(self.prior))
+
+    def _run_packed(self: Any, packed: Packed, states: torch.Tensor | None, stop: int | None = None) -> torch.Tensor:
+        masks = model_masks(self.config, packed, self.autocast or self.dtype)
+        ids = packed.input_ids if states is None else None
+        return self.run(ids, masks, states, stop=stop, position_ids=packed.position_ids)

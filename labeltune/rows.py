@@ -1,0 +1,71 @@
+"""Rows as training sees them: tokens, labels, ids, and the frozen trunk's states where they are known."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import pandas as pd
+import torch
+
+from labeltune import trunk
+from labeltune.errors import UserError
+from labeltune.inference import Tensors, pad, pad_states
+from labeltune.labels import LabelSet
+from labeltune.prompts import Encoder
+from labeltune.terminal import bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Encoded rows with their labels."""
+
+    ids: list[str]
+    """What `prepare` calls each row."""
+    input_ids: list[list[int]]
+    """Token ids per row, not padded."""
+    labels: list[int]
+    """Index of each row's label."""
+    states: list[torch.Tensor] | None = None
+    """Trunk states per row, `[length, size]`, where they were computed beforehand."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        states = {} if self.states is None else {"states": self.states[row]}
+        return {"input_ids": self.input_ids[row], "label": self.labels[row], "row": row, **states}
+
+
+def encode(frame: pd.DataFrame, encoder: Encoder, labels: LabelSet) -> Rows:
+    """Encode prepared rows.
+
+    Raises:
+        UserError: the rows were prepared with another prompt.
+    """
+    texts = frame["text"].tolist()
+    if [encoder.template.render(text) for text in texts] != frame["prompt"].tolist():
+        raise UserError("data/prepared was made with another prompt; run `dvc repro`")
+    return Rows(
+        ids=frame["id"].tolist(),
+        input_ids=encoder.encode(texts).input_ids,
+        labels=labels.index(frame["label"].tolist()),
+    )
+
+
+def collate(rows: list[dict[str, Any]], pad_id: int) -> Tensors:
+    """Make a batch: tokens or trunk states with their mask, `labels` and `rows` (positions in the split), `[batch]`."""
+    batch = pad([row["input_ids"] for row in rows], pad_id)
+    if "states" in rows[0]:
+        batch = {"states": pad_states([row["states"] for row in rows]), "attention_mask": batch["attention_mask"]}
+    return batch | {name + "s": torch.tensor([row[name] for row in rows]) for name in ("label", "row")}
+
+
+def with_states(network: Any, parts: list[Rows], pad_id: int) -> list[Rows]:
+    """Compute the frozen trunk once for all rows, where there is one and its states fit in memory."""
+    rows = [ids for part in parts for ids in part.input_ids]
+    if network.trunk_layers == 0 or not trunk.fits(network, rows):
+        return parts
+    with bar(f"layers 1 to {network.trunk_layers}, once", len(rows)) as progress:
+        states: Iterator[torch.Tensor] = iter(trunk.states(network, rows, pad_id=pad_id, progress=progress.advance))
+    return [replace(part, states=list(islice(states, len(part)))) for part in parts]

@@ -1,0 +1,240 @@
+"""Transformers' Trainer with this project's loss, validation, checkpoints, and clean ends."""
+
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from labeltune.checkpoints import Store
+from labeltune.errors import UserError
+from labeltune.hardware import inference_tokens
+from labeltune.history import Progress, validation_figures
+from labeltune.inference import Tensors, compute_logits
+from labeltune.interruption import StoppedError, collected
+from labeltune.methods import trained
+from labeltune.rows import Rows, collate
+from labeltune.terminal import Bar
+
+WEIGHTS = "trained.safetensors"
+PROGRESS = "progress.json"
+SAVE_SECONDS = 600.0
+ROWS_NAMED = 10
+
+
+class RowTrainer(Trainer):
+    """Trainer that computes the loss from the logits, validates by the shared inference, and loses no work."""
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        arguments: TrainingArguments,
+        train: Rows,
+        validation: Rows,
+        *,
+        pad_id: int,
+        weights: torch.Tensor | None,
+        smoothing: float,
+        record_every: int,
+        store: Store,
+        bar: Bar,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        super().__init__(
+            model=network,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=lambda rows: collate(rows, pad_id),
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Clock(self, record_every))
+        # The loss is divided by the rows of the whole optimiser step here; Trainer must not divide it again.
+        self.model_accepts_loss_kwargs = True
+        self.train_rows = train
+        self.validation = validation
+        self.pad_id = pad_id
+        self.weights = weights
+        self.smoothing = smoothing
+        self.store = store
+        self.bar = bar
+        self.progress = Progress()
+        self.started = time.perf_counter()
+        self.signals: list[int] = []
+        self._folder = arguments.output_dir
+
+    def _get_num_items_in_batch(self, batch_samples: list[Tensors], device: torch.device) -> int:
+        """Rows of an optimiser step. Trainer's own count takes off a token where the network is a language model."""
+        return sum(len(batch["labels"]) for batch in batch_samples)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Tensors,
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,
+    ) -> Any:
+        """Cross-entropy summed over a batch and divided by the rows of the whole optimiser step.
+
+        So several small batches give the gradient of a large one, whatever their sizes and their labels' weights.
+
+        Raises:
+            UserError: a loss that is not finite, with the step and the rows.
+        """
+        labels = inputs["labels"]  # [batch]
+        output = model(**{name: tensor for name, tensor in inputs.items() if name not in ("labels", "rows")})
+        logits = output.logits.float()  # [batch, num_labels]
+        losses = functional.cross_entropy(
+            logits, labels, weight=self.weights, label_smoothing=self.smoothing, reduction="none"
+        )
+        loss = losses.sum() / (num_items_in_batch or len(labels))
+        with torch.no_grad():
+            plain = functional.cross_entropy(logits, labels, reduction="sum")
+            right = (logits.argmax(-1) == labels).sum()
+            # One transfer from the device for all three.
+            value, plain_sum, right_sum = torch.stack((loss, plain, right)).tolist()
+        if not math.isfinite(value):
+            raise UserError(self._not_finite(losses, inputs["rows"]))
+        self.progress.pending.append((plain_sum, int(right_sum), len(labels)))
+        self.progress.rows_seen += len(labels)
+        self.bar.advance(len(labels))
+        return (loss, output) if return_outputs else loss
+
+    def _not_finite(self, losses: torch.Tensor, rows: torch.Tensor) -> str:
+        bad = [self.train_rows.ids[int(row)] for row in rows[~losses.isfinite()]]
+        named = ", ".join(bad[:ROWS_NAMED]) + (f" and {len(bad) - ROWS_NAMED} more" if len(bad) > ROWS_NAMED else "")
+        advice = "set train.dtype: fp32, or " if self.args.fp16 or losses.dtype != torch.float32 else ""
+        return (
+            f"the training loss is not finite at step {self.state.global_step + 1}, for the rows with the ids {named} "
+            f"of data/prepared/train.csv; {advice}lower train.learning_rate, or look at these rows"
+        )
+
+    def evaluate(self, *unused: Any, metric_key_prefix: str = "eval", **ignored: Any) -> dict[str, float]:
+        """Validate on the whole validation split and record it."""
+        logits = compute_logits(
+            self.model,
+            self.validation.input_ids,
+            pad_id=self.pad_id,
+            batch_tokens=inference_tokens(),
+            states=self.validation.states,
+        )
+        figures = validation_figures(logits, np.array(self.validation.labels))
+        self.record_training()
+        self.progress.validation.append(self._now() | figures)
+        last = self.progress.train[-1] if self.progress.train else {"loss": math.nan}
+        self.bar.say(
+            f"step {self.state.global_step}, training loss {last['loss']:.3f}, validation loss {figures['loss']:.3f}, "
+            f"validation accuracy {figures['accuracy']:.3f}"
+        )
+        self.bar.note = f"validation accuracy {figures['accuracy']:.3f}"
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def record_training(self) -> None:
+        """Sum up the training batches since the last record."""
+        pending = self.progress.pending
+        if pending:
+            rows = sum(count for _, _, count in pending)
+            figures = {
+                "loss": sum(loss for loss, _, _ in pending) / rows,
+                "accuracy": sum(p[1] for p in pending) / rows,
+            }
+            self.progress.train.append(self._now() | figures)
+            pending.clear()
+            self.log({f"train_{name}": value for name, value in figures.items()})
+
+    def _now(self) -> dict[str, float]:
+        return {"step": self.state.global_step, "epoch": round(self.state.epoch or 0.0, 6)}
+
+    def seconds(self) -> float:
+        """Time spent on this training, interrupted starts included."""
+        return self.progress.seconds + time.perf_counter() - self.started
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._folder
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Save through the store: whole or not at all, and checksummed."""
+
+        def write(folder: Path) -> None:
+            self._folder = str(folder)
+            super(RowTrainer, self)._save_checkpoint(model, trial)
+            (nested,) = folder.iterdir()
+            for file in nested.iterdir():
+                file.rename(folder / file.name)
+            nested.rmdir()
+            content = asdict(self.progress) | {"seconds": self.seconds()}
+            (folder / PROGRESS).write_text(json.dumps(content), encoding="utf-8")
+
+        try:
+            self.store.save(self.state.global_step, write, best=self.state.best_global_step)
+        finally:
+            self._folder = self.args.output_dir
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save what trains and nothing else."""
+        assert output_dir
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in trained(self.model).items()}
+        save_file(weights, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load what trains, and what was recorded until then."""
+        folder = Path(resume_from_checkpoint)
+        load_weights(self.model, folder)
+        content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        content["pending"] = [tuple(entry) for entry in content["pending"]]
+        self.progress = Progress(**content)
+        self.bar.resume(self.progress.rows_seen)
+
+    def fit(self, resume: Path | None) -> None:
+        """Train; a SIGINT or SIGTERM ends it after the running step, with a checkpoint.
+
+        Raises:
+            StoppedError: such a signal came.
+        """
+        with collected() as self.signals:
+            self.train(resume_from_checkpoint=str(resume) if resume else None)
+        if self.signals:
+            raise StoppedError(self.signals[0], self.state.global_step)
+
+
+def load_weights(network: torch.nn.Module, folder: Path) -> None:
+    """Put a checkpoint's weights into a network that trains exactly these."""
+    saved, held = load_file(folder / WEIGHTS), trained(network)
+    assert saved.keys() == held.keys(), f"{folder} holds other weights: {sorted(saved.keys() ^ held.keys())[:3]}"
+    with torch.no_grad():
+        for name, weight in held.items():
+            weight.copy_(saved[name])
+
+
+class _Clock(TrainerCallback):
+    """Closes a training record every so many steps, and has a checkpoint saved at a signal or after ten minutes."""
+
+    def __init__(self, trainer: RowTrainer, every: int) -> None:
+        self.trainer = trainer
+        self.every = every
+        self.saved = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        """Called by Trainer after each optimiser step."""
+        if state.global_step % self.every == 0:
+            self.trainer.record_training()
+        if self.trainer.signals:
+            control.should_save = control.should_training_stop = True
+        control.should_save |= time.monotonic() - self.saved > SAVE_SECONDS
+
+    def on_save(self, *unused: Any, **ignored: Any) -> None:
+        """Called by Trainer after each checkpoint."""
+        self.saved = time.monotonic()
