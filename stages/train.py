@@ -16,8 +16,7 @@ from labeltune.rows import encode
 
 PREPARED = Path("data/prepared")
 CLASSIFIER = Path("models/classifier")
-METRICS = Path("metrics/train.json")
-COSTS = Path("costs/train.json")
+METRICS, COSTS = Path("metrics/train.json"), Path("costs/train.json")
 CURVES = Path("plots/curves")
 
 
