@@ -2,6 +2,7 @@
 
 import gc
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def fine_tune(
         StoppedError: a signal asked for the end.
     """
     settings, pad_id = plan.train, plan.encoder.tokenizer.pad_token_id
+    started = time.perf_counter()
     weights = class_weights(settings, plan.labels, train.labels)
     resume = store.resume(settings.resume)
     network: Any = plan.build()
@@ -55,7 +57,7 @@ def fine_tune(
         try:
             sizes = settings.model_copy(update={"batch_size": batch, "accumulation": accumulation})
             trainer = _trainer(network, train, validation, sizes, plan.machine.dtype, pad_id, weights, store, callbacks)
-            return network, _run(trainer, resume)
+            return network, _run(trainer, resume, started)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -73,10 +75,10 @@ def fine_tune(
         network, resume = plan.build(), store.resume("auto")
 
 
-def _run(trainer: RowTrainer, resume: Path | None) -> History:
+def _run(trainer: RowTrainer, resume: Path | None, started: float) -> History:
     """Train, and put the weights of the best validation back."""
     with trainer.bar, quiet():
-        trainer.fit(resume)
+        trainer.fit(resume, started)
     best = trainer.state.best_global_step
     load_weights(trainer.model, trainer.store.path(best))
     return History(
@@ -136,7 +138,7 @@ def _arguments(settings: Train, dtype: str, every: int, folder: Path) -> Trainin
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         optim=OPTIMIZERS[optimizer],
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.rate,
         lr_scheduler_type="constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler,
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,

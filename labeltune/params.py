@@ -9,6 +9,9 @@ from labeltune.origins import Dataset, Model
 from labeltune.sections import Fraction, Positive, Section, Share
 
 Gate = Literal["drop", "fail", "keep"]
+Method = Literal["full", "lora", "qlora"]
+Rate = Annotated[float, Field(gt=0)]
+RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
 
 
 class Split(Section):
@@ -108,7 +111,7 @@ class Train(Section):
 
     seed: int
     """Seed of the initial weights, the order of rows and dropout."""
-    method: Literal["full", "lora", "qlora"] = "lora"
+    method: Method = "lora"
     """Train every weight, low-rank adapters, or adapters on 4-bit weights (Dettmers et al. 2023, arXiv:2305.14314)."""
     head: Literal["label_scoring", "linear", "mlp"] = "label_scoring"
     """Score the label words with the language model's own output rows, or train a classifier."""
@@ -136,8 +139,10 @@ class Train(Section):
     """Batches per optimiser step."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     """`auto`: AdamW in fp32; with `method: qlora` in 8 bits and paged."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of AdamW."""
+    learning_rate: Rate | dict[Method, Rate] = Field(
+        default_factory=lambda: {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
+    )
+    """Peak learning rate of AdamW, or {method: rate}: adapters take rates that would ruin all the weights."""
     scheduler: Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant"] = "linear"
     """Course of the learning rate after the warm-up."""
     warmup: Fraction = 0.1
@@ -148,7 +153,7 @@ class Train(Section):
     """Gradients are clipped to this norm."""
     label_smoothing: Fraction = 0.0
     """Share of the target's probability that is spread over all labels."""
-    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
+    class_weights: Literal["none", "balanced"] | dict[str, Rate] = "none"
     """Weight of each label in the training loss: 1, rows / (labels · rows of the label), or {label: weight}."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
@@ -171,8 +176,15 @@ class Train(Section):
     threads: Positive | Literal["auto"] = "auto"
     """CPU threads; `auto`: the cores, shared between the queue's running workers."""
 
+    @property
+    def rate(self) -> float:
+        """Peak learning rate of the method."""
+        return self.learning_rate[self.method] if isinstance(self.learning_rate, dict) else self.learning_rate
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Train":
+        if isinstance(self.learning_rate, dict) and self.method not in self.learning_rate:
+            raise ValueError(f"learning_rate has {sorted(self.learning_rate)}, and none for method: {self.method}")
         if self.lora.bias == "all" and self.layers != "all" and self.method != "full":
             raise ValueError("lora.bias: all trains biases in every layer; set layers: all, or lora.bias: lora_only")
         if self.head == "label_scoring" and self.pooling not in ("auto", "last"):

@@ -1,15 +1,11 @@
 """Weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), by bitsandbytes, on a GPU or a CPU."""
 
-import logging
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
-
-# On import bitsandbytes looks for a kernel of the Hub's that is not needed, and warns when it isn't there.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def four_bits(compute: torch.dtype, skipped: list[str]) -> BitsAndBytesConfig:

@@ -198,12 +198,17 @@ class RowTrainer(Trainer):
         self.progress = Progress(**content)
         self.bar.resume(self.progress.rows_seen)
 
-    def fit(self, resume: Path | None) -> None:
+    def fit(self, resume: Path | None, started: float) -> None:
         """Train; a SIGINT or SIGTERM ends it after the running step, with a checkpoint.
+
+        Args:
+            resume: the checkpoint to go on from.
+            started: of `time.perf_counter`, when the work on this training began.
 
         Raises:
             StoppedError: such a signal came.
         """
+        self.started = started
         with collected() as self.signals:
             self.train(resume_from_checkpoint=str(resume) if resume else None)
         if self.signals:
