@@ -79,9 +79,8 @@ class Layers:
 
 def _is_map(dotted: str) -> bool:
     """Whether a key's value is data rather than a group of settings, so that a later layer replaces it whole."""
-    return dotted in ("train.class_weights", "train.learning_rate") or (
-        dotted.startswith(("dataset.", "model.")) and dotted.count(".") == 1
-    )
+    origin = dotted.startswith(("dataset.", "model.")) and dotted.count(".") == 1
+    return origin or dotted in ("train.class_weights", "train.learning_rate")
 
 
 def resolve(params: Path = PARAMS, conf: Path = CONF, recipe: str | None = None) -> Resolved:
