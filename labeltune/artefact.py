@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 import labeltune
 from labeltune.bases import Base
+from labeltune.cards import card
 from labeltune.errors import UserError
 from labeltune.fingerprint import Fingerprint, code_hashes, versions
 from labeltune.hardware import Machine
@@ -44,6 +45,8 @@ class Record:
     """What the training computed with."""
     data: dict[str, str]
     """sha256 of each split that was trained with."""
+    rows: dict[str, int]
+    """How many rows each split has."""
     dataset: str
     """Name of the data set."""
     license: str | None
@@ -73,14 +76,23 @@ def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: B
                 "labels": {"names": list(record.labels.names), "words": list(record.labels.words)},
                 "prompt": record.prompt.model_dump(),
                 "train": record.train.model_dump(),
-                "base": {"model": record.model.model_dump(), "files": record.base_files},
+                "base": {"model": _pinned(record.model, base).model_dump(), "files": record.base_files},
                 "machine": asdict(record.machine),
                 "prior": record.prior,
-                "data": {"name": record.dataset, "license": record.license, "sha256": record.data},
+                "data": {
+                    "name": record.dataset,
+                    "license": record.license,
+                    "rows": record.rows,
+                    "sha256": record.data,
+                },
                 "validation": record.validation,
             },
         )
-        (partial / CARD).write_bytes(_card(base, record).encode())
+        text = card(
+            base_name=base.name, model=record.model, labels=record.labels, train=record.train, prompt=record.prompt,
+            dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation or {},
+        )  # fmt: skip
+        (partial / CARD).write_bytes(text.encode())
         files = sorted(file for file in partial.iterdir() if file.is_file())
         write_json(partial / MANIFEST, {"sha256": {file.name: digest(file) for file in files}})
 
@@ -125,6 +137,7 @@ def load_record(folder: Path) -> Record:
         base_files=content["base"]["files"],
         machine=Machine(**content["machine"]),
         data=content["data"]["sha256"],
+        rows=content["data"]["rows"],
         dataset=content["data"]["name"],
         license=content["data"]["license"],
         prior=content["prior"],
@@ -139,6 +152,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.parent} is no trained classifier: {path.name} is missing; run `dvc repro`") from None
     except ValueError:
         raise UserError(f"{path} is damaged: not valid JSON; restore it, or train again with `dvc repro`") from None
+
+
+def _pinned(model: Model, base: Base) -> Model:
+    """The source with the commit that was trained on: a branch may have moved when the classifier is loaded."""
+    return model.model_copy(update={"revision": base.revision}) if base.revision else model
 
 
 def _save_config(config: PretrainedConfig, folder: Path) -> None:
@@ -157,36 +175,3 @@ def _settle_adapter_config(path: Path, base: Base) -> None:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             content[key] = sorted(value)
     write_json(path, content)
-
-
-def _card(base: Base, record: Record) -> str:
-    """The model card: what it is, how to use it, what it was made from."""
-    labels = "\n".join(f"- {name}" for name in record.labels.names)
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in sorted((record.validation or {}).items()))
-    return f"""---
-base_model: {base.name}
-library_name: peft
-pipeline_tag: text-classification
-tags:
-- labeltune
----
-
-# {record.dataset}: a text classifier made from {base.name}
-
-Fine-tuned with labeltune {labeltune.__version__}: method {record.train.method}, head {record.train.head}, seed
-{record.train.seed}. `labeltune.json` holds every setting, the hashes of the base model and of the data;
-`manifest.json` the hashes of these files.
-
-Labels:
-
-{labels}
-
-Data: {record.dataset} (licence: {record.license or "unknown"}). On the validation rows: {figures}. The base model's
-licence ({record.model.license or "unknown"}) applies to this model as well.
-
-The prompt, with `{{text}}` standing for the text, at most {record.prompt.max_length} tokens:
-
-```
-{record.prompt.template}
-```
-"""

@@ -36,6 +36,8 @@ class Base:
     """Where config.json, the weights and the tokenizer lie."""
     files: dict[str, str]
     """File name -> sha256 of what decides the logits: weights, configuration, tokenizer."""
+    revision: str | None = None
+    """Commit on the Hub that it is."""
 
 
 def open_base(model: Model) -> Base:
@@ -47,7 +49,9 @@ def open_base(model: Model) -> Base:
     source = model_folder(model)
     folder = _converted(source, model) if source.suffix == ".gguf" else source
     kept = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".txt", ".model"))
-    return Base(name=model.hub or model.name, folder=folder, files={file.name: digest(file) for file in kept})
+    revision = folder.name if model.source == "hub" else None  # the Hub's cache names a folder by its commit
+    hashes = {file.name: digest(file) for file in kept}
+    return Base(name=model.hub or model.name, folder=folder, files=hashes, revision=revision)
 
 
 def _converted(file: Path, model: Model) -> Path:
@@ -76,7 +80,8 @@ def _converted(file: Path, model: Model) -> Path:
 def _read_once() -> Iterator[None]:
     """Let Transformers parse the file once; it does so for the tokenizer, the configuration and the weights each.
 
-    Saves 8 of 22 seconds for a 98 MB file. Its bar, which no setting of Transformers stops, is for terminals.
+    With it, opening a 98 MB file for the first time took 19 seconds instead of 25. Its bar, which no setting of
+    Transformers stops, is for terminals.
     """
     reader = gguf.GGUFReader
     gguf.GGUFReader = lru_cache(reader)

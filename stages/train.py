@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from labeltune import artefact, bases, checkpoints, conf, fit, hardware, history, methods, outputs, terminal, trackers
@@ -33,10 +32,11 @@ def main() -> None:
         labels, base = LabelSet.load(PREPARED / "labels.json"), bases.open_base(model)
         encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
         plan = Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
-        splits = [encode(outputs.read_prepared(path), encoder, labels) for path in files.values()]
+        splits = {split: encode(outputs.read_prepared(path), encoder, labels) for split, path in files.items()}
         record = artefact.Record(
             labels=labels, prompt=prompt, train=settings, model=model, base_files=base.files, machine=machine,
-            data=data, dataset=dataset.name, license=dataset.license,
+            data=data, rows={split: len(rows) for split, rows in splits.items()}, dataset=dataset.name,
+            license=dataset.license,
         )  # fmt: skip
         fingerprint = artefact.fingerprint(record)
         name = f"{dataset.name}-{model.name}-{settings.method}-{settings.head}-{settings.seed}-{fingerprint.digest[:8]}"
@@ -44,14 +44,11 @@ def main() -> None:
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
             trackers.tracking(settings.report_to, name, fingerprint.configuration) as callbacks,
         ):
-            network, trained = fit.fine_tune(plan, *splits, store=store, callbacks=callbacks)
+            network, trained = fit.fine_tune(plan, *splits.values(), store=store, callbacks=callbacks)
             record = replace(record, prior=methods.prior(network), validation=trained.best)
             artefact.save(CLASSIFIER, network, encoder.tokenizer, base, record)
             store.remove()
-    outputs.write_table(CURVES / "train.csv", pd.DataFrame(trained.train))
-    outputs.write_table(CURVES / "validation.csv", pd.DataFrame(trained.validation))
-    outputs.write_json(METRICS, history.figures(trained))
-    outputs.write_json(COSTS, history.costs(trained))
+    history.save(trained, METRICS, COSTS, CURVES)
     history.show(trained, CLASSIFIER)
 
 

@@ -93,7 +93,8 @@ def record_of(plan: Blueprint, base: Base, folder: Path, prior: list[float] | No
     model = Model(name=plan.base.name, source="files", folder=str(folder))
     return artefact.Record(
         labels=plan.labels, prompt=PROMPT, train=plan.train, model=model, base_files=base.files, machine=plan.machine,
-        data={}, dataset="tiny", license=None, prior=prior, validation={"accuracy": 1.0},
+        data={}, rows={"train": 7, "validation": 7}, dataset="tiny", license=None, prior=prior,
+        validation={"accuracy": 1.0},
     )  # fmt: skip
 
 

@@ -1,0 +1,116 @@
+"""The model card: what a classifier is, what it was made from, how well it did, and where not to trust it."""
+
+import labeltune
+from labeltune.labels import LabelSet
+from labeltune.origins import Model
+from labeltune.params import Prompt, Train
+
+METHODS = {
+    "full": "every weight was trained",
+    "lora": "low-rank adapters (LoRA) were trained",
+    "qlora": "low-rank adapters were trained over weights in 4 bits (QLoRA)",
+}
+HEADS = {
+    "label_scoring": "it scores the label words with the language model's own output embedding",
+    "linear": "a linear classifier",
+    "mlp": "a classifier of three layers, 512 and 256 wide",
+}
+
+
+def card(
+    *,
+    base_name: str,
+    model: Model,
+    labels: LabelSet,
+    train: Train,
+    prompt: Prompt,
+    dataset: str,
+    license: str | None,
+    rows: dict[str, int],
+    validation: dict[str, float],
+) -> str:
+    """Return the card as Markdown with the header that the Hugging Face Hub reads."""
+    listed = "\n".join(
+        f"- {name}" + (f" (as “{word}” in the prompt)" if word != name else "")
+        for name, word in zip(labels.names, labels.words, strict=True)
+    )
+    settings = "\n".join(f"| {name} | {value} |" for name, value in _settings(train).items())
+    figures = "\n".join(f"| {name} | {value:.3f} |" for name, value in sorted(validation.items()))
+    count = rows["validation"]
+    return f"""---
+base_model: {base_name}
+library_name: {"transformers" if train.method == "full" else "peft"}
+pipeline_tag: text-classification
+tags:
+- labeltune
+---
+
+# {dataset}: a text classifier made from {base_name}
+
+Made with labeltune {labeltune.__version__}: {METHODS[train.method]}, and the head is {HEADS[train.head]}.
+`labeltune.json` holds every setting and the hashes of the base model and of the data, `manifest.json` those of these
+files.
+
+```python
+from pathlib import Path
+from labeltune.predict import Classifier
+print(Classifier.load(Path("models/classifier")).predict(["a text"]).probabilities)
+```
+
+## Labels
+
+{listed}
+
+## Data
+
+{dataset} (licence: {license or "unknown"}): {rows["train"]:,} rows to train, {count:,} to validate. The base model's
+licence ({model.license or "unknown"}) applies to this model as well.
+
+## Training
+
+| setting | value |
+|---|---|
+{settings}
+
+## Figures
+
+On the {count:,} validation rows, by which the kept step was chosen, so that they flatter it a little:
+
+| figure | value |
+|---|---|
+{figures}
+
+One row is {100 / count:.2f} points of accuracy. Figures on test rows stand in the project's `metrics/metrics.json`.
+
+## Limits
+
+- It always answers with one of these {len(labels)} labels, also where none fits.
+- It knows texts like those it was trained on; on others, in other languages above all, measure before you trust it.
+- Of a text that makes the prompt longer than {prompt.max_length} tokens it does not see the middle.
+- Its probabilities are the model's own, uncalibrated unless `labeltune.json` says otherwise.
+- What the base model learnt of people and places, it may repeat.
+
+## Prompt
+
+`{{text}}` stands for the text:
+
+```
+{prompt.template}
+```
+"""
+
+
+def _settings(train: Train) -> dict[str, object]:
+    """The settings that a reader asks for first."""
+    shown: dict[str, object] = {
+        "seed": train.seed,
+        "layers": train.layers,
+        "depth": train.depth,
+        "epochs": train.epochs,
+        "rows per step": train.batch_size * train.accumulation,
+        "learning rate": train.rate,
+    }
+    if train.method != "full":
+        lora = train.lora
+        shown["adapters"] = f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}, on {lora.targets}"
+    return shown
