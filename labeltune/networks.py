@@ -159,7 +159,7 @@ class LabelScoring(_Network):
     def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """States behind the trunk, `[batch, length + extra_tokens, size]`."""
         packed = pack(input_ids, attention_mask, self.candidates, self.pad_id)
-        return self._run_packed(packed, None, stop=self.trunk_layers)
+        return self._run_packed(packed, attention_mask, None, stop=self.trunk_layers)
 
     def forward(
         self: Any,
@@ -179,14 +179,18 @@ class LabelScoring(_Network):
         else:
             input_ids, attention_mask = right_padded(input_ids, attention_mask)
         packed = pack(input_ids, attention_mask, self.candidates, self.pad_id)
-        hidden = self._run_packed(packed, states)
+        hidden = self._run_packed(packed, attention_mask, states)
         softcap = getattr(self.config, "final_logit_softcapping", None)
         project = vocabulary_logits(self.get_output_embeddings().weight, softcap)
         scores = log_probabilities(packed.states(hidden), project, self.candidates)
         logits = normalise(scores, self.candidates, "mean" if self.score_by == "mean" else "sum")
         return SequenceClassifierOutput(logits=logits if self.prior is None else logits - logits.new_tensor(self.prior))
 
-    def _run_packed(self: Any, packed: Packed, states: torch.Tensor | None, stop: int | None = None) -> torch.Tensor:
-        masks = model_masks(self.config, packed, self.autocast or self.dtype)
+    def _run_packed(
+        self: Any, packed: Packed, attention_mask: torch.Tensor, states: torch.Tensor | None, stop: int | None = None
+    ) -> torch.Tensor:
+        # Without a tree the usual mask does, which every attention kernel takes.
+        tree = bool(self.candidates.nodes)
+        masks = model_masks(self.config, packed, self.autocast or self.dtype) if tree else attention_mask
         ids = packed.input_ids if states is None else None
         return self.run(ids, masks, states, stop=stop, position_ids=packed.position_ids)
