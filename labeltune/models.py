@@ -200,16 +200,27 @@ def _build_head(network: PreTrainedModel, labels: LabelSet, settings: Train, row
 
 
 def _output_rows(base: Base, network: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
-    """Rows of the language model's output embedding, `[num_labels, size]`, without loading the rest of it."""
+    """Rows of the language model's output embedding, `[num_labels, size]`, mostly without loading the rest of it."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)]
+    with torch.device("meta"):
+        model = kind(network.config)
+    output = model.get_output_embeddings()
+    if getattr(output, "bias", None) is not None:
+        raise UserError(
+            f"train.head: label_scoring reads a word's score off its output row alone, and {base.name} adds a bias to "
+            "it; set train.head: linear"
+        )
     if network.config.tie_word_embeddings:
         return network.get_input_embeddings().weight.data[tokens].clone()
-    with torch.device("meta"):
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)](network.config)
-    output = model.get_output_embeddings()
     names = {f"{name}.weight" for name, module in model.named_modules() if module is output}
     for file in sorted(base.folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
             for name in names.intersection(weights.keys()):
                 rows = weights.get_slice(name)
                 return torch.cat([rows[token : token + 1] for token in tokens])
-    raise UserError(f"train.head: label_scoring found no output embedding in {base.folder}; set train.head: linear")
+    # The files of some families, such as GPT-NeoX, have names that only Transformers can translate.
+    with quiet():
+        whole, report = kind.from_pretrained(base.folder, dtype="auto", output_loading_info=True)
+    if names & set(report["missing_keys"]):
+        raise UserError(f"train.head: label_scoring found no output embedding in {base.folder}; set train.head: linear")
+    return whole.get_output_embeddings().weight.data[tokens].clone()
