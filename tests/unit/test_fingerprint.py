@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from tests.conftest import ROOT
 
 from labeltune.fingerprint import Fingerprint, code_hashes, versions
 
