@@ -99,7 +99,8 @@ def _load(
         network, report = network_kind.from_pretrained(
             base.folder, config=config, attn_implementation=attention, output_loading_info=True, **options
         )
-    missing = [name for name in report["missing_keys"] if not _inside(name, head_parts(network))]
+    fresh = [] if scoring else head_parts(network)  # a language model's own output is no head to be made anew
+    missing = [name for name in report["missing_keys"] if not _inside(name, fresh)]
     if missing:
         raise UserError(f"model: {base.name} lacks weights of its own layers, such as {sorted(missing)[:3]}")
     settle(network)
@@ -196,7 +197,8 @@ def _build_head(network: PreTrainedModel, labels: LabelSet, settings: Train, row
         return heads.label_scoring_head(rows)
     if settings.head == "mlp":
         return heads.mlp_head(size, len(labels), settings.head_dropout, generator)
-    return heads.linear_head(size, len(labels), generator, network.config.initializer_range)
+    # Some families, such as OPT, call it otherwise; this is what Transformers then takes.
+    return heads.linear_head(size, len(labels), generator, getattr(network.config, "initializer_range", 0.02))
 
 
 def _output_rows(base: Base, network: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
