@@ -22,6 +22,7 @@ from labeltune.errors import UserError
 from labeltune.hardware import DTYPES
 from labeltune.labels import LabelSet
 from labeltune.networks import OWN, LabelScoring, PooledClassification
+from labeltune.packing import require_packable
 from labeltune.params import Train
 from labeltune.quantisation import four_bits, settle
 
@@ -58,6 +59,8 @@ def load_network(
         words = label_candidates(tokenizer, labels, cue, first_token=settings.label_score == "first_token")
     _require_positions(base, config, max_length, words)
     scoring = words is not None and not is_linear(words, settings)
+    if scoring:
+        require_packable(config)
     network = _load(base, _describe(config, labels, tokenizer), settings, dtype, attention, scoring=scoring)
     network.adapted_layers = adapted
     if settings.method == "full" and dtype != "fp32":
