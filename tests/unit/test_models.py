@@ -81,7 +81,7 @@ def test_an_architecture_that_is_not_in_the_table_works_where_nothing_need_be_kn
     [
         (
             {"lora": {"targets": "auto"}},
-            "train.lora.targets: auto is not known for .* 'gpt_neox' of tiny; set it to all",
+            "train.lora.targets: auto is not known for .* 'gpt_neox' of tiny; set it",
         ),
         ({"lora": {"targets": "attention"}}, "train.lora.targets: attention is not known .* or to a list of layer"),
         ({"layers": 1}, "train.depth and train.layers: .* 'gpt_neox' of tiny are not known here; set both to all"),
