@@ -80,7 +80,7 @@ def cut(config: PretrainedConfig, base_name: str, depth: int | str, layers: int 
             f"is at most {count}, layers at most the depth"
         )
     config.num_hidden_layers = kept
-    if getattr(config, "layer_types", None):
+    if kept < count and getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:kept]
     return trained
 

@@ -22,6 +22,7 @@ from labeltune.errors import UserError
 from labeltune.hardware import DTYPES
 from labeltune.labels import LabelSet
 from labeltune.networks import OWN, LabelScoring, PooledClassification
+from labeltune.packing import require_packable
 from labeltune.params import Train
 from labeltune.quantisation import four_bits, settle
 
@@ -58,6 +59,8 @@ def load_network(
         words = label_candidates(tokenizer, labels, cue, first_token=settings.label_score == "first_token")
     _require_positions(base, config, max_length, words)
     scoring = words is not None and not is_linear(words, settings)
+    if scoring:
+        require_packable(config)
     network = _load(base, _describe(config, labels, tokenizer), settings, dtype, attention, scoring=scoring)
     network.adapted_layers = adapted
     if settings.method == "full" and dtype != "fp32":
@@ -99,7 +102,8 @@ def _load(
         network, report = network_kind.from_pretrained(
             base.folder, config=config, attn_implementation=attention, output_loading_info=True, **options
         )
-    missing = [name for name in report["missing_keys"] if not _inside(name, head_parts(network))]
+    fresh = [] if scoring else head_parts(network)  # a language model's own output is no head to be made anew
+    missing = [name for name in report["missing_keys"] if not _inside(name, fresh)]
     if missing:
         raise UserError(f"model: {base.name} lacks weights of its own layers, such as {sorted(missing)[:3]}")
     settle(network)
@@ -196,20 +200,32 @@ def _build_head(network: PreTrainedModel, labels: LabelSet, settings: Train, row
         return heads.label_scoring_head(rows)
     if settings.head == "mlp":
         return heads.mlp_head(size, len(labels), settings.head_dropout, generator)
-    return heads.linear_head(size, len(labels), generator, network.config.initializer_range)
+    # Some families, such as OPT, call it otherwise; this is what Transformers then takes.
+    return heads.linear_head(size, len(labels), generator, getattr(network.config, "initializer_range", 0.02))
 
 
 def _output_rows(base: Base, network: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
-    """Rows of the language model's output embedding, `[num_labels, size]`, without loading the rest of it."""
+    """Rows of the language model's output embedding, `[num_labels, size]`, mostly without loading the rest of it."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)]
+    with torch.device("meta"):
+        model = kind(network.config)
+    output = model.get_output_embeddings()
+    if getattr(output, "bias", None) is not None:
+        raise UserError(
+            f"train.head: label_scoring reads a word's score off its output row alone, and {base.name} adds a bias to "
+            "it; set train.head: linear"
+        )
     if network.config.tie_word_embeddings:
         return network.get_input_embeddings().weight.data[tokens].clone()
-    with torch.device("meta"):
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)](network.config)
-    output = model.get_output_embeddings()
     names = {f"{name}.weight" for name, module in model.named_modules() if module is output}
     for file in sorted(base.folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
             for name in names.intersection(weights.keys()):
                 rows = weights.get_slice(name)
                 return torch.cat([rows[token : token + 1] for token in tokens])
-    raise UserError(f"train.head: label_scoring found no output embedding in {base.folder}; set train.head: linear")
+    # The files of some families, such as GPT-NeoX, have names that only Transformers can translate.
+    with quiet():
+        whole, report = kind.from_pretrained(base.folder, dtype="auto", output_loading_info=True)
+    if names & set(report["missing_keys"]):
+        raise UserError(f"train.head: label_scoring found no output embedding in {base.folder}; set train.head: linear")
+    return whole.get_output_embeddings().weight.data[tokens].clone()

@@ -100,6 +100,19 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, candidates: Cand
     )
 
 
+def require_packable(config: PretrainedConfig) -> None:
+    """Refuse a model whose backbone is not known to take such masks.
+
+    Raises:
+        UserError: such an architecture.
+    """
+    if config.model_type not in (*ONE_MASK, *MASK_PER_KIND_OF_LAYER):
+        raise UserError(
+            f"train.head: label_scoring can't score label words of several tokens with {config.model_type!r}; it can "
+            f"with {', '.join(sorted((*ONE_MASK, *MASK_PER_KIND_OF_LAYER)))}"
+        )
+
+
 def model_masks(config: PretrainedConfig, packed: Packed, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return what the backbone takes as `attention_mask`: one mask, or one per kind of layer.
 
@@ -114,12 +127,8 @@ def model_masks(config: PretrainedConfig, packed: Packed, dtype: torch.dtype) ->
             f"train.attention: {config._attn_implementation} can't score label words of several tokens; set it to sdpa "
             "or eager"
         )
+    require_packable(config)
     if config.model_type in ONE_MASK:
         return packed.mask(dtype, getattr(config, "sliding_window", None))
-    if config.model_type not in MASK_PER_KIND_OF_LAYER:
-        raise UserError(
-            f"train.head: label_scoring can't score label words of several tokens with {config.model_type!r}; it can "
-            f"with {', '.join(sorted((*ONE_MASK, *MASK_PER_KIND_OF_LAYER)))}"
-        )
     windows = {"full_attention": None, "sliding_attention": config.sliding_window}
     return {kind: packed.mask(dtype, windows[kind]) for kind in set(config.layer_types)}

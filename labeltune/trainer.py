@@ -62,7 +62,7 @@ class RowTrainer(Trainer):
         self.train_rows = train
         self.validation = validation
         self.pad_id = pad_id
-        self.weights = weights
+        self.weights = None if weights is None else weights.to(arguments.device)
         self.smoothing = smoothing
         self.store = store
         self.bar = bar

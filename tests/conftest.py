@@ -1,9 +1,12 @@
 """A tiny language model, made here and not stored: the same architecture and file formats as the real ones."""
 
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
@@ -17,6 +20,19 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 4-layer Llama with random weights and a tokenizer in which ` ham` and ` spam` are one token each."""
     folder = tmp_path_factory.mktemp("base") / "tiny-llama"
     return save_base("llama", folder, num_hidden_layers=4, initializer_range=0.02)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """From an architecture of `tests.tiny`, and keys of its configuration, to the folder of a base model."""
+    torch.set_num_threads(1)  # for matrices this small more of them only cost
+    folder = tmp_path_factory.mktemp("bases")
+
+    @cache
+    def saved(architecture: str, **changes: object) -> Path:
+        return save_base(architecture, folder / "-".join([architecture, *map(str, changes.values())]), **changes)
+
+    return saved
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 
 from labeltune.fingerprint import Fingerprint, code_hashes, versions
+from tests.conftest import ROOT
 
 PARTS: dict[str, Any] = {
     "configuration": {"train": {"seed": 1, "layers": (1, 2)}, "prompt": "classify"},

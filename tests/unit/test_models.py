@@ -1,202 +1,234 @@
-"""The network, its head and its adapters, on a tiny Llama."""
+"""Loading: the head that is put on, and every model and setting that has to be refused."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from labeltune import heads, models, trunk
-from labeltune.bases import Base, load_tokenizer, open_base
+from labeltune.bases import quiet
 from labeltune.errors import UserError
-from labeltune.inference import compute_logits, pad, token_batches
-from labeltune.labels import LabelSet
-from labeltune.origins import Model
-from labeltune.params import Train
+from labeltune.methods import trained
+from tests.tiny import DECODERS, ENCODERS, UNKNOWN, VOCABULARY, tokenizer
+from tests.tuning import TEXTS, logits, plan, reloaded, tune
 
-CUE = "\nLabel:"
-ROWS = [[5, 9, 17], [40], [8, 8, 8, 8, 8, 8, 8, 8, 8], [300, 2, 0], [11, 12, 13, 14, 15, 16]]
+Bases = Callable[..., Path]
 
 
-def settings(**changes: Any) -> Train:
-    return Train.model_validate({"seed": 1, **changes})
-
-
-@pytest.fixture
-def base(tiny_model: Model) -> Base:
-    return open_base(tiny_model)
-
-
-def build(base: Base, labels: LabelSet, given: Train, dtype: str = "fp32") -> Any:
-    tokenizer = load_tokenizer(base.folder)
-    network = models.load_network(base, labels, given, dtype=dtype, attention="eager", tokenizer=tokenizer, cue=CUE)
-    return models.add_adapters(network, given)
-
-
-def stir(network: torch.nn.Module) -> None:
-    """Give the adapters weights as if they had been trained; LoRA's B starts at zero."""
-    generator = torch.Generator().manual_seed(7)
-    for name, parameter in network.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.1, generator=generator)
-
-
-def test_label_scoring_is_the_language_models_own_score_of_the_label_words(base: Base, spam: LabelSet) -> None:
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = load_tokenizer(base.folder)
-    network = build(base, spam, settings())
-    causal = AutoModelForCausalLM.from_pretrained(base.folder).eval()
-    words = [tokenizer(" ham")["input_ids"][0], tokenizer(" spam")["input_ids"][0]]
-    ours = compute_logits(network, ROWS, pad_id=0, batch_tokens=1000)
-    for row, ids in enumerate(ROWS):
+@pytest.mark.parametrize("architecture", [*DECODERS, UNKNOWN])
+def test_label_scoring_is_the_language_models_own_score_of_the_label_words(tiny_base: Bases, architecture: str) -> None:
+    made = plan(tiny_base(architecture), lora={"targets": "all-linear"})
+    words = [made.encoder.tokenizer(f" {word}")["input_ids"][0] for word in made.labels.words]
+    ours = logits(made, made.build())
+    with quiet():
+        causal = AutoModelForCausalLM.from_pretrained(made.base.folder, attn_implementation="eager").eval()
+    for row, ids in enumerate(made.encoder.encode(TEXTS).input_ids):
         with torch.no_grad():
             full = causal(torch.tensor([ids])).logits[0, -1]
-        torch.testing.assert_close(torch.tensor(ours[row]), full[words], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(torch.tensor(ours[row]), full[words], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["label_scoring", "linear", "mlp"])
-@pytest.mark.parametrize("layers", ["all", 2])
-def test_exactly_the_adapters_and_a_trainable_head_train(base: Base, spam: LabelSet, head: str, layers: Any) -> None:
-    network = build(base, spam, settings(head=head, layers=layers))
-    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    adapted = range(2, 4) if layers == 2 else range(4)
-    expected = {
-        f"base_model.model.model.layers.{layer}.self_attn.{name}.lora_{side}.default.weight"
-        for layer in adapted
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj")
-        for side in "AB"
-    }
-    score = "base_model.model.score.modules_to_save.default"
-    if head == "linear":
-        expected |= {f"{score}.weight"}
-    if head == "mlp":
-        expected |= {f"{score}.{i}.{kind}" for i in (0, 3, 6) for kind in ("weight", "bias")}
-    assert trained == expected
+def test_depth_cuts_the_model_and_keeps_the_layers_below(tiny_base: Bases) -> None:
+    network = plan(tiny_base("llama"), head="linear", depth=2).load()
+    assert len(network.model.layers) == 2
+    saved = load_file(tiny_base("llama") / "model.safetensors")
+    assert torch.equal(network.model.layers[1].mlp.up_proj.weight, saved["model.layers.1.mlp.up_proj.weight"])
 
 
-def test_the_mlp_head_has_the_published_shape() -> None:
-    head = heads.mlp_head(32, 3, 0.2, torch.Generator().manual_seed(0))
-    linear = [layer for layer in head if isinstance(layer, torch.nn.Linear)]
-    assert [(layer.in_features, layer.out_features) for layer in linear] == [(32, 512), (512, 256), (256, 3)]
-    assert [type(layer).__name__ for layer in head] == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"]
-    assert all(float(layer.bias.detach().abs().sum()) == 0 for layer in linear)
-    bound = (6 / (32 + 512)) ** 0.5  # Glorot and Bengio 2010, equation 16
-    assert 0.95 * bound < float(linear[0].weight.detach().abs().max()) <= bound
-
-
-@pytest.mark.parametrize("head", ["label_scoring", "linear", "mlp"])
-@pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_one_row_alone_equals_the_same_row_in_a_padded_batch(
-    base: Base, spam: LabelSet, head: str, pooling: str
-) -> None:
-    network = build(base, spam, settings(head=head, pooling=pooling))
-    stir(network)
-    together = compute_logits(network, ROWS, pad_id=0, batch_tokens=1000)
-    for row, ids in enumerate(ROWS):
-        alone = compute_logits(network, [ids], pad_id=0, batch_tokens=1000)
-        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=2e-6)
-
-
-def test_a_real_token_equal_to_the_pad_token_counts_on_either_side() -> None:
-    hidden = torch.arange(12.0).reshape(2, 3, 2)
-    right = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    left = torch.tensor([[0, 1, 1], [1, 1, 1]])
-    assert heads.pool(hidden, right, "last").tolist() == [[2, 3], [10, 11]]
-    assert heads.pool(hidden, left, "last").tolist() == [[4, 5], [10, 11]]
-    assert heads.pool(hidden, right, "mean").tolist() == [[1, 2], [8, 9]]
-
-
-def test_depth_cuts_the_model_and_keeps_the_layers_below(base: Base, spam: LabelSet) -> None:
-    cut = build(base, spam, settings(head="linear", depth=2))
-    assert len(cut.get_base_model().model.layers) == 2
-    saved = load_file(base.folder / "model.safetensors")
-    kept = cut.get_base_model().model.layers[1].mlp.up_proj.weight
-    assert torch.equal(kept, saved["model.layers.1.mlp.up_proj.weight"])
-
-
-@pytest.mark.parametrize("below", [1, 3])
-def test_starting_from_trunk_states_is_the_whole_forward_pass(base: Base, spam: LabelSet, below: int) -> None:
-    network = build(base, spam, settings(layers=4 - below))
-    stir(network)
-    states = trunk.states(network.get_base_model().model, below, ROWS, pad_id=0)
-    assert [tuple(state.shape) for state in states] == [(len(ids), 32) for ids in ROWS]
-    direct = compute_logits(network, ROWS, pad_id=0, batch_tokens=1000)
-    resumed = compute_logits(network, ROWS, pad_id=0, batch_tokens=1000, states=states)
-    assert (direct == resumed).all()
-
-
-def test_the_seed_alone_decides_the_initial_weights(base: Base, spam: LabelSet) -> None:
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_the_seed_alone_decides_the_initial_weights(tiny_base: Bases, architecture: str, head: str) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.rand(seed + 1)
-        network = build(base, spam, settings(head="mlp", seed=seed))
-        return torch.cat([p.detach().flatten() for p in network.parameters() if p.requires_grad])
+        network = plan(tiny_base(architecture), head=head, seed=seed).build()
+        return torch.cat([parameter.detach().flatten() for parameter in trained(network).values()])
 
     assert torch.equal(weights(3), weights(3))
     assert not torch.equal(weights(3), weights(4))
 
 
+@pytest.mark.parametrize("head", ["label_scoring", "linear", "mlp"])
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "settings",
     [
-        ({"depth": 9}, "train.depth: 9 .* has 4 layers"),
-        ({"depth": 2, "layers": 3}, "train.layers: 3 do not fit"),
-        ({"lora": {"targets": ["q_prj"]}}, "q_prj"),
-        ({"lora": {"targets": ["q_proj", "wrong"]}}, r"no layer of this model is called \['wrong'\]"),
+        {"method": "full"},
+        {"method": "lora", "lora": {"targets": "all-linear"}},
+        {"method": "lora", "lora": {"targets": ["query_key_value"]}},
+        {"method": "qlora", "lora": {"targets": "all-linear"}},
     ],
+    ids=["full", "all-linear", "list", "qlora"],
 )
-def test_settings_that_the_model_cannot_do_are_refused(base: Base, spam: LabelSet, changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        build(base, spam, settings(**changes))
-
-
-def test_all_linear_adapts_every_projection_but_not_the_head(base: Base, spam: LabelSet) -> None:
-    network = build(base, spam, settings(head="linear", lora={"targets": "all-linear"}))
-    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, _ in network.named_parameters() if ".lora_" in name}
-    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-
-
-@pytest.mark.parametrize(
-    ("words", "first", "message"),
-    [
-        (("ham", "xyzzy"), False, "label words of one token.*xyzzy"),
-        (("spam", "spamx"), True, "can't tell labels with the same first token apart"),
-    ],
-)
-def test_label_words_that_cannot_be_scored_are_refused(
-    base: Base, words: tuple[str, str], first: bool, message: str
+def test_an_architecture_that_is_not_in_the_table_works_where_nothing_need_be_known(
+    tiny_base: Bases, tmp_path: Path, head: str, settings: dict[str, Any]
 ) -> None:
-    labels = LabelSet(names=words, words=words)
+    made = plan(tiny_base(UNKNOWN), head=head, **settings)
+    before = logits(made, made.build())
+    network, _ = tune(made)
+    together = logits(made, network)
+    assert abs(together - before).max() > 1e-3
+    assert (logits(made, reloaded(made, network, tmp_path / "saved").network) == together).all()
+    for row, text in enumerate(TEXTS):
+        assert logits(made, network, [text])[0] == pytest.approx(together[row], abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"lora": {"targets": "auto"}},
+            "train.lora.targets: auto is not known for .* 'gpt_neox' of tiny; set it",
+        ),
+        ({"lora": {"targets": "attention"}}, "train.lora.targets: attention is not known .* or to a list of layer"),
+        ({"layers": 1}, "train.depth and train.layers: .* 'gpt_neox' of tiny are not known here; set both to all"),
+        ({"depth": 2}, "train.depth and train.layers: .* 'gpt_neox' of tiny are not known here; set both to all"),
+        ({"lora": {"targets": ["q_proj"]}}, r"called \['q_proj'\]; there are: dense, .*, query_key_value"),
+    ],
+)
+def test_what_has_to_be_known_of_an_architecture_is_refused_with_what_to_set(
+    tiny_base: Bases, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        heads.label_tokens(load_tokenizer(base.folder), labels, CUE, first_token_labels=first)
+        plan(tiny_base(UNKNOWN), head="linear", **settings).build()
 
 
-def test_label_words_follow_the_cue_as_they_would_in_a_text(base: Base) -> None:
-    tokenizer = load_tokenizer(base.folder)
-    spaced, glued = tokenizer(" spam")["input_ids"], tokenizer("spam")["input_ids"]
-    labels = LabelSet(names=("ham", "spam"), words=("ham", "spam"))
-    assert heads.label_tokens(tokenizer, labels, "Label:", first_token_labels=True)[1] == spaced[0]
-    assert heads.label_tokens(tokenizer, labels, "Label: ", first_token_labels=True)[1] == glued[0]
+def test_words_of_several_tokens_with_an_unknown_architecture_are_refused(tiny_base: Bases) -> None:
+    made = plan(tiny_base(UNKNOWN), words=("ham it up", "ham on rye"), lora={"targets": "all-linear"})
+    with pytest.raises(UserError, match="several tokens with 'gpt_neox'; it can with gemma3_text, gpt2, llama"):
+        made.load()
 
 
-def test_an_unsupported_architecture_names_the_supported_ones(tmp_path: Path, spam: LabelSet, base: Base) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt_neox"}')
-    other = Base(name="other", folder=tmp_path, files={})
-    with pytest.raises(UserError, match="architecture 'gpt_neox' of other is not supported; supported are llama"):
-        models.classifier_config(other, spam, settings(), load_tokenizer(base.folder))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"depth": 9}, "train.depth: 9 .* has 3 layers"),
+        ({"depth": 2, "layers": 3}, "train.layers: 3 do not fit tiny"),
+    ],
+)
+def test_layers_that_the_model_does_not_have_are_refused(
+    tiny_base: Bases, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(tiny_base("llama"), **settings).build()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_token_batches_hold_every_row_once_within_the_budget(seed: int) -> None:
-    lengths = torch.randint(1, 50, (80,), generator=torch.Generator().manual_seed(seed)).tolist()
-    batches = token_batches(lengths, 64)
-    assert sorted(row for batch in batches for row in batch) == list(range(80))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 64
+def own_base(folder: Path, family: str, **sizes: Any) -> Path:
+    """A base model of a family that `tests.tiny` does not have."""
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, bos_token_id=0, eos_token_id=0, **sizes
+    )
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(folder)
+    tokenizer(False).save_pretrained(folder)
+    return folder
 
 
-def test_padding_is_on_the_right_and_masked() -> None:
-    batch = pad([[7, 8, 9], [5]], pad_id=3)
-    assert batch["input_ids"].tolist() == [[7, 8, 9], [5, 3, 3]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+@pytest.mark.parametrize("head", ["linear", "label_scoring"])
+def test_an_architecture_that_transformers_cannot_classify_with_is_refused(tmp_path: Path, head: str) -> None:
+    folder = own_base(tmp_path, "Mamba", state_size=4, expand=1)
+    with pytest.raises(UserError, match=r"no classifier for the architecture 'mamba' of tiny; tested are llama"):
+        plan(folder, head=head, method="full").build()
+
+
+def test_label_scoring_by_rows_that_have_a_bias_is_refused(tmp_path: Path) -> None:
+    folder = own_base(tmp_path, "Phi", intermediate_size=32, num_attention_heads=2)
+    assert "lm_head.bias" in load_file(folder / "model.safetensors")
+    with pytest.raises(UserError, match="label_scoring reads .* and tiny adds a bias to it; set train.head: linear"):
+        plan(folder, method="full").build()
+
+
+def test_a_family_that_names_its_spread_otherwise_gets_a_head(tmp_path: Path) -> None:
+    sizes = {"ffn_dim": 32, "num_attention_heads": 2, "word_embed_proj_dim": 32, "max_position_embeddings": 64}
+    folder = own_base(tmp_path, "OPT", **sizes)
+    network = plan(folder, head="linear", method="full", max_length=32).build()
+    assert float(network.score.weight.detach().std()) == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_label_scoring_with_an_encoder_is_refused(tiny_base: Bases, architecture: str) -> None:
+    message = r"label_scoring needs a causal language model, and tiny is \w+; set train.head: linear or mlp"
+    with pytest.raises(UserError, match=message):
+        plan(tiny_base(architecture)).build()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weight", "head"),
+    [
+        ("llama", "model.layers.1.mlp.up_proj.weight", "linear"),
+        ("llama", "model.norm.weight", "label_scoring"),
+        ("gpt2", "transformer.h.2.attn.c_attn.bias", "linear"),
+        ("bert", "encoder.layer.0.output.dense.weight", "linear"),
+        ("qwen2", "lm_head.weight", "label_scoring"),
+        (UNKNOWN, "gpt_neox.layers.0.mlp.dense_h_to_4h.weight", "mlp"),
+    ],
+)
+@pytest.mark.parametrize("words", [("ham", "spam"), ("ham it up", "ham on rye")], ids=["one token", "several"])
+def test_a_base_that_lacks_weights_of_its_own_is_refused_and_never_filled_up_by_chance(
+    tiny_base: Bases, tmp_path: Path, architecture: str, weight: str, head: str, words: tuple[str, str]
+) -> None:
+    folder = tmp_path / "lacking"
+    shutil.copytree(tiny_base(architecture), folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights[weight]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks weights of its own layers, such as \[|found no output embedding in"):
+        plan(folder, head=head, words=words, lora={"targets": "all-linear"}).load()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "positions"), [("gpt2", 256), ("bert", 256), ("roberta", 254), ("llama", 256), (UNKNOWN, 256)]
+)
+def test_prompts_longer_than_the_models_positions_are_refused(
+    tiny_base: Bases, architecture: str, positions: int
+) -> None:
+    settings = {"head": "linear", "lora": {"targets": "all-linear"}}
+    network = plan(tiny_base(architecture), max_length=positions, **settings).build().eval()
+    ids = torch.full((1, positions), 7)
+    assert network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.isfinite().all()
+    message = f"prompt.max_length: {positions + 1} is more than tiny can read; .* set it to at most {positions}$"
+    with pytest.raises(UserError, match=message):
+        plan(tiny_base(architecture), max_length=positions + 1, **settings).build()
+
+
+def test_label_words_take_positions_too(tiny_base: Bases) -> None:
+    words = ("ham it up", "ham on rye")
+    behind = max(map(len, (tokenizer(False)(f" {word}")["input_ids"] for word in words))) - 1
+    assert behind > 2
+    plan(tiny_base("gpt2"), words=words, max_length=256 - behind).load()
+    message = f"has 256 positions, {behind} of them for the label words; set it to at most {256 - behind}"
+    with pytest.raises(UserError, match=message):
+        plan(tiny_base("gpt2"), words=words, max_length=257 - behind).load()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+def test_full_training_in_bf16_keeps_its_weights_in_fp32(tiny_base: Bases, architecture: str) -> None:
+    settings = {"method": "full", "head": "linear", "learning_rate": 1e-6}
+    exact, made = (plan(tiny_base(architecture), dtype=dtype, **settings) for dtype in ("fp32", "bf16"))
+    before = {name: weight.detach().clone() for name, weight in made.build().named_parameters()}
+    network, _ = tune(made)
+    seen: list[torch.dtype] = []
+    module = next(module for module in network.backbone().modules() if isinstance(module, torch.nn.Linear))
+    handle = module.register_forward_hook(lambda _, given, answer: seen.append(answer.dtype))
+    difference = abs(logits(made, network) - logits(exact, tune(exact)[0])).max()
+    handle.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert 1e-5 < difference < 0.1
+    moved = 0
+    for name, weight in network.named_parameters():
+        assert weight.dtype == torch.float32
+        step = (weight.detach() - before[name]).abs()
+        assert float(step.max()) < 3e-6
+        # In bf16 such a step would be lost: neighbours of 0.1 lie 5e-4 apart.
+        moved += int((step > 0).sum())
+        if weight.ndim > 1:
+            assert float((weight.detach().bfloat16() == before[name].bfloat16()).float().mean()) > 0.95
+    assert moved > 0.5 * sum(weight.numel() for weight in before.values() if weight.shape[0] != VOCABULARY)
+
+
+def test_adapters_on_a_bf16_base_are_fp32(tiny_base: Bases) -> None:
+    network, _ = tune(plan(tiny_base("llama"), dtype="bf16", head="linear"))
+    for name, weight in network.named_parameters():
+        assert weight.dtype == (torch.float32 if ".lora_" in name or ".score." in name else torch.bfloat16)

@@ -1,0 +1,87 @@
+"""Plans for the tiny models of `tests.tiny`, and one call each to train, save and ask them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import TrainerCallback
+
+from labeltune import artefact, checkpoints, fit, methods
+from labeltune.bases import load_tokenizer, open_base
+from labeltune.blueprint import Blueprint
+from labeltune.hardware import Machine
+from labeltune.history import History
+from labeltune.inference import compute_logits
+from labeltune.labels import LabelSet
+from labeltune.origins import Model
+from labeltune.params import Prompt, Train
+from labeltune.predict import Classifier
+from labeltune.prompts import Encoder
+from labeltune.rows import Rows
+
+CUE = "\nLabel:"
+TEXTS = ["win a free prize now", "see you at home for lunch later, call me", "x", "free cash", "lunch", "call", "now"]
+ANSWERS = [1, 0, 0, 1, 0, 0, 1]
+
+
+def plan(
+    folder: Path,
+    *,
+    words: Sequence[str] = ("ham", "spam"),
+    dtype: str = "fp32",
+    cue: str = CUE,
+    max_length: int = 64,
+    **train: Any,
+) -> Blueprint:
+    """A plan for a base model; `train` are keys of the section, over one step of all rows at a steady, large rate."""
+    labels = LabelSet(names=tuple(words), words=tuple(words))
+    base = open_base(Model(name="tiny", source="files", folder=str(folder)))
+    prompt = Prompt(template=f"Text: {{text}}{cue}", max_length=max_length)
+    step = {"seed": 1, "epochs": 1.0, "batch_size": 8, "learning_rate": 0.02, "scheduler": "constant", "warmup": 0.0}
+    return Blueprint(
+        base=base,
+        labels=labels,
+        train=Train.model_validate(step | train),
+        encoder=Encoder.of(load_tokenizer(base.folder), prompt, labels),
+        machine=Machine(dtype=dtype, attention="eager", threads=1),
+    )
+
+
+def rows(made: Blueprint, texts: Sequence[str] = TEXTS, answers: Sequence[int] = ANSWERS) -> Rows:
+    ids = [f"row {i}" for i in range(len(texts))]
+    return Rows(ids=ids, input_ids=made.encoder.encode(texts).input_ids, labels=list(answers))
+
+
+def record(made: Blueprint, prior: list[float] | None = None) -> artefact.Record:
+    prompt = Prompt(template=f"Text: {{text}}{made.encoder.template.back}", max_length=made.encoder.max_length)
+    return artefact.Record(
+        labels=made.labels, prompt=prompt, train=made.train, base_files=made.base.files, machine=made.machine,
+        model=Model(name="tiny", source="files", folder=str(made.base.folder)), data={}, dataset="tiny", license=None,
+        prior=prior, validation={"accuracy": 1.0},
+    )  # fmt: skip
+
+
+def tune(made: Blueprint, given: Rows | None = None, callbacks: Sequence[TrainerCallback] = ()) -> tuple[Any, History]:
+    """Train as the stage does, in a folder of its own."""
+    given = given or rows(made)
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "DVC_ROOT", folder)
+        with checkpoints.open_store(artefact.fingerprint(record(made)), keep=made.train.checkpoints) as store:
+            return fit.fine_tune(made, given, given, store=store, callbacks=callbacks)
+
+
+def reloaded(made: Blueprint, network: Any, folder: Path, *, merge: bool = False) -> Classifier:
+    """Save as the stage does, and load as a user does."""
+    if not folder.exists():
+        artefact.save(folder, network, made.encoder.tokenizer, made.base, record(made, methods.prior(network)))
+    return Classifier.load(folder, merge=merge)
+
+
+def logits(made: Blueprint, network: Any, texts: Sequence[str] = TEXTS) -> np.ndarray:
+    """Logits of the texts, `[rows, num_labels]`."""
+    encoded = made.encoder.encode(texts).input_ids
+    return compute_logits(network, encoded, pad_id=made.encoder.tokenizer.pad_token_id, batch_tokens=10_000)
