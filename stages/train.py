@@ -47,11 +47,11 @@ def main() -> None:
             network, trained = fit.fine_tune(plan, *splits, store=store, callbacks=callbacks)
             record = replace(record, prior=methods.prior(network), validation=trained.best)
             artefact.save(CLASSIFIER, network, encoder.tokenizer, base, record)
+            outputs.write_table(CURVES / "train.csv", pd.DataFrame(trained.train))
+            outputs.write_table(CURVES / "validation.csv", pd.DataFrame(trained.validation))
+            outputs.write_json(METRICS, history.figures(trained))
+            outputs.write_json(COSTS, history.costs(trained))
             store.remove()
-    outputs.write_table(CURVES / "train.csv", pd.DataFrame(trained.train))
-    outputs.write_table(CURVES / "validation.csv", pd.DataFrame(trained.validation))
-    outputs.write_json(METRICS, history.figures(trained))
-    outputs.write_json(COSTS, history.costs(trained))
     history.show(trained, CLASSIFIER)
 
 
