@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 import labeltune
-from labeltune.bases import Base
+from labeltune.bases import Base, quiet
 from labeltune.cards import card
 from labeltune.errors import UserError
 from labeltune.fingerprint import Fingerprint, code_hashes, versions
@@ -59,7 +59,7 @@ class Record:
 
 def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: Base, record: Record) -> None:
     """Write the artefact whole or not at all; the same weights give the same bytes."""
-    with replacing(folder) as partial:
+    with replacing(folder) as partial, quiet():
         partial.mkdir()
         if record.train.method == "full":
             network.save_pretrained(partial)

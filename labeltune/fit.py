@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from labeltune.bases import quiet
 from labeltune.blueprint import Blueprint
@@ -20,7 +20,7 @@ from labeltune.history import History
 from labeltune.labels import LabelSet
 from labeltune.methods import parameter_counts, plain
 from labeltune.params import Train
-from labeltune.rows import Rows, with_states
+from labeltune.rows import ByLength, Rows, with_states
 from labeltune.terminal import bar, say
 from labeltune.trainer import RowTrainer, load_weights
 
@@ -107,8 +107,9 @@ def _trainer(
     steps_per_epoch = math.ceil(math.ceil(len(train) / settings.batch_size) / settings.accumulation)
     auto = max(1, round(steps_per_epoch / EVALUATIONS_PER_EPOCH))
     every = auto if settings.eval_steps == "auto" else settings.eval_steps
+    step_rows = settings.batch_size * settings.accumulation
+    sampler = ByLength(train, step_rows, settings.seed) if settings.batches == "by_length" else None
     set_seed(settings.seed)
-    stopping = [EarlyStoppingCallback(settings.early_stopping)] if settings.early_stopping else []
     with quiet():
         return RowTrainer(
             network,
@@ -119,9 +120,11 @@ def _trainer(
             weights=weights,
             smoothing=settings.label_smoothing,
             record_every=max(1, every // RECORDS_PER_EVALUATION),
+            patience=settings.early_stopping,
+            sampler=sampler,
             store=store,
             bar=bar("training", round(len(train) * settings.epochs)),
-            callbacks=[*stopping, *callbacks],
+            callbacks=list(callbacks),
         )
 
 
@@ -151,7 +154,6 @@ def _arguments(settings: Train, dtype: str, every: int, folder: Path) -> Trainin
         metric_for_best_model=f"eval_{settings.keep_best}",
         greater_is_better=settings.keep_best != "loss",
         logging_strategy="no",
-        train_sampling_strategy="random" if settings.batches == "random" else "group_by_length",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from labeltune import trunk
 from labeltune.errors import UserError
@@ -51,6 +52,27 @@ def encode(frame: pd.DataFrame, encoder: Encoder, labels: LabelSet) -> Rows:
         input_ids=encoder.encode(texts).input_ids,
         labels=labels.index(frame["label"].tolist()),
     )
+
+
+class ByLength(LengthGroupedSampler):
+    """Rows of like length beside each other, in an order that only the seed and the epoch decide.
+
+    Transformers' own sampler draws from the global generator, whose state at an epoch's start a training that goes on
+    within that epoch does not have: it would see some rows twice and others never.
+    """
+
+    def __init__(self, rows: Rows, group: int, seed: int) -> None:
+        super().__init__(group, lengths=[len(ids) for ids in rows.input_ids])
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
 
 
 def collate(rows: list[dict[str, Any]], pad_id: int) -> Tensors:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from labeltune.checkpoints import Store
 from labeltune.errors import UserError
@@ -43,6 +45,8 @@ class RowTrainer(Trainer):
         weights: torch.Tensor | None,
         smoothing: float,
         record_every: int,
+        patience: int | None,
+        sampler: Sampler[int] | None,
         store: Store,
         bar: Bar,
         callbacks: list[TrainerCallback],
@@ -64,12 +68,17 @@ class RowTrainer(Trainer):
         self.pad_id = pad_id
         self.weights = None if weights is None else weights.to(arguments.device)
         self.smoothing = smoothing
+        self.patience = patience
+        self.sampler = sampler
         self.store = store
         self.bar = bar
         self.progress = Progress()
         self.started = time.perf_counter()
         self.signals: list[int] = []
         self._folder = arguments.output_dir
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.sampler or super()._get_train_sampler(train_dataset)
 
     def _get_num_items_in_batch(self, batch_samples: list[Tensors], device: torch.device) -> int:
         """Rows of an optimiser step. Trainer's own count takes off a token where the network is a language model."""
@@ -190,13 +199,21 @@ class RowTrainer(Trainer):
         save_file(weights, folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load what trains, and what was recorded until then."""
-        folder = Path(resume_from_checkpoint)
-        load_weights(self.model, folder)
+        """Load what trains."""
+        load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_progress(self, folder: Path) -> None:
+        """Load what was recorded until a checkpoint."""
+        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         content["pending"] = [tuple(entry) for entry in content["pending"]]
         self.progress = Progress(**content)
         self.bar.resume(self.progress.rows_seen)
+
+    def stalled(self) -> bool:
+        """Whether as many validations as early stopping waits for have passed without a better one."""
+        since = sum(record["step"] > (self.state.best_global_step or 0) for record in self.progress.validation)
+        return self.patience is not None and since >= self.patience
 
     def fit(self, resume: Path | None, started: float) -> None:
         """Train; a SIGINT or SIGTERM ends it after the running step, with a checkpoint.
@@ -209,6 +226,10 @@ class RowTrainer(Trainer):
             StoppedError: such a signal came.
         """
         self.started = started
+        if resume:
+            self._load_progress(resume)
+            if self.stalled():
+                return  # it was ended after its last step
         with collected() as self.signals:
             self.train(resume_from_checkpoint=str(resume) if resume else None)
         if self.signals:
@@ -240,6 +261,8 @@ class _Clock(TrainerCallback):
             control.should_save = control.should_training_stop = True
         control.should_save |= time.monotonic() - self.saved > SAVE_SECONDS
 
-    def on_save(self, *unused: Any, **ignored: Any) -> None:
-        """Called by Trainer after each checkpoint."""
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        """Called by Trainer after each checkpoint, and every validation has one."""
         self.saved = time.monotonic()
+        # Not Transformers' EarlyStoppingCallback: its count would begin anew where a training goes on.
+        control.should_training_stop |= self.trainer.stalled()

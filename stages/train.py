@@ -47,8 +47,8 @@ def main() -> None:
             network, trained = fit.fine_tune(plan, *splits.values(), store=store, callbacks=callbacks)
             record = replace(record, prior=methods.prior(network), validation=trained.best)
             artefact.save(CLASSIFIER, network, encoder.tokenizer, base, record)
+            history.save(trained, METRICS, COSTS, CURVES)
             store.remove()
-    history.save(trained, METRICS, COSTS, CURVES)
     history.show(trained, CLASSIFIER)
 
 

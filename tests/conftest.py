@@ -73,32 +73,37 @@ def spam_rows(count: int) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.fixture
-def project(tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder as a user has it, with a data set of 2 x 30 rows and the tiny model, as the working folder."""
+def make_project(folder: Path, base_folder: Path) -> None:
+    """Make a project as a user has it, with a data set of 2 x 30 rows and the tiny model."""
     for name in ("params.yaml", "conf", "stages", "labeltune", "dvc.yaml", ".dvc", ".dvcignore", ".gitignore"):
         source = ROOT / name
         if source.is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local")
-            shutil.copytree(source, tmp_path / name, ignore=ignored)
+            shutil.copytree(source, folder / name, ignore=ignored)
         else:
-            shutil.copy(source, tmp_path / name)
+            shutil.copy(source, folder / name)
     rows = "\n".join(f"{label},{text}" for label, text in spam_rows(30))
-    table = tmp_path / "data/raw/messages/messages.csv"
+    table = folder / "data/raw/messages/messages.csv"
     table.parent.mkdir(parents=True)
     table.write_text(f"label,text\n{rows}\n", encoding="utf-8")
-    (tmp_path / "conf/datasets/messages.yaml").write_text(
+    (folder / "conf/datasets/messages.yaml").write_text(
         "about: test rows\nsource: files\nfolder: data/raw/messages\nall: messages.csv\ntext: text\n", encoding="utf-8"
     )
-    (tmp_path / "conf/models/tiny.yaml").write_text(
+    (folder / "conf/models/tiny.yaml").write_text(
         f"about: test model\nsource: files\nfolder: {base_folder}\n", encoding="utf-8"
     )
-    (tmp_path / "conf/recipes/test.yaml").write_text(
+    (folder / "conf/recipes/test.yaml").write_text(
         "about: test recipe\ndataset: messages\nmodel: tiny\nprompt: {name: classify}\n"
         "train: {epochs: 2, batch_size: 8, layers: 2, dtype: fp32, threads: 1}\n",
         encoding="utf-8",
     )
-    params = tmp_path / "params.yaml"
+    params = folder / "params.yaml"
     params.write_text(params.read_text().replace("recipe: default", "recipe: test"), encoding="utf-8")
+
+
+@pytest.fixture
+def project(tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project as the working folder."""
+    make_project(tmp_path, base_folder)
     monkeypatch.chdir(tmp_path)
     return tmp_path
