@@ -22,12 +22,12 @@ from labeltune.history import Progress, validation_figures
 from labeltune.inference import Tensors, compute_logits
 from labeltune.interruption import StoppedError, collected
 from labeltune.methods import trained
+from labeltune.pacing import Pacing
 from labeltune.rows import Rows, collate
 from labeltune.terminal import Bar
 
 WEIGHTS = "trained.safetensors"
 PROGRESS = "progress.json"
-SAVE_SECONDS = 600.0
 ROWS_NAMED = 10
 
 
@@ -60,7 +60,7 @@ class RowTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Clock(self, record_every))
+        self.add_callback(Pacing(self, record_every))
         # The loss is divided by the rows of the whole optimiser step here; Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.train_rows = train
@@ -243,26 +243,3 @@ def load_weights(network: torch.nn.Module, folder: Path) -> None:
     with torch.no_grad():
         for name, weight in held.items():
             weight.copy_(saved[name])
-
-
-class _Clock(TrainerCallback):
-    """Closes a training record every so many steps, and has a checkpoint saved at a signal or after ten minutes."""
-
-    def __init__(self, trainer: RowTrainer, every: int) -> None:
-        self.trainer = trainer
-        self.every = every
-        self.saved = time.monotonic()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
-        """Called by Trainer after each optimiser step."""
-        if state.global_step % self.every == 0:
-            self.trainer.record_training()
-        if self.trainer.signals:
-            control.should_save = control.should_training_stop = True
-        control.should_save |= time.monotonic() - self.saved > SAVE_SECONDS
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
-        """Called by Trainer after each checkpoint, and every validation has one."""
-        self.saved = time.monotonic()
-        # Not Transformers' EarlyStoppingCallback: its count would begin anew where a training goes on.
-        control.should_training_stop |= self.trainer.stalled()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from labeltune import artefact, bases, checkpoints, conf, fit, hardware, history, methods, outputs, terminal, trackers
+from labeltune import artefact, bases, checkpoints, conf, fit, hardware, history, methods, outputs, terminal, tracking
 from labeltune.blueprint import Blueprint
 from labeltune.labels import LabelSet
 from labeltune.origins import Dataset, Model
@@ -42,7 +42,7 @@ def main() -> None:
         name = f"{dataset.name}-{model.name}-{settings.method}-{settings.head}-{settings.seed}-{fingerprint.digest[:8]}"
         with (
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
-            trackers.tracking(settings.report_to, name, fingerprint.configuration) as callbacks,
+            tracking.tracking(settings.report_to, name, fingerprint.configuration) as callbacks,
         ):
             network, trained = fit.fine_tune(plan, *splits.values(), store=store, callbacks=callbacks)
             record = replace(record, prior=methods.prior(network), validation=trained.best)

@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from labeltune import trackers
+from labeltune import trackers, tracking
 from labeltune.errors import UserError
 
 CONFIG = {
@@ -78,7 +78,7 @@ def train(callbacks: list[TrainerCallback], folder: Path) -> None:
 
 
 def track(reporter: str, tmp_path: Path, name: str = "run 1/a") -> None:
-    with trackers.tracking([reporter], name, CONFIG) as callbacks:
+    with tracking.tracking([reporter], name, CONFIG) as callbacks:
         train(callbacks, tmp_path / "output")
 
 
@@ -163,7 +163,7 @@ def test_wandb_writes_the_run_and_its_logs_alone(top: Path, tmp_path: Path) -> N
 
 def test_wandb_online_without_a_key_is_a_clean_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
-    with pytest.raises(UserError, match="WANDB_MODE=offline"), trackers.tracking(["wandb"], "r", CONFIG):
+    with pytest.raises(UserError, match="WANDB_MODE=offline"), tracking.tracking(["wandb"], "r", CONFIG):
         pass
 
 
@@ -180,7 +180,7 @@ def test_wandb_with_a_key_goes_on_in_the_run_online(top: Path, monkeypatch: pyte
     monkeypatch.setattr(wandb, "login", lambda **options: True)
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    with trackers.tracking(["wandb"], "r", CONFIG):
+    with tracking.tracking(["wandb"], "r", CONFIG):
         pass
     assert (given["mode"], given["resume"], given["id"], given["project"]) == ("online", "allow", "r", "mine")
     assert given["settings"].disable_git
@@ -215,7 +215,7 @@ def test_mlflow_holds_curves_and_settings(top: Path, tmp_path: Path) -> None:
 
 def test_mlflow_run_goes_on_under_its_name(top: Path, tmp_path: Path) -> None:
     track("mlflow", tmp_path)
-    with trackers.tracking(["mlflow"], "run 1/a", {"train": {"seed": 8}}) as callbacks:
+    with tracking.tracking(["mlflow"], "run 1/a", {"train": {"seed": 8}}) as callbacks:
         train(callbacks, tmp_path / "output")
     [run] = mlflow_runs(top)
     assert run.data.params["train.seed"] == "7"
@@ -246,7 +246,7 @@ def test_dvclive_leaves_the_pipeline_alone(
     before = (project / "dvc.yaml").read_bytes()
     for name, value in {"DVC_ROOT": str(project), **variables}.items():
         monkeypatch.setenv(name, git("rev-parse", value).strip() if value == "HEAD" else value)
-    with trackers.tracking(["dvclive"], "r", CONFIG) as callbacks:
+    with tracking.tracking(["dvclive"], "r", CONFIG) as callbacks:
         train(callbacks, tmp_path / "output")
     assert (project / "tracking/dvclive/r/metrics.json").is_file()
     assert (project / "dvc.yaml").read_bytes() == before
@@ -261,7 +261,7 @@ def test_all_four_write_to_the_project_of_a_temporary_run(
     temporary.mkdir()
     monkeypatch.chdir(temporary)
     monkeypatch.setenv("DVC_ROOT", str(top))
-    with trackers.tracking(trackers.REPORTERS, "r", CONFIG) as callbacks:
+    with tracking.tracking(trackers.REPORTERS, "r", CONFIG) as callbacks:
         train(callbacks, tmp_path / "output")
     assert list(temporary.iterdir()) == []
     assert {path.name for path in top.iterdir()} == {"tracking", ".dvc"}
@@ -270,7 +270,7 @@ def test_all_four_write_to_the_project_of_a_temporary_run(
 
 
 def test_runs_are_closed_when_training_raises(top: Path) -> None:
-    with pytest.raises(RuntimeError, match="out of memory"), trackers.tracking(trackers.REPORTERS, "r", CONFIG):
+    with pytest.raises(RuntimeError, match="out of memory"), tracking.tracking(trackers.REPORTERS, "r", CONFIG):
         raise RuntimeError("out of memory")
     [run] = mlflow_runs(top)
     assert run.info.status == "FAILED"
@@ -284,7 +284,7 @@ def test_the_users_own_folders_win(top: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(mine / "board"))
     monkeypatch.setenv("WANDB_DIR", str(mine))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mine}/flow.db")
-    with trackers.tracking(["tensorboard", "wandb", "mlflow"], "r", CONFIG):
+    with tracking.tracking(["tensorboard", "wandb", "mlflow"], "r", CONFIG):
         pass
     assert {path.name for path in mine.iterdir()} == {"board", "wandb", "flow.db"}
     assert {path.name for path in top.iterdir()} <= {"tracking"}
@@ -295,7 +295,7 @@ def test_missing_packages_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     find = importlib.util.find_spec
     gone = {"wandb", "sqlalchemy"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in gone else find(name))
-    with pytest.raises(UserError) as caught, trackers.tracking(trackers.REPORTERS, "r", CONFIG):
+    with pytest.raises(UserError) as caught, tracking.tracking(trackers.REPORTERS, "r", CONFIG):
         pass
     assert str(caught.value) == (
         "train.report_to: wandb, sqlalchemy are not installed; run `pip install 'labeltune[track]'`"
@@ -307,10 +307,10 @@ def test_a_folder_of_runs_is_not_a_package(top: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "path", [str(top)])
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with pytest.raises(UserError, match="wandb is not installed"):
-        trackers.check_installed(["wandb"])
+        tracking.check_installed(["wandb"])
 
 
 def test_no_trackers_no_folder(top: Path) -> None:
-    with trackers.tracking([], "r", CONFIG) as callbacks:
+    with tracking.tracking([], "r", CONFIG) as callbacks:
         assert callbacks == []
     assert list(top.iterdir()) == []

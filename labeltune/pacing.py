@@ -1,0 +1,31 @@
+"""Pacing: when a training closes a record, saves a checkpoint, and stops."""
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+SAVE_SECONDS = 600.0
+
+
+class Pacing(TrainerCallback):
+    """Closes a training record every so many steps, and has a checkpoint saved at a signal or after ten minutes."""
+
+    def __init__(self, trainer: Any, every: int) -> None:
+        self.trainer = trainer
+        self.every = every
+        self.saved = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        """Called by Trainer after each optimiser step."""
+        if state.global_step % self.every == 0:
+            self.trainer.record_training()
+        if self.trainer.signals:
+            control.should_save = control.should_training_stop = True
+        control.should_save |= time.monotonic() - self.saved > SAVE_SECONDS
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        """Called by Trainer after each checkpoint, and every validation has one."""
+        self.saved = time.monotonic()
+        # Not Transformers' EarlyStoppingCallback: its count would begin anew where a training goes on.
+        control.should_training_stop |= self.trainer.stalled()
