@@ -76,6 +76,27 @@ def unchanged(files: Mapping[str, Path]) -> Iterator[dict[str, str]]:
             raise UserError(f"{path} changed while it was in use, so the result is not of it; run again")
 
 
+@contextmanager
+def untouched(folder: Path | None) -> Iterator[None]:
+    """See that no file below a folder, which may be too large to hash twice, is written while the block reads it.
+
+    Raises:
+        UserError: a file changed, came or went during the block.
+    """
+    before = _stamps(folder)
+    yield
+    after = _stamps(folder)
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    if changed:
+        raise UserError(f"{changed[0]} changed while it was read, so the result is not of it; run again")
+
+
+def _stamps(folder: Path | None) -> dict[Path, tuple[int, int]]:
+    """File -> size and time of the last change."""
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder else []
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
 def defined(value: float) -> float | None:
     """None for NaN, so that JSON marks an undefined figure as null."""
     return None if math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Trackers: opening a run in TensorBoard, Weights & Biases, MLflow or DVCLive, which gets settings and figures alone."""
+"""Trackers: a run in TensorBoard, Weights & Biases, MLflow or DVCLive, which gets settings and figures alone."""
 
 import json
 import logging

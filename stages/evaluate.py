@@ -20,15 +20,16 @@ def main() -> None:
     settings = conf.section("evaluate", Evaluate)
     classifier = Classifier.load(CLASSIFIER)
     torch.set_num_threads(hardware.choose_threads(classifier.record.train.threads))
-    rows = outputs.read_prepared(TEST)
     limit = None if settings.batch_tokens == "auto" else settings.batch_tokens
-    with terminal.progress("predicting the test rows", len(rows)) as progress:
-        predictions = classifier.predict(rows["text"].tolist(), batch_tokens=limit, progress=progress)
-    names = classifier.record.labels.names
-    labels = np.array(classifier.record.labels.index(rows["label"].tolist()))
-    figures = metrics.summarise(labels, predictions.probabilities, names)
-    outputs.write_table(PREDICTIONS, predictions.table(rows, names))
-    outputs.write_json(METRICS, figures)
+    with outputs.unchanged({"test": TEST}):
+        rows = outputs.read_prepared(TEST)
+        with terminal.progress("predicting the test rows", len(rows)) as progress:
+            predictions = classifier.predict(rows["text"].tolist(), batch_tokens=limit, progress=progress)
+        names = classifier.record.labels.names
+        labels = np.array(classifier.record.labels.index(rows["label"].tolist()))
+        figures = metrics.summarise(labels, predictions.probabilities, names)
+        outputs.write_table(PREDICTIONS, predictions.table(rows, names))
+        outputs.write_json(METRICS, figures)
     metrics.show(figures, METRICS, PREDICTIONS)
 
 

@@ -20,21 +20,24 @@ def main() -> None:
     books = ledger.Ledger()
 
     given = [split for split in ("all", *ledger.SPLITS) if getattr(dataset, split) is not None]
-    frames = {split: read_split(dataset, split) for split in given}
-    frames = data.clean(frames, settings, dataset.labels, books)
-    labels = data.label_set(frames, dataset.labels, dataset.verbalizer)
-    with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
-        frames = data.split_rows(frames, settings, books, progress)
+    with outputs.untouched(Path(dataset.folder) if dataset.folder else None):
+        frames = {split: read_split(dataset, split) for split in given}
+        frames = data.clean(frames, settings, dataset.labels, books)
+        labels = data.label_set(frames, dataset.labels, dataset.verbalizer)
+        with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
+            frames = data.split_rows(frames, settings, books, progress)
 
-    encoder = Encoder.of(load_tokenizer(open_base(model).folder), prompt, labels)
-    tokens = {split: encoder.encode(frame["text"].tolist()) for split, frame in frames.items()}
+        encoder = Encoder.of(load_tokenizer(open_base(model).folder), prompt, labels)
+        tokens = {split: encoder.encode(frame["text"].tolist()) for split, frame in frames.items()}
 
-    for split, frame in frames.items():
-        rows = frame[["id", "label", "text"]].assign(prompt=[encoder.template.render(text) for text in frame["text"]])
-        outputs.write_table(PREPARED / f"{split}.csv", rows)
-    labels.save(PREPARED / "labels.json")
-    figures = books.figures(frames, tokens, labels)
-    outputs.write_json(METRICS, figures)
+        for split, frame in frames.items():
+            rows = frame[["id", "label", "text"]].assign(
+                prompt=[encoder.template.render(text) for text in frame["text"]]
+            )
+            outputs.write_table(PREPARED / f"{split}.csv", rows)
+        labels.save(PREPARED / "labels.json")
+        figures = books.figures(frames, tokens, labels)
+        outputs.write_json(METRICS, figures)
     ledger.show(figures, labels, PREPARED)
 
 

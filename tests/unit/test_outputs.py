@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 
 from labeltune import outputs
+from labeltune.errors import UserError
+from labeltune.outputs import digest, unchanged, untouched, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -35,3 +37,18 @@ def test_a_prepared_table_reads_back_every_character(tmp_path: Path) -> None:
     table = pd.DataFrame({"id": [str(i) for i in range(len(texts))], "text": texts})
     outputs.write_table(tmp_path / "x.csv", table)
     assert outputs.read_prepared(tmp_path / "x.csv")["text"].tolist() == texts
+
+
+def test_an_input_that_changes_while_it_is_used_is_noticed(tmp_path: Path) -> None:
+    table = tmp_path / "raw" / "table.csv"
+    write_text(table, "a")
+    with untouched(tmp_path / "raw"), unchanged({"table": table}) as hashes:
+        assert hashes == {"table": digest(table)}
+    with pytest.raises(UserError, match=r"table\.csv changed while it was read"), untouched(tmp_path / "raw"):
+        write_text(table, "bb")
+    with pytest.raises(UserError, match=r"new\.csv changed while it was read"), untouched(tmp_path / "raw"):
+        write_text(table.with_name("new.csv"), "c")
+    with pytest.raises(UserError, match=r"table\.csv changed while it was in use"), unchanged({"table": table}):
+        write_text(table, "cc")
+    with pytest.raises(UserError, match=r"table\.csv changed while it was in use"), unchanged({"table": table}):
+        table.unlink()
