@@ -62,11 +62,15 @@ CONFIGURATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", _GPT2),
     "bert": ("BertConfig", "BertModel", _ENCODER),
     "roberta": ("RobertaConfig", "RobertaForMaskedLM", _ENCODER),
+    "mistral": ("MistralConfig", "MistralForCausalLM", _DECODER | {"tie_word_embeddings": False}),
+    "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaForMaskedLM", _ENCODER),
     "modernbert": ("ModernBertConfig", "ModernBertForMaskedLM", _MODERN),
     "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", _SIZES | {"bos_token_id": 0, "eos_token_id": 0}),
 }
 DECODERS = ("llama", "gemma3_text", "qwen2", "qwen3", "gpt2")
 ENCODERS = ("bert", "roberta", "modernbert")
+TWINS = {"mistral": "llama", "xlm-roberta": "roberta"}
+"""Families whose parts are laid out as another's are."""
 UNKNOWN = "gpt_neox"
 """A family that Transformers has and labeltune's table has not."""
 
@@ -100,5 +104,5 @@ def save_base(architecture: str, folder: Path, **changes: Any) -> Path:
     torch.manual_seed(0)
     network = getattr(transformers, class_name)(config)
     network.save_pretrained(folder)
-    tokenizer(architecture in ENCODERS).save_pretrained(folder)
+    tokenizer(TWINS.get(architecture, architecture) in ENCODERS).save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""What the proofs run over, and what each proves."""
+"""What the proofs run over, and what each proves; of families laid out like another, a few cells."""
 
 from tests.tiny import DECODERS, ENCODERS
 
@@ -14,7 +14,7 @@ CELLS = [
     for architecture in (*DECODERS, *ENCODERS)
     for method in METHODS
     for head in (HEADS if architecture in DECODERS else ("linear", "mlp"))
-]
+] + [("mistral", "lora", "label_scoring"), ("mistral", "lora", "several_tokens"), ("xlm-roberta", "lora", "linear")]
 PROOFS = {
     "trains": "exactly the intended parameters train, and nothing else moves by a bit",
     "reload": "a fresh process reloads to bit-equal logits (fp32)",
