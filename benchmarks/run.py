@@ -12,11 +12,15 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch.nn import functional
 
-from labeltune import bases, conf, fit, hardware, inference, models, outputs, prompts, terminal, trunk
+from labeltune import architectures, bases, conf, hardware, inference, methods, outputs, rows, terminal, trunk
+from labeltune.blueprint import Blueprint
+from labeltune.errors import UserError
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
 from labeltune.params import Prompt, Train
+from labeltune.prompts import Encoder
 
 PREPARED = Path("data/prepared")
 ROWS = 96
@@ -26,72 +30,67 @@ SIZE = 2048
 
 def main() -> None:
     """Measure and print."""
-    settings, prompt, model = (
-        conf.section("train", Train),
-        conf.section("prompt", Prompt),
-        conf.section("model", Model),
-    )
-    dtype, threads = hardware.choose_dtype(settings.dtype), hardware.choose_threads(settings.threads)
-    torch.set_num_threads(threads)
-    labels = LabelSet.load(PREPARED / "labels.json")
-    base = bases.open_base(model)
-    tokenizer = bases.load_tokenizer(base.folder)
-    template = prompts.Template.of(prompt, labels)
-    encoder = prompts.Encoder(tokenizer=tokenizer, template=template, max_length=prompt.max_length)
-    rows = fit.encode(outputs.read_prepared(PREPARED / "train.csv").head(ROWS), encoder, labels)
-    attention = hardware.choose_attention(settings.attention)
-    network = models.load_network(
-        base, labels, settings, dtype=dtype, attention=attention, tokenizer=tokenizer, cue=template.back
-    )
-    classifier = models.add_adapters(network, settings).to(hardware.device())
-    below = network.config.num_hidden_layers - network.adapted_layers
+    settings, prompt = conf.section("train", Train), conf.section("prompt", Prompt)
+    model = conf.section("model", Model)
+    machine = hardware.choose(settings)
+    torch.set_num_threads(machine.threads)
+    labels, base = LabelSet.load(PREPARED / "labels.json"), bases.open_base(model)
+    encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
+    given = rows.encode(outputs.read_prepared(PREPARED / "train.csv").head(ROWS), encoder, labels)
+    plan = Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
+    network = plan.build()
+    plain = methods.plain(network)
+    if architectures.architecture(plain.config) is None:
+        raise UserError(f"model: the layers of {plain.config.model_type!r} are not known here, so nothing to count")
 
-    weights = sum(p.numel() for p in network.model.layers[0].parameters()) * 2  # operations per token and layer
-    tokens = sum(map(len, rows.input_ids))
-    pad_id = tokenizer.pad_token_id
-    states = trunk.states(network.model, below, rows.input_ids, pad_id=pad_id) if below else None
+    pad_id, below = encoder.tokenizer.pad_token_id, plain.trunk_layers
+    lengths = [len(ids) + plain.extra_tokens for ids in given.input_ids]
+    first = range(min(settings.batch_size, len(given)))
+    states = trunk.states(plain, given.input_ids, pad_id=pad_id) if below else None
+    batch = rows.collate([given[row] | ({"states": states[row]} if states else {}) for row in first], pad_id)
+    batch = {name: tensor.to(hardware.device()) for name, tensor in batch.items() if name != "rows"}
 
-    def train() -> None:
-        batch = inference.pad(rows.input_ids[: settings.batch_size], pad_id)
-        if states:
-            batch["states"] = inference.pad_states(states[: settings.batch_size])
-            del batch["input_ids"]
-        classifier(**batch).logits.sum().backward()
+    def whole() -> object:
+        budget = hardware.inference_tokens()
+        return inference.compute_logits(network, given.input_ids, pad_id=pad_id, batch_tokens=budget)
 
-    short = sum(map(len, rows.input_ids[: settings.batch_size]))
+    def train() -> object:
+        network.zero_grad()
+        answers = batch["labels"]
+        functional.cross_entropy(network.train()(**batch).logits, answers).backward()
+        return [parameter.grad for parameter in methods.trained(network).values()]
+
     parts: list[tuple[str, Callable[[], object], int, int, float]] = [
-        (
-            "whole pass (inference)",
-            lambda: inference.compute_logits(classifier, rows.input_ids, pad_id=pad_id, batch_tokens=4096),
-            len(rows),
-            tokens,
-            network.config.num_hidden_layers,
-        ),
-        ("a training batch", train, settings.batch_size, short, 2 * network.adapted_layers),
-    ]
+        ("whole pass (inference)", whole, len(given), sum(lengths), plain.config.num_hidden_layers),
+        # Backward costs a pass for the states' gradients, and with every weight training one for theirs.
+        ("a training batch", train, len(first), sum(lengths[row] for row in first),
+         (3 if settings.method == "full" else 2) * plain.adapted_layers),
+    ]  # fmt: skip
     if below:
-        parts.insert(
-            0,
-            (
-                f"trunk, layers 1 to {below}",
-                lambda: trunk.states(network.model, below, rows.input_ids, pad_id=pad_id),
-                len(rows),
-                tokens,
-                below,
-            ),
-        )
-    square = torch.ones(SIZE, SIZE, dtype=hardware.DTYPES[dtype])
+        alone = (f"trunk, layers 1 to {below}", lambda: trunk.states(plain, given.input_ids, pad_id=pad_id))
+        parts.insert(0, (*alone, len(given), sum(lengths), below))
+
+    square = torch.ones(SIZE, SIZE, dtype=hardware.DTYPES[machine.dtype], device=hardware.device())
     peak = 2 * SIZE**3 / _seconds(lambda: square @ square) / 1e9
+    operations = (
+        2 * methods.parameter_counts(architectures.layer_list(plain.backbone())[0])["total"]
+    )  # per token and layer
     shown = []
-    for name, work, count, part_tokens, layers in parts:
+    for name, work, count, tokens, layers in parts:
         seconds = _seconds(work)
-        rate = part_tokens * layers * weights / seconds / 1e9
-        shown.append([name, f"{count / seconds:.1f}", f"{part_tokens / seconds:,.0f}", f"{rate / peak:.0%}"])
-    terminal.say(f"{model.name}, {hardware.describe(dtype, threads)}, {attention} attention, {peak:.0f} GFLOP/s")
+        rate = tokens * layers * operations / seconds / 1e9
+        shown.append([name, f"{count / seconds:.1f}", f"{tokens / seconds:,.0f}", f"{rate / peak:.0%}"])
+    terminal.say(f"{model.name} on {machine}, {peak:.0f} GFLOP/s")
     terminal.say(
         f"Python {platform.python_version()}, PyTorch {torch.__version__}, Transformers {transformers.__version__}"
     )
     terminal.table("median of three", ["part", "rows/s", "tokens/s", "share of peak"], shown)
+
+
+def _synchronised() -> float:
+    if hardware.device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -99,9 +98,9 @@ def _seconds(work: Callable[[], object]) -> float:
     work()
     taken = []
     for _ in range(REPEATS):
-        started = time.perf_counter()
+        started = _synchronised()
         work()
-        taken.append(time.perf_counter() - started)
+        taken.append(_synchronised() - started)
     return statistics.median(taken)
 
 

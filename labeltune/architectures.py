@@ -128,7 +128,12 @@ def view(backbone: Any, start: int, stop: int) -> Any:
     return part
 
 
-def _replaced(module: nn.Module, path: str, child: nn.Module) -> Any:
+def without_pooler(backbone: Any) -> Any:
+    """The backbone without the part of the head that some families keep in it; shares every weight."""
+    return backbone if getattr(backbone, "pooler", None) is None else _replaced(backbone, "pooler", None)
+
+
+def _replaced(module: nn.Module, path: str, child: nn.Module | None) -> Any:
     """A shallow copy of a module in which the one at `path` is another."""
     name, _, rest = path.partition(".")
     twin = copy.copy(module)

@@ -33,7 +33,9 @@ def adapt(network: PreTrainedModel, settings: Train, base_name: str) -> nn.Modul
     else:
         network = _with_adapters(network, settings, base_name)
     if settings.gradient_checkpointing:
-        plain(network).gradient_checkpointing_enable({"use_reentrant": False})
+        plain(network).activation_checkpointing_enable({"use_reentrant": False})
+        # Only reentrant checkpoints need this; it would keep the frozen trunk's activations for a backward pass.
+        plain(network).disable_input_require_grads()
     _require_intended(network, settings)
     return network
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from labeltune import heads
-from labeltune.architectures import layer_list, view
+from labeltune.architectures import layer_list, view, without_pooler
 from labeltune.candidates import Candidates, log_probabilities, normalise, vocabulary_logits
 from labeltune.packing import Packed, model_masks, pack
 
@@ -62,7 +62,7 @@ class _Network:
         **inputs: torch.Tensor,
     ) -> torch.Tensor:
         """Hidden states of the layers before `stop`, or of all, from tokens or from the trunk's states."""
-        part = self.backbone()
+        part = without_pooler(self.backbone())  # heads are fp32, and run on what comes out of here
         if self.trunk_layers:
             top = self.config.num_hidden_layers
             part = view(part, self.trunk_layers if states is not None else 0, top if stop is None else stop)

@@ -163,3 +163,31 @@ def test_params_lists_every_key_so_that_each_can_be_set_with_s() -> None:
 
     expected = keys(Resolved) | {"dataset": None, "model": None}
     assert shape(listed) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "recipe", "given", "expected"),
+    [
+        ("learning_rate", "{full: 1e-5, lora: 1e-3}", "{lora: 2e-3}", {"lora": 2e-3}),
+        ("learning_rate", "{full: 1e-5, lora: 1e-3}", "3e-4", 3e-4),
+        ("learning_rate", "3e-4", "{lora: 2e-3}", {"lora": 2e-3}),
+        ("learning_rate", "{full: 1e-5, lora: 1e-3}", "null", {"full": 1e-5, "lora": 1e-3}),
+        ("class_weights", "{yes: 2, no: 1}", "{perhaps: 3, certainly: 1}", {"perhaps": 3.0, "certainly": 1.0}),
+        ("class_weights", "{yes: 2, no: 1}", "balanced", "balanced"),
+    ],
+)
+def test_a_mapping_is_replaced_whole_and_never_merged(
+    folder: Path, key: str, recipe: str, given: str, expected: object
+) -> None:
+    path = folder / "conf/recipes/default.yaml"
+    path.write_text(path.read_text().replace("head: linear", f"{key}: {recipe}"), encoding="utf-8")
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("head: mlp", f"{key}: {given}"), encoding="utf-8")
+    assert getattr(resolve(folder).train, key) == expected
+
+
+def test_a_rate_for_another_method_alone_is_refused(folder: Path) -> None:
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("head: mlp", "method: qlora, learning_rate: {lora: 1e-3}"))
+    with pytest.raises(UserError, match=r"train: learning_rate has \['lora'\], and none for method: qlora"):
+        resolve(folder)

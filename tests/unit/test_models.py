@@ -228,7 +228,11 @@ def test_full_training_in_bf16_keeps_its_weights_in_fp32(tiny_base: Bases, archi
     assert moved > 0.5 * sum(weight.numel() for weight in before.values() if weight.shape[0] != VOCABULARY)
 
 
-def test_adapters_on_a_bf16_base_are_fp32(tiny_base: Bases) -> None:
-    network, _ = tune(plan(tiny_base("llama"), dtype="bf16", head="linear"))
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert", "roberta", "modernbert"])
+def test_adapters_and_heads_on_a_bf16_base_are_fp32(tiny_base: Bases, tmp_path: Path, architecture: str) -> None:
+    made = plan(tiny_base(architecture), dtype="bf16", head="linear")
+    network, _ = tune(made)
     for name, weight in network.named_parameters():
-        assert weight.dtype == (torch.float32 if ".lora_" in name or ".score." in name else torch.bfloat16)
+        fp32 = any(part in name for part in (".lora_", ".score.", ".classifier.", ".pooler.", ".head."))
+        assert weight.dtype == (torch.float32 if fp32 else torch.bfloat16), name
+    assert (logits(made, reloaded(made, network, tmp_path / "saved").network) == logits(made, network)).all()
