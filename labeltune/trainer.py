@@ -111,23 +111,27 @@ class RowTrainer(Trainer):
             # One transfer from the device for all three.
             value, plain_sum, right_sum = torch.stack((loss, plain, right)).tolist()
         if not math.isfinite(value):
-            raise UserError(self._not_finite(losses, inputs["rows"]))
+            bad = [self.train_rows.ids[int(row)] for row in inputs["rows"][~losses.isfinite()]]
+            raise UserError(self._not_finite(self.state.global_step + 1, "train", bad))
         self.progress.pending.append((plain_sum, int(right_sum), len(labels)))
         self.progress.rows_seen += len(labels)
         self.bar.advance(len(labels))
         return (loss, output) if return_outputs else loss
 
-    def _not_finite(self, losses: torch.Tensor, rows: torch.Tensor) -> str:
-        bad = [self.train_rows.ids[int(row)] for row in rows[~losses.isfinite()]]
-        named = ", ".join(bad[:ROWS_NAMED]) + (f" and {len(bad) - ROWS_NAMED} more" if len(bad) > ROWS_NAMED else "")
-        advice = "set train.dtype: fp32, or " if self.args.fp16 or losses.dtype != torch.float32 else ""
+    def _not_finite(self, step: int, split: str, ids: list[str]) -> str:
+        named = ", ".join(ids[:ROWS_NAMED]) + (f" and {len(ids) - ROWS_NAMED} more" if len(ids) > ROWS_NAMED else "")
+        advice = "set train.dtype: fp32, or " if self.args.fp16 else ""
         return (
-            f"the training loss is not finite at step {self.state.global_step + 1}, for the rows with the ids {named} "
-            f"of data/prepared/train.csv; {advice}lower train.learning_rate, or look at these rows"
+            f"the loss is not finite at step {step}, for the rows with the ids {named} of data/prepared/{split}.csv; "
+            f"{advice}lower train.learning_rate, or look at these rows"
         )
 
     def evaluate(self, *unused: Any, metric_key_prefix: str = "eval", **ignored: Any) -> dict[str, float]:
-        """Validate on the whole validation split and record it."""
+        """Validate on the whole validation split and record it.
+
+        Raises:
+            UserError: logits that are not finite, with the step and the rows.
+        """
         logits = compute_logits(
             self.model,
             self.validation.input_ids,
@@ -135,6 +139,8 @@ class RowTrainer(Trainer):
             batch_tokens=inference_tokens(),
             states=self.validation.states,
         )
+        if bad := [self.validation.ids[row] for row in np.flatnonzero(~np.isfinite(logits).all(axis=1))]:
+            raise UserError(self._not_finite(self.state.global_step, "validation", bad))
         figures = validation_figures(logits, np.array(self.validation.labels))
         self.record_training()
         self.progress.validation.append(self._now() | figures)

@@ -1,12 +1,11 @@
 """The commands that people type, for real, on a tiny model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.end_to_end.commands import commit_project, run, user
 
 pytestmark = pytest.mark.slow
 
@@ -14,30 +13,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def repository(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project as a Git and DVC repository with one commit."""
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    for name in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{name}_NAME", "A User")
-        monkeypatch.setenv(f"GIT_{name}_EMAIL", "user@example.org")
-    (project / ".dvc/config").write_text(
-        "[core]\n    analytics = false\n    check_update = false\n[plots]\n    html_template = plots/offline.html\n"
-    )
-    for command in (
-        "git init --quiet",
-        "dvc add --quiet data/raw/messages",
-        "git add .",
-        "git commit --quiet -m start",
-    ):
-        run(command)
+    user(tmp_path_factory.mktemp("home"), monkeypatch)
+    commit_project(project)
     return project
-
-
-def run(command: str, status: int = 0) -> str:
-    """Run a command and return what it printed."""
-    finished = subprocess.run(command.split(), capture_output=True, text=True, check=False)
-    printed = finished.stdout + finished.stderr
-    assert finished.returncode == status, printed
-    return printed
 
 
 def stages_run(printed: str) -> list[str]:
