@@ -139,9 +139,7 @@ class Train(Section):
     """Batches per optimiser step."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     """`auto`: AdamW in fp32; with `method: qlora` in 8 bits and paged."""
-    learning_rate: Rate | dict[Method, Rate] = Field(
-        default_factory=lambda: {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
-    )
+    learning_rate: Rate | dict[Method, Rate] = Field(default_factory=RATES.copy)
     """Peak learning rate of AdamW, or {method: rate}: adapters take rates that would ruin all the weights."""
     scheduler: Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant"] = "linear"
     """Course of the learning rate after the warm-up."""
