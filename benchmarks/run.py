@@ -72,9 +72,8 @@ def main() -> None:
 
     square = torch.ones(SIZE, SIZE, dtype=hardware.DTYPES[machine.dtype], device=hardware.device())
     peak = 2 * SIZE**3 / _seconds(lambda: square @ square) / 1e9
-    operations = (
-        2 * methods.parameter_counts(architectures.layer_list(plain.backbone())[0])["total"]
-    )  # per token and layer
+    layer = architectures.layer_list(plain.backbone())[0]
+    operations = 2 * methods.parameter_counts(layer)["total"]  # per token and layer
     shown = []
     for name, work, count, tokens, layers in parts:
         seconds = _seconds(work)

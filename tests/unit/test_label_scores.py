@@ -65,9 +65,17 @@ def test_the_first_token_stands_for_its_word(tiny_base: Bases) -> None:
         plan(tiny_base("llama"), words=("ham it up", "ham on rye"), label_score="first_token").build()
 
 
-@pytest.mark.parametrize("words", [WORDS, ("ham", "spam")], ids=["several tokens", "one token"])
-@pytest.mark.parametrize("how", ["pmi", "contextual"])
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize(
+    ("method", "how", "words"),
+    [
+        ("full", "pmi", WORDS),
+        ("full", "contextual", ("ham", "spam")),
+        ("lora", "pmi", ("ham", "spam")),
+        ("lora", "contextual", WORDS),
+        ("qlora", "pmi", WORDS),
+        ("qlora", "contextual", ("ham", "spam")),
+    ],
+)
 def test_the_untuned_models_prior_is_kept_and_applied_after_reload(
     tiny_base: Bases, tmp_path: Path, method: str, how: str, words: tuple[str, str]
 ) -> None:
