@@ -4,10 +4,10 @@ check:  ## what CI runs before the pipeline: style, types, tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	OMP_NUM_THREADS=1 pytest -n logical --dist loadgroup
 
 test:  ## the tests that take seconds
-	pytest -m "not slow"
+	OMP_NUM_THREADS=1 pytest -n logical --dist loadgroup -m "not slow"
 
 bench:  ## speed of the parts on this machine
 	python -m benchmarks.run

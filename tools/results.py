@@ -12,6 +12,8 @@ import sys
 from collections import defaultdict
 from typing import Any
 
+NEEDED = ("metrics/metrics.json", "metrics/train.json", "costs/train.json")
+
 
 def main() -> None:
     """Group `dvc exp show` by the given keys and print a row per group."""
@@ -22,8 +24,8 @@ def main() -> None:
         for experiment in entry["experiments"] or []:
             data = experiment["revs"][0]["data"]
             params = data and data["params"].get("resolved.yaml", {}).get("data")
-            if params:
-                metrics = {path: content["data"] for path, content in data["metrics"].items()}
+            metrics = data and {path: content.get("data") for path, content in data["metrics"].items()}
+            if params and all(metrics.get(path) for path in NEEDED):  # others wait, run or failed
                 groups[tuple(str(look_up(params, key)) for key in keys)][params["train"]["seed"]] = metrics
     columns = [*keys, "accuracy, mean ± deviation", "per seed", "trainable", "seconds", "peak MiB"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))

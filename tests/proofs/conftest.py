@@ -5,7 +5,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,10 @@ from tests.tiny import CONFIGURATIONS
 PAGE = Path(__file__).parents[2] / "docs/correctness.md"
 MARKS = {True: "✓", False: "✗"}
 
-Outcomes = dict[tuple[str, tuple[str, ...]], bool]
+NODE = re.compile(rf"test_proofs\.py::test_(?P<proof>{'|'.join(PROOFS)})\[(?P<cell>[^\]]*?)(-all|-1)?\]")
+
+Outcomes = dict[tuple[str, str], bool]
+OUTCOMES = pytest.StashKey[Outcomes]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,20 +26,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[OUTCOMES] = {}
+    config.pluginmanager.register(Collector(config))
 
 
-OUTCOMES = pytest.StashKey[Outcomes]()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have each cell trained by one worker only; the fresh process needs all of them."""
+    for item in items:
+        proof = NODE.search(item.nodeid)
+        if proof:
+            item.add_marker(pytest.mark.xdist_group("reload" if proof["proof"] == "reload" else proof["cell"]))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
-    report = yield
-    proof = re.match(r"test_(\w+)\[", item.name)
-    if proof and proof[1] in PROOFS and isinstance(item, pytest.Function) and (call.when == "call" or report.failed):
-        key = (proof[1], item.callspec.params["cell"])
-        outcomes = item.config.stash[OUTCOMES]
-        outcomes[key] = outcomes.get(key, True) and report.passed
-    return report
+class Collector:
+    """Notes what each proof came to, from the reports, which the workers of pytest-xdist send too."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.outcomes = config.stash[OUTCOMES]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        proof = NODE.search(report.nodeid)
+        if proof and (report.when == "call" or report.failed):
+            key = (proof["proof"], proof["cell"])
+            self.outcomes[key] = self.outcomes.get(key, True) and report.passed
 
 
 def page(outcomes: Outcomes) -> str:
@@ -58,7 +68,7 @@ def page(outcomes: Outcomes) -> str:
     ]
     for cell in CELLS:
         architecture, method, head = cell
-        marks = [MARKS[outcomes[proof, cell]] if applies(proof, cell) else "–" for proof in PROOFS]
+        marks = [MARKS[outcomes[proof, "-".join(cell)]] if applies(proof, cell) else "–" for proof in PROOFS]
         lines.append(f"| {architecture} | {method} | {HEADS[head]} | " + " | ".join(marks) + " |")
     classes = ", ".join(f"{name} ({CONFIGURATIONS[name][1]})" for name in dict.fromkeys(cell[0] for cell in CELLS))
     lines += [
@@ -75,8 +85,9 @@ def page(outcomes: Outcomes) -> str:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     outcomes = session.config.stash[OUTCOMES]
-    if {(proof, cell) for proof in PROOFS for cell in CELLS if applies(proof, cell)} - outcomes.keys():
-        return  # not all were run
+    wanted = {(proof, "-".join(cell)) for proof in PROOFS for cell in CELLS if applies(proof, cell)}
+    if hasattr(session.config, "workerinput") or wanted - outcomes.keys():
+        return  # a worker, or not all were run
     if session.config.getoption("write_correctness", False):
         PAGE.write_text(page(outcomes), encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != page(outcomes):
