@@ -224,7 +224,7 @@ def start(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
     environment |= {"LABELTUNE_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
     arguments = (folder, prints or folder, environment, stages or [configure.main, train.main], list(faults))
-    process = FORKS.Process(target=body, args=arguments)
+    process = FORKS.Process(target=body, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -507,15 +507,21 @@ def test_a_second_training_in_the_workspace_is_refused_while_the_first_lives(mak
     ours, theirs = FORKS.Pipe()
     first = start(folder, partial(held, theirs, 3))
     theirs.close()
-    assert ours.poll(WAIT)
-    process = ours.recv()
-    assert process == first.pid
-    second = finish(start(folder, prints=out), out)
-    assert second.status == 1
-    assert second.error == (
-        f"error: a training runs in {folder} already as process {process}: wait until it ends, or stop it with "
-        f"`kill {process}`\n"
-    )
+    try:
+        assert ours.poll(WAIT)
+        process = ours.recv()
+        assert process == first.pid
+        configured(folder, f"{LORA}, learning_rate: 2e-3")  # another one, which would not have to wait for the same
+        second = finish(start(folder, prints=out), out)
+        configured(folder, LORA)
+        assert second.status == 1
+        assert second.error == (
+            f"error: a training runs in {folder} already as process {process}: wait until it ends, or stop it with "
+            f"`kill {process}`\n"
+        )
+    except BaseException:
+        first.kill()
+        raise
     ours.close()
     assert finish(first, folder).status == 0
     assert differing(written(folder), reference(LORA)) == []
