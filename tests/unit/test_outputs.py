@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -52,3 +55,15 @@ def test_an_input_that_changes_while_it_is_used_is_noticed(tmp_path: Path) -> No
         write_text(table, "cc")
     with pytest.raises(UserError, match=r"table\.csv changed while it was in use"), unchanged({"table": table}):
         table.unlink()
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f".classifier.{ended.pid}.part"
+    left.mkdir()
+    (left / "half").write_text("x", encoding="utf-8")
+    other = tmp_path / f".classifier.{os.getppid()}.part"
+    other.mkdir()
+    write_text(tmp_path / "classifier", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "classifier"]
