@@ -72,8 +72,7 @@ class RowTrainer(Trainer):
         self.sampler = sampler
         self.store = store
         self.bar = bar
-        self.progress = Progress()
-        self.started = time.perf_counter()
+        self.progress, self.started = Progress(), time.perf_counter()
         self.signals: list[int] = []
         self._folder = arguments.output_dir
 
