@@ -60,8 +60,8 @@ def record(made: Blueprint, prior: list[float] | None = None) -> artefact.Record
     prompt = Prompt(template=f"Text: {{text}}{made.encoder.template.back}", max_length=made.encoder.max_length)
     return artefact.Record(
         labels=made.labels, prompt=prompt, train=made.train, base_files=made.base.files, machine=made.machine,
-        model=Model(name="tiny", source="files", folder=str(made.base.folder)), data={}, dataset="tiny", license=None,
-        prior=prior, validation={"accuracy": 1.0},
+        model=Model(name="tiny", source="files", folder=str(made.base.folder)), data={},
+        rows={"train": 7, "validation": 7}, dataset="tiny", license=None, prior=prior, validation={"accuracy": 1.0},
     )  # fmt: skip
 
 

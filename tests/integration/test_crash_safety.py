@@ -25,7 +25,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from labeltune import artefact, fingerprint, manifests, outputs, terminal, trainer
+from labeltune import artefact, fingerprint, manifests, outputs, pacing, terminal, trainer
 from labeltune.trainer import RowTrainer
 from stages import configure, prepare, train
 from tests.conftest import make_project
@@ -153,7 +153,7 @@ def little_memory(rows: int, step: int = 0) -> None:
 
 def saving_each_step() -> None:
     """As if ten minutes passed between any two steps."""
-    trainer.SAVE_SECONDS = -1.0
+    pacing.SAVE_SECONDS = -1.0
 
 
 def seeing_other_code() -> None:

@@ -204,7 +204,7 @@ def test_the_optimiser_is_8_bit_adamw_with_qlora_unless_set(
 def test_settings_reach_the_trainer(tmp_path: Path) -> None:
     changes = {
         "epochs": 2.5, "batch_size": 3, "accumulation": 5, "weight_decay": 0.3, "max_grad_norm": 0.7, "warmup": 0.2,
-        "keep_best": "macro_f1", "batches": "by_length", "learning_rate": 3e-4,
+        "keep_best": "macro_f1", "learning_rate": 3e-4,
     }  # fmt: skip
     made = arguments(tmp_path, **changes)
     assert (made.num_train_epochs, made.per_device_train_batch_size, made.gradient_accumulation_steps) == (2.5, 3, 5)
@@ -213,7 +213,6 @@ def test_settings_reach_the_trainer(tmp_path: Path) -> None:
     assert (made.eval_steps, made.save_steps) == (7, 7)
     assert (made.metric_for_best_model, made.greater_is_better) == ("eval_macro_f1", True)
     assert arguments(tmp_path, keep_best="loss").greater_is_better is False
-    assert made.train_sampling_strategy == "group_by_length"
     assert not made.fp16
     assert fit._arguments(train(), "bf16", 7, tmp_path).fp16 is False  # autocast is the network's own
     assert not made.bf16
