@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Record:
     """Licence of the data set."""
     prior: list[float] | None = None
     """What is taken off each label's score, where `train.label_score` asks for it."""
-    validation: dict[str, float] | None = None
+    validation: dict[str, float] = field(default_factory=dict)
     """Figures of the kept model on the validation rows, once there is one."""
 
 
@@ -90,7 +90,7 @@ def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: B
         )
         text = card(
             base_name=base.name, model=record.model, labels=record.labels, train=record.train, prompt=record.prompt,
-            dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation or {},
+            dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation,
         )  # fmt: skip
         (partial / CARD).write_bytes(text.encode())
         files = sorted(file for file in partial.iterdir() if file.is_file())

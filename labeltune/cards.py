@@ -11,9 +11,9 @@ METHODS = {
     "qlora": "low-rank adapters were trained over weights in 4 bits (QLoRA)",
 }
 HEADS = {
-    "label_scoring": "it scores the label words with the language model's own output embedding",
-    "linear": "a linear classifier",
-    "mlp": "a classifier of three layers, 512 and 256 wide",
+    "label_scoring": "the label words are scored with the language model's own output embedding",
+    "linear": "a linear classifier was trained on top",
+    "mlp": "a classifier of three layers, 512 and 256 wide, was trained on top",
 }
 
 
@@ -35,7 +35,7 @@ def card(
         for name, word in zip(labels.names, labels.words, strict=True)
     )
     settings = "\n".join(f"| {name} | {value} |" for name, value in _settings(train).items())
-    figures = "\n".join(f"| {name} | {value:.3f} |" for name, value in sorted(validation.items()))
+    figures = "\n".join(f"| {name} | {validation[name]:.3f} |" for name in ("accuracy", "macro_f1", "loss"))
     count = rows["validation"]
     return f"""---
 base_model: {base_name}
@@ -47,7 +47,8 @@ tags:
 
 # {dataset}: a text classifier made from {base_name}
 
-Made with labeltune {labeltune.__version__}: {METHODS[train.method]}, and the head is {HEADS[train.head]}.
+Made with labeltune {labeltune.__version__}: {METHODS[train.method]};
+{HEADS[train.head]}.
 `labeltune.json` holds every setting and the hashes of the base model and of the data, `manifest.json` those of these
 files.
 
@@ -63,8 +64,8 @@ print(Classifier.load(Path("models/classifier")).predict(["a text"]).probabiliti
 
 ## Data
 
-{dataset} (licence: {license or "unknown"}): {rows["train"]:,} rows to train, {count:,} to validate. The base model's
-licence ({model.license or "unknown"}) applies to this model as well.
+{dataset} (licence: {license or "unknown"}): {rows["train"]:,} rows to train, {count:,} to validate.
+The base model's licence ({model.license or "unknown"}) applies to this model as well.
 
 ## Training
 

@@ -95,7 +95,7 @@ def record_of(plan: Blueprint, base: Base, folder: Path, prior: list[float] | No
     return artefact.Record(
         labels=plan.labels, prompt=PROMPT, train=plan.train, model=model, base_files=base.files, machine=plan.machine,
         data={}, rows={"train": 7, "validation": 7}, dataset="tiny", license=None, prior=prior,
-        validation={"accuracy": 1.0},
+        validation={"accuracy": 1.0, "macro_f1": 1.0, "loss": 0.0},
     )  # fmt: skip
 
 

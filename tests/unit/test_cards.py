@@ -1,0 +1,37 @@
+from labeltune.cards import card
+from labeltune.labels import LabelSet
+from labeltune.origins import Model
+from labeltune.params import Prompt, Train
+
+
+def text(**train: object) -> str:
+    return card(
+        base_name="org/base",
+        model=Model(name="base", source="files", folder="x", license="Apache-2.0"),
+        labels=LabelSet(names=("负面", "spam"), words=("差评", "spam")),
+        train=Train.model_validate({"seed": 7, **train}),
+        prompt=Prompt(template="{labels}? {text} Label:", max_length=99),
+        dataset="messages",
+        license=None,
+        rows={"train": 1234, "validation": 200},
+        validation={"accuracy": 0.9751, "macro_f1": 0.5, "loss": 0.25, "step": 98, "epoch": 1.0},
+    )
+
+
+def test_a_card_tells_data_method_figures_and_limits() -> None:
+    shown = text(lora={"rank": 3})
+    for line in (
+        "base_model: org/base", "library_name: peft", "- 负面 (as “差评” in the prompt)", "- spam\n", "| seed | 7 |",
+        "messages (licence: unknown): 1,234 rows to train, 200 to validate.", "licence (Apache-2.0) applies",
+        "adapters | rank 3", "| accuracy | 0.975 |", "One row is 0.50 points", "longer than 99 tokens", "{text} Label:",
+        "one of these 2 labels",
+    ):  # fmt: skip
+        assert line in shown, line
+    assert "| step |" not in shown
+
+
+def test_a_card_of_full_tuning_names_no_adapters() -> None:
+    shown = text(method="full", head="mlp")
+    assert "library_name: transformers" in shown
+    assert "every weight was trained" in shown
+    assert "adapters |" not in shown
