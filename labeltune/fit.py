@@ -73,6 +73,8 @@ def fine_tune(
         gc.collect()
         torch.cuda.empty_cache()
         network, resume = plan.build(), store.resume("auto")
+        if resume:
+            started = time.perf_counter()  # the checkpoint holds the seconds before it
 
 
 def _run(trainer: RowTrainer, resume: Path | None, started: float) -> History:
