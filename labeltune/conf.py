@@ -19,7 +19,7 @@ PARAMS = Path("params.yaml")
 RESOLVED = Path("resolved.yaml")
 CONF = Path("conf")
 KINDS = ("recipes", "datasets", "models", "prompts")
-STAGES = ("prepare", "prompt", "train", "evaluate", "plot")
+STAGES = tuple(name for name in Resolved.model_fields if name not in ("recipe", "dataset", "model"))
 BRINGS = {"dataset": ("prepare", "prompt"), "model": ("prompt", "train")}
 HEADER = "# Written by the configure stage from params.yaml and conf/; edit those.\n"
 AnySection = TypeVar("AnySection", bound=Section)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from labeltune.evaluation import Baselines, Calibrate, Evaluate, Plot, Report, Robustness, Worklist
 from labeltune.origins import Dataset, Model
 from labeltune.sections import Fraction, Positive, Section, Share
 
@@ -190,20 +191,6 @@ class Train(Section):
         return self
 
 
-class Evaluate(Section):
-    """Measuring the trained model on the test rows."""
-
-    batch_tokens: Positive | Literal["auto"] = "auto"
-    """Most tokens, padding included, of a batch at inference; `auto`: what suits the device."""
-
-
-class Plot(Section):
-    """Drawing the figures."""
-
-    dpi: Positive = 150
-    """Resolution of the pictures, in dots per inch."""
-
-
 class Resolved(Section):
     """Everything about a run, as `resolved.yaml` holds it."""
 
@@ -219,7 +206,17 @@ class Resolved(Section):
     """The prompt."""
     train: Train
     """The train stage."""
+    calibrate: Calibrate
+    """The calibrate stage."""
     evaluate: Evaluate
     """The evaluate stage."""
+    robustness: Robustness
+    """The robustness stage."""
+    baselines: Baselines
+    """The baselines stage."""
+    worklist: Worklist
+    """The worklist stage."""
     plot: Plot
     """The plot stage."""
+    report: Report
+    """The report stage."""

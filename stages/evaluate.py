@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from labeltune import conf, hardware, metrics, outputs, terminal
-from labeltune.params import Evaluate
+from labeltune.evaluation import Evaluate
 from labeltune.predict import Classifier
 
 TEST = Path("data/prepared/test.csv")

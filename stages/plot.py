@@ -8,7 +8,7 @@ import pandas as pd
 
 from labeltune import conf, figures, outputs, points, terminal
 from labeltune.labels import LabelSet
-from labeltune.params import Plot
+from labeltune.evaluation import Plot
 
 LABELS = Path("data/prepared/labels.json")
 PREDICTIONS = Path("data/predictions/test.csv")
