@@ -2,7 +2,9 @@
 
 import copy
 import json
-from dataclasses import asdict, dataclass, field
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 import labeltune
 from labeltune.bases import Base, quiet
+from labeltune.calibration import NONE, Calibration
 from labeltune.cards import card
 from labeltune.errors import UserError
 from labeltune.fingerprint import Fingerprint, code_hashes, versions
@@ -20,7 +23,7 @@ from labeltune.origins import Model
 from labeltune.outputs import digest, replacing, write_json
 from labeltune.params import Prompt, Train
 
-FORMAT = 2
+FORMAT = 3
 CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
@@ -55,6 +58,8 @@ class Record:
     """What is taken off each label's score, where `train.label_score` asks for it."""
     validation: dict[str, float] = field(default_factory=dict)
     """Figures of the kept model on the validation rows, once there is one."""
+    calibration: Calibration = NONE
+    """What its confidence means."""
 
 
 def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: Base, record: Record) -> None:
@@ -68,33 +73,56 @@ def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: B
             _settle_adapter_config(partial / ADAPTER_CONFIG, base)
             _save_config(plain(network).config, partial)
         tokenizer.save_pretrained(partial)
-        write_json(
-            partial / RECORD,
-            {
-                "format": FORMAT,
-                "labeltune": labeltune.__version__,
-                "labels": {"names": list(record.labels.names), "words": list(record.labels.words)},
-                "prompt": record.prompt.model_dump(),
-                "train": record.train.model_dump(),
-                "base": {"model": _pinned(record.model, base).model_dump(), "files": record.base_files},
-                "machine": asdict(record.machine),
-                "prior": record.prior,
-                "data": {
-                    "name": record.dataset,
-                    "license": record.license,
-                    "rows": record.rows,
-                    "sha256": record.data,
-                },
-                "validation": record.validation,
+        _describe(partial, replace(record, model=_pinned(record.model, base)))
+
+
+def save_calibrated(folder: Path, source: Path, record: Record) -> None:
+    """Write the artefact of `source` under another record; the weights are linked where the disk can do that."""
+    with replacing(folder) as partial:
+        partial.mkdir()
+        for name in _read(source / MANIFEST)["sha256"]:
+            if name not in (RECORD, CARD):
+                _link(source / name, partial / name)
+        _describe(partial, record)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one that has no links
+        shutil.copyfile(source, target)
+
+
+def _describe(folder: Path, record: Record) -> None:
+    """Write record, model card and manifest beside the weights."""
+    write_json(
+        folder / RECORD,
+        {
+            "format": FORMAT,
+            "labeltune": labeltune.__version__,
+            "labels": {"names": list(record.labels.names), "words": list(record.labels.words)},
+            "prompt": record.prompt.model_dump(),
+            "train": record.train.model_dump(),
+            "base": {"model": record.model.model_dump(), "files": record.base_files},
+            "machine": asdict(record.machine),
+            "prior": record.prior,
+            "data": {
+                "name": record.dataset,
+                "license": record.license,
+                "rows": record.rows,
+                "sha256": record.data,
             },
-        )
-        text = card(
-            base_name=base.name, model=record.model, labels=record.labels, train=record.train, prompt=record.prompt,
-            dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation,
-        )  # fmt: skip
-        (partial / CARD).write_bytes(text.encode())
-        files = sorted(file for file in partial.iterdir() if file.is_file())
-        write_json(partial / MANIFEST, {"sha256": {file.name: digest(file) for file in files}})
+            "validation": record.validation,
+            "calibration": asdict(record.calibration),
+        },
+    )
+    text = card(
+        model=record.model, labels=record.labels, train=record.train, prompt=record.prompt, dataset=record.dataset,
+        license=record.license, rows=record.rows, validation=record.validation, calibration=record.calibration,
+    )  # fmt: skip
+    (folder / CARD).write_bytes(text.encode())
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    write_json(folder / MANIFEST, {"sha256": {file.name: digest(file) for file in files}})
 
 
 def fingerprint(record: Record) -> Fingerprint:
@@ -142,6 +170,7 @@ def load_record(folder: Path) -> Record:
         license=content["data"]["license"],
         prior=content["prior"],
         validation=content["validation"],
+        calibration=Calibration(**content["calibration"]),
     )
 
 

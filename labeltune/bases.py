@@ -51,7 +51,7 @@ def open_base(model: Model) -> Base:
     kept = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".txt", ".model"))
     revision = folder.name if model.source == "hub" else None  # the Hub's cache names a folder by its commit
     hashes = {file.name: digest(file) for file in kept}
-    return Base(name=model.hub or model.name, folder=folder, files=hashes, revision=revision)
+    return Base(name=model.title, folder=folder, files=hashes, revision=revision)
 
 
 def _converted(file: Path, model: Model) -> Path:

@@ -1,6 +1,7 @@
 """The model card: what a classifier is, what it was made from, how well it did, and where not to trust it."""
 
 import labeltune
+from labeltune.calibration import Calibration
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
 from labeltune.params import Prompt, Train
@@ -19,7 +20,6 @@ HEADS = {
 
 def card(
     *,
-    base_name: str,
     model: Model,
     labels: LabelSet,
     train: Train,
@@ -28,6 +28,7 @@ def card(
     license: str | None,
     rows: dict[str, int],
     validation: dict[str, float],
+    calibration: Calibration,
 ) -> str:
     """Return the card as Markdown with the header that the Hugging Face Hub reads."""
     listed = "\n".join(
@@ -38,14 +39,14 @@ def card(
     figures = "\n".join(f"| {name} | {validation[name]:.3f} |" for name in ("accuracy", "macro_f1", "loss"))
     count = rows["validation"]
     return f"""---
-base_model: {base_name}
+base_model: {model.title}
 library_name: {"transformers" if train.method == "full" else "peft"}
 pipeline_tag: text-classification
 tags:
 - labeltune
 ---
 
-# {dataset}: a text classifier made from {base_name}
+# {dataset}: a text classifier made from {model.title}
 
 Made with labeltune {labeltune.__version__}: {METHODS[train.method]};
 {HEADS[train.head]}.
@@ -88,7 +89,7 @@ One row is {100 / count:.2f} points of accuracy. Figures on test rows stand in t
 - It always answers with one of these {len(labels)} labels, also where none fits.
 - It knows texts like those it was trained on; on others, in other languages above all, measure before you trust it.
 - Of a text that makes the prompt longer than {prompt.max_length} tokens it does not see the middle.
-- Its probabilities are the model's own, uncalibrated unless `labeltune.json` says otherwise.
+- {_confidence(calibration)}
 - What the base model learnt of people and places, it may repeat.
 
 ## Prompt
@@ -115,3 +116,20 @@ def _settings(train: Train) -> dict[str, object]:
         lora = train.lora
         shown["adapters"] = f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout}, on {lora.targets}"
     return shown
+
+
+def _confidence(calibration: Calibration) -> str:
+    """What its probabilities are worth, and when it abstains."""
+    if calibration.fitted:
+        text = (
+            f"Its probabilities are calibrated: a temperature of {calibration.temperature:.3f}, fitted on "
+            f"{calibration.rows:,} validation rows."
+        )
+    else:
+        text = "Its probabilities are the model's own, uncalibrated."
+    if calibration.threshold:
+        text += (
+            f" It abstains below a confidence of {calibration.threshold:.3f}: it answered {calibration.coverage:.1%} "
+            f"of the validation rows."
+        )
+    return text

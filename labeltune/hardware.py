@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -141,6 +142,17 @@ def peak_memory() -> int:
     """Largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // KIB_PER_MIB if sys.platform != "darwin" else peak // KIB_PER_MIB**2
+
+
+def costs(seconds: float, rows: int, folder: Path) -> dict[str, float]:
+    """What predicting took: seconds, rows per second, memory and the size of the classifier's folder, in MiB."""
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return {
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(rows / seconds, 2),
+        "peak_memory_mib": peak_memory(),
+        "size_mib": round(size / KIB_PER_MIB**2, 2),
+    }
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """Forward passes without gradients: the one way in which validation, evaluation and prediction get logits."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ def compute_logits(
     return result
 
 
-def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Softmax over the labels in double precision, `[rows, num_labels]`."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponential = np.exp(shifted)

@@ -1,6 +1,6 @@
 """How good predictions are, from label indices and probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
+from labeltune.intervals import Interval, Rows, accuracy_interval, bootstrap
 from labeltune.terminal import say, table
 
 Indices = NDArray[np.int64]
@@ -84,6 +85,81 @@ def summarise(labels: Indices, probabilities: Probabilities, names: Sequence[str
     }
 
 
+def intervals(
+    labels: Indices, probabilities: Probabilities, *, seed: int, resamples: int
+) -> dict[str, dict[str, Any] | None]:
+    """95% intervals of accuracy, macro F1 and ROC-AUC as `summarise` defines them; None where there is none.
+
+    Args:
+        labels: index of each row's label, `[rows]`.
+        probabilities: `[rows, num_labels]`.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    guesses, count, rows = probabilities.argmax(axis=1), probabilities.shape[1], len(labels)
+    listed = [1] if count == 2 else range(count)
+    found: dict[str, Interval | None] = {
+        "accuracy": accuracy_interval(labels == guesses, seed=seed, resamples=resamples),
+        "macro_f1": bootstrap(_resampled_f1(labels, guesses, count), rows, seed=seed, resamples=resamples),
+        "roc_auc": bootstrap(
+            _resampled_auc([(labels == label, probabilities[:, label]) for label in listed]),
+            rows,
+            seed=seed,
+            resamples=resamples,
+        ),
+    }
+    return {name: interval and interval.record() for name, interval in found.items()}
+
+
+def _resampled_f1(labels: Indices, guesses: Indices, num_labels: int) -> Callable[[Rows], Probabilities]:
+    """Macro F1 of rows at the positions `[..., rows]`."""
+    cells = labels * num_labels + guesses
+
+    def statistic(rows: Rows) -> Probabilities:
+        flat = rows.reshape(-1, rows.shape[-1])  # [resamples, rows]
+        places = cells[flat] + num_labels**2 * np.arange(len(flat))[:, None]
+        counts = np.bincount(places.ravel(), minlength=len(flat) * num_labels**2)
+        matrix = counts.reshape(len(flat), num_labels, num_labels)
+        occurring = matrix.sum(axis=1) + matrix.sum(axis=2)  # [resamples, num_labels]
+        f1 = 2 * np.einsum("rii->ri", matrix) / np.maximum(occurring, 1)
+        return (f1.sum(axis=1) / (occurring > 0).sum(axis=1)).reshape(rows.shape[:-1])
+
+    return statistic
+
+
+def _resampled_auc(rankings: Sequence[tuple[NDArray[np.bool_], Probabilities]]) -> Callable[[Rows], Probabilities]:
+    """Mean area under the ROC curves, each of positives and scores `[rows]`, of rows at the positions `[..., rows]`.
+
+    The area is the chance that a positive outscores a negative, ties counting half (Hanley and McNeil 1982).
+    """
+    prepared = []
+    for positive, scores in rankings:
+        order = np.argsort(scores, kind="stable")
+        starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))  # rows of one score stand together
+        prepared.append((positive[order], order, starts))
+
+    def statistic(rows: Rows) -> Probabilities:
+        flat = rows.reshape(-1, rows.shape[-1])
+        places = flat + rows.shape[-1] * np.arange(len(flat))[:, None]
+        times = np.bincount(places.ravel(), minlength=flat.size).reshape(flat.shape)  # each row is taken so often
+        areas = np.full((len(flat), len(prepared)), np.nan)
+        for i, (positive, order, starts) in enumerate(prepared):
+            taken = times[:, order]
+            positives = np.add.reduceat(taken * positive, starts, axis=1)  # [resamples, scores]
+            negatives = np.add.reduceat(taken * ~positive, starts, axis=1)
+            below = negatives.cumsum(axis=1) - negatives
+            pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+            won = (positives * (below + negatives / 2)).sum(axis=1)
+            np.divide(won, pairs, out=areas[:, i], where=pairs > 0)
+        known = ~np.isnan(areas)
+        total = np.where(known, areas, 0).sum(axis=1)
+        mean = np.full(len(flat), np.nan)
+        np.divide(total, known.sum(axis=1), out=mean, where=known.any(axis=1))
+        return mean.reshape(rows.shape[:-1])
+
+    return statistic
+
+
 def _macro(labels: Indices, guesses: Indices, num_labels: int) -> tuple[float, float, float]:
     """Macro precision, recall and F1."""
     present = sorted(set(labels.tolist()) | set(guesses.tolist()))
@@ -93,14 +169,19 @@ def _macro(labels: Indices, guesses: Indices, num_labels: int) -> tuple[float, f
 
 def show(figures: dict[str, Any], metrics: Path, predictions: Path) -> None:
     """Print the summary of `evaluate`."""
-    say(
-        f"test rows: {figures['n']:,}   accuracy {figures['accuracy']:.4f}   macro F1 {figures['macro_f1']:.4f}   "
-        f"ROC-AUC {_shown(figures['roc_auc'])}   log-loss {figures['log_loss']:.4f}"
-    )
+    rows = [
+        [name, _shown(figures[key]), _between(figures["intervals"][key])]
+        for name, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("ROC-AUC", "roc_auc"))
+    ]
+    table(f"{figures['n']:,} test rows", ["figure", "value", "95% interval"], rows)
     keys = ("precision", "recall", "f1", "roc_auc")
     rows = [[name, *(_shown(row[key]) for key in keys), row["support"]] for name, row in figures["per_class"].items()]
     table("per class", ["label", *keys, "rows"], rows)
     say(f"figures in {metrics}, every prediction in {predictions}")
+
+
+def _between(interval: dict[str, Any] | None) -> str:
+    return "undefined" if interval is None else f"{interval['low']:.4f} to {interval['high']:.4f}"
 
 
 def _shown(value: float | None) -> str:

@@ -36,6 +36,11 @@ class Origin(Section):
     url: str | None = None
     """Where a reader learns more."""
 
+    @property
+    def title(self) -> str:
+        """What records call it: its name on the Hub, where it has one."""
+        return self.hub or self.name
+
     @model_validator(mode="after")
     def _source_has_its_keys(self) -> "Origin":
         needed = {"files": "folder", "package": "archives", "hub": "hub"}[self.source]

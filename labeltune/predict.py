@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from labeltune.artefact import Record, load_record
 from labeltune.bases import Base, load_tokenizer, open_base, quiet
 from labeltune.blueprint import Blueprint
+from labeltune.calibration import Calibration
 from labeltune.errors import UserError
 from labeltune.hardware import device, inference_tokens
-from labeltune.inference import compute_logits, probabilities
+from labeltune.inference import compute_logits
 from labeltune.methods import transposed
 from labeltune.prompts import Encoder
 from labeltune.quantisation import fill_from
@@ -30,17 +31,39 @@ ADAPTER = "adapter_model.safetensors"
 class Predictions:
     """Answers for several texts, in their order."""
 
-    probabilities: NDArray[np.float64]
-    """`[rows, num_labels]`, each row adding up to 1."""
+    logits: NDArray[np.float32]
+    """`[rows, num_labels]`, before calibration."""
     truncated: list[bool]
     """Whether the model saw less than the whole text."""
+    calibration: Calibration
+    """What the confidence is computed with."""
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """`[rows, num_labels]`, calibrated, each row adding up to 1."""
+        return self.calibration.probabilities(self.logits)
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """Probability of the label that is answered, `[rows]`."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def abstained(self) -> list[bool]:
+        """Whether an answer is too unsure to be relied on."""
+        return (self.confidence < self.calibration.threshold).tolist()
 
     def table(self, rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-        """One row per text: id, text, label, prediction, `p_NAME` for every label, truncated."""
-        guesses = self.probabilities.argmax(axis=1)
-        columns = {f"p_{name}": self.probabilities[:, i] for i, name in enumerate(names)}
+        """One row per text: id, text, label, prediction, confidence, abstained, truncated, p_NAME and logit_NAME."""
+        given = self.probabilities
+        columns = {f"p_{name}": given[:, i] for i, name in enumerate(names)}
+        columns |= {f"logit_{name}": self.logits[:, i].astype(np.float64) for i, name in enumerate(names)}
         return rows[["id", "text", "label"]].assign(
-            prediction=[names[guess] for guess in guesses], **columns, truncated=self.truncated
+            prediction=[names[guess] for guess in given.argmax(axis=1)],
+            confidence=self.confidence,
+            abstained=self.abstained,
+            truncated=self.truncated,
+            **columns,
         )
 
 
@@ -95,7 +118,7 @@ class Classifier:
     def predict(
         self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Callable[[int], None] | None = None
     ) -> Predictions:
-        """Return the probabilities of every label for every text."""
+        """Return the answers to every text, in their order."""
         encoded = self.encoder.encode(texts)
         pad_id = self.encoder.tokenizer.pad_token_id
         logits = compute_logits(
@@ -105,7 +128,7 @@ class Classifier:
             batch_tokens=batch_tokens or inference_tokens(),
             progress=progress,
         )
-        return Predictions(probabilities=probabilities(logits), truncated=encoded.truncated)
+        return Predictions(logits=logits, truncated=encoded.truncated, calibration=self.record.calibration)
 
 
 def _open_same_base(record: Record, folder: Path) -> Base:

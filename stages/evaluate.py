@@ -1,36 +1,47 @@
-"""Measure the trained classifier on the test rows."""
+"""Measure the classifier on the test rows."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from labeltune import conf, hardware, metrics, outputs, terminal
+from labeltune import conf, confidence, hardware, metrics, outputs, terminal
 from labeltune.evaluation import Evaluate
 from labeltune.predict import Classifier
 
 TEST = Path("data/prepared/test.csv")
 CLASSIFIER = Path("models/classifier")
-METRICS = Path("metrics/metrics.json")
+METRICS, CONFIDENCE = Path("metrics/metrics.json"), Path("metrics/confidence_analysis.json")
 PREDICTIONS = Path("data/predictions/test.csv")
+COSTS = Path("costs/evaluate.json")
 
 
 def main() -> None:
-    """Write metrics/metrics.json and data/predictions/test.csv."""
+    """Write metrics.json and confidence_analysis.json under metrics/, data/predictions/test.csv, costs/evaluate.json."""
     settings = conf.section("evaluate", Evaluate)
     classifier = Classifier.load(CLASSIFIER)
-    torch.set_num_threads(hardware.choose_threads(classifier.record.train.threads))
+    record = classifier.record
+    torch.set_num_threads(hardware.choose_threads(record.train.threads))
     limit = None if settings.batch_tokens == "auto" else settings.batch_tokens
+    bootstrap = {"seed": settings.seed, "resamples": settings.resamples}
     with outputs.unchanged({"test": TEST}):
         rows = outputs.read_prepared(TEST)
+        started = time.perf_counter()
         with terminal.progress("predicting the test rows", len(rows)) as progress:
-            predictions = classifier.predict(rows["text"].tolist(), batch_tokens=limit, progress=progress)
-        names = classifier.record.labels.names
-        labels = np.array(classifier.record.labels.index(rows["label"].tolist()))
-        figures = metrics.summarise(labels, predictions.probabilities, names)
-        outputs.write_table(PREDICTIONS, predictions.table(rows, names))
+            answers = classifier.predict(rows["text"].tolist(), batch_tokens=limit, progress=progress)
+        spent = time.perf_counter() - started
+        names, given = record.labels.names, answers.probabilities
+        labels = np.array(record.labels.index(rows["label"].tolist()))
+        figures = metrics.summarise(labels, given, names)
+        figures["intervals"] = metrics.intervals(labels, given, **bootstrap)
+        trust = confidence.analyse(answers.logits, labels, record.calibration, **bootstrap)
+        outputs.write_table(PREDICTIONS, answers.table(rows, names))
         outputs.write_json(METRICS, figures)
+        outputs.write_json(CONFIDENCE, trust)
+        outputs.write_json(COSTS, hardware.costs(spent, len(rows), CLASSIFIER))
     metrics.show(figures, METRICS, PREDICTIONS)
+    confidence.show(trust, CONFIDENCE)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from labeltune import conf, figures, outputs, points, terminal
-from labeltune.labels import LabelSet
 from labeltune.evaluation import Plot
+from labeltune.labels import LabelSet
 
 LABELS = Path("data/prepared/labels.json")
 PREDICTIONS = Path("data/predictions/test.csv")

@@ -14,13 +14,13 @@ from labeltune.prompts import Encoder
 from labeltune.rows import encode
 
 PREPARED = Path("data/prepared")
-CLASSIFIER = Path("models/classifier")
+TRAINED = Path("models/trained")
 METRICS, COSTS = Path("metrics/train.json"), Path("costs/train.json")
 CURVES = Path("plots/curves")
 
 
 def main() -> None:
-    """Write models/classifier/, metrics/train.json, costs/train.json and plots/curves/."""
+    """Write models/trained/, metrics/train.json, costs/train.json and plots/curves/."""
     settings, prompt = conf.section("train", Train), conf.section("prompt", Prompt)
     model, dataset = conf.section("model", Model), conf.section("dataset", Dataset)
     machine = hardware.choose(settings)
@@ -46,10 +46,10 @@ def main() -> None:
         ):
             network, trained = fit.fine_tune(plan, *splits.values(), store=store, callbacks=callbacks)
             record = replace(record, prior=methods.prior(network), validation=trained.best)
-            artefact.save(CLASSIFIER, network, encoder.tokenizer, base, record)
+            artefact.save(TRAINED, network, encoder.tokenizer, base, record)
             history.save(trained, METRICS, COSTS, CURVES)
             store.remove()
-    history.show(trained, CLASSIFIER)
+    history.show(trained, TRAINED)
 
 
 if __name__ == "__main__":
