@@ -1,6 +1,8 @@
 """The `labeltune` command."""
 
 import argparse
+import json
+from pathlib import Path
 
 from labeltune import __version__, conf, terminal
 from labeltune.errors import UserError
@@ -17,6 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.command == "fetch":
         _fetch(options.recipes)
+    elif options.command == "compare":
+        _compare(options.runs, as_json=options.json, figure=options.figure)
     elif options.command in conf.KINDS:
         _list(options.command)
     else:
@@ -34,6 +38,10 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(kind, help=f"list the {kind} under conf/{kind}/")
     fetch = commands.add_parser("fetch", help="fill the cache with what a recipe needs, to run it without a network")
     fetch.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: what params.yaml resolves to")
+    compare = commands.add_parser("compare", help="say which differences between finished runs are more than noise")
+    compare.add_argument("runs", nargs="+", metavar="EXP", help="experiments, branches, commits, or `workspace`")
+    compare.add_argument("--figure", type=Path, metavar="FILE", help="draw the comparison into a PNG, SVG or PDF file")
+    compare.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
 
@@ -63,3 +71,21 @@ def _fetch(recipes: list[str]) -> None:
         base = open_base(resolved.model)
         rows = sum(map(len, frames.values()))
         terminal.say(f"{resolved.recipe}: {rows:,} rows of {dataset.name} and the model {base.name} are in the cache")
+
+
+def _compare(names: list[str], *, as_json: bool, figure: Path | None) -> None:
+    """Read the runs, compare them with the workspace's settings of the bootstrap, and print or draw it."""
+    from labeltune import experiments
+    from labeltune.comparison_figure import draw_comparison
+
+    settings = conf.resolve().evaluate
+    runs = [experiments.read_run(name) for name in names]
+    found = experiments.compare(runs, seed=settings.seed, resamples=settings.resamples)
+    if figure:
+        draw_comparison(found.record()["groups"], figure, dpi=150)
+    if as_json:
+        print(json.dumps(found.record(), ensure_ascii=False, indent=2, sort_keys=True))
+    else:
+        experiments.show(found)
+        if figure:
+            terminal.say(f"drawn in {figure}")

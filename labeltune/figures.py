@@ -1,11 +1,8 @@
 """The pictures of a run: the same rows give the same bytes, in any of the labels' languages."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,47 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import confusion_matrix
 
-from labeltune import fonts
+from labeltune.drawing import BLUE, DASHES, FAINT, INK, ORANGE, PALETTE, figure, save, shortened, style
 from labeltune.points import Curve, listed, precision_recall_curves, roc_curves
-
-BLUE, ORANGE = "#0072B2", "#E69F00"
-"""Training and validation, in every picture."""
-PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#4D4D4D")
-"""Labels. Colour-blind readers tell them apart: Wong, Color blindness, Nature Methods 8, 441 (2011)."""
-DASHES = ("solid", "dashed", "dotted")
-"""The line styles of the labels 1 to 7, 8 to 14, 15 to 21."""
-LONGEST = 32
-"""A label name of more characters is cut, with an ellipsis."""
-
-INK, FAINT = "#333B43", "#8A939C"
-STYLE: dict[str, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": FAINT,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.titlesize": 12,
-    "font.size": 10,
-    "grid.color": "#E4E7EB",
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.title_fontsize": 9,
-    "lines.linewidth": 1.8,
-    # The page grows around the axes: a long label name takes nothing from the drawing.
-    "savefig.bbox": "tight",
-    "savefig.pad_inches": 0.15,
-    "text.color": INK,
-    # A label named "$x_1$" is a name and no formula.
-    "text.parse_math": False,
-    "text.usetex": False,
-    "xtick.color": INK,
-    "ytick.alignment": "center",
-    "ytick.color": INK,
-}
 
 
 def draw_training(train: pd.DataFrame, validation: pd.DataFrame, best_step: int, folder: Path, *, dpi: int) -> None:
@@ -64,14 +22,14 @@ def draw_training(train: pd.DataFrame, validation: pd.DataFrame, best_step: int,
     of `validation` whose weights are kept.
     """
     metrics = ("accuracy", "loss")
-    with _style([], dpi):
+    with style([], dpi):
         for metric in metrics:
             axes = Figure(figsize=(6.4, 3.8)).add_subplot()
             plot_training(axes, train, validation, metric, best_step)
-            _save(axes, folder / f"{metric}.png")
+            save(axes, folder / f"{metric}.png")
         for axes, metric in zip(Figure(figsize=(13.6, 3.8)).subplots(1, 2), metrics, strict=True):
             plot_training(axes, train, validation, metric, best_step)
-        _save(axes, folder / "training_metrics.pdf")
+        save(axes, folder / "training_metrics.pdf")
 
 
 def plot_training(axes: Axes, train: pd.DataFrame, validation: pd.DataFrame, metric: str, best_step: int) -> None:
@@ -106,7 +64,7 @@ def draw_confusion(y_true: np.ndarray, y_pred: np.ndarray, names: list[str], pat
         counts = confusion_matrix(y_true, y_pred, labels=range(size))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(3.4, 0.5 * size)  # inches
-    with _style(names, dpi):
+    with style(names, dpi):
         axes = Figure(figsize=(side, side)).add_axes((0, 0, 1, 1))
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(counts.shape):
@@ -114,13 +72,13 @@ def draw_confusion(y_true: np.ndarray, y_pred: np.ndarray, names: list[str], pat
             fontsize = min(13 if size < 6 else 11, 80 * side / size / len(text))
             colour = "white" if shares[row, column] > 0.55 else INK
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=fontsize)
-        _name_cells(axes, _shortened(names), side / size)
+        _name_cells(axes, shortened(names), side / size)
         axes.set(title="Confusion matrix of the test rows", xlabel="predicted label", ylabel="true label")
         scale = axes.inset_axes((1 + 0.2 / side, 0.1, 0.14 / side, 0.8))
         share = PercentFormatter(1)
-        bar = _figure(axes).colorbar(image, cax=scale, format=share, label="share of the true label")
+        bar = figure(axes).colorbar(image, cax=scale, format=share, label="share of the true label")
         bar.outline.set_visible(False)
-        _save(axes, path)
+        save(axes, path)
 
 
 def _name_cells(axes: Axes, names: list[str], width: float) -> None:
@@ -145,13 +103,13 @@ def draw_roc(y_true: np.ndarray, probabilities: np.ndarray, names: list[str], pa
     or every row has gets no curve, and the legend says so.
     """
     curves = roc_curves(y_true, probabilities)
-    with _style(names, dpi):
+    with style(names, dpi):
         axes = Figure(figsize=(4.4, 4.4)).add_axes((0, 0, 1, 1))
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         handles, labels = _plot_curves(axes, curves, names)
         axes.set(title=f"ROC: {_against(names)}", xlabel="false positive rate", ylabel="true positive rate")
         axes.legend(handles, labels, title="area under the curve", **_legend(names, "lower right"))
-        _save(axes, path)
+        save(axes, path)
 
 
 def draw_precision_recall(
@@ -159,17 +117,17 @@ def draw_precision_recall(
 ) -> None:
     """Write the precision-recall curves, of the same labels and arrays as `draw_roc`."""
     curves = precision_recall_curves(y_true, probabilities)
-    with _style(names, dpi):
+    with style(names, dpi):
         axes = Figure(figsize=(4.4, 4.4)).add_axes((0, 0, 1, 1))
         handles, labels = _plot_curves(axes, curves, names, drawstyle="steps-pre")
         axes.set(title=f"Precision and recall: {_against(names)}", xlabel="recall", ylabel="precision")
         axes.legend(handles, labels, title="average precision", **_legend(names, "lower left"))
-        _save(axes, path)
+        save(axes, path)
 
 
 def _plot_curves(axes: Axes, curves: list[Curve], names: list[str], **line: Any) -> tuple[list[Line2D], list[str]]:
     """Plot the curves over the unit square; returns the handles and texts of the legend."""
-    drawn, shown = {curve.label: curve for curve in curves}, _shortened(names)
+    drawn, shown = {curve.label: curve for curve in curves}, shortened(names)
     handles, labels = [], []
     for place, label in enumerate(listed(len(names))):
         if label in drawn:
@@ -186,7 +144,7 @@ def _plot_curves(axes: Axes, curves: list[Curve], names: list[str], **line: Any)
 
 
 def _against(names: list[str]) -> str:
-    shown = _shortened(names)
+    shown = shortened(names)
     return f"{shown[1]} against {shown[0]}" if len(names) == 2 else "each label against the rest"
 
 
@@ -194,30 +152,3 @@ def _legend(names: list[str], corner: str) -> dict[str, Any]:
     if len(names) == 2:
         return {"alignment": "left", "loc": corner}
     return {"alignment": "left", "loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
-
-
-def _shortened(names: list[str]) -> list[str]:
-    return [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in names]
-
-
-@contextmanager
-def _style(texts: Iterable[str], dpi: int) -> Iterator[None]:
-    families = fonts.families(texts)
-    with mpl.rc_context():
-        # The user's own matplotlibrc would make another picture of the same rows.
-        mpl.rcdefaults()
-        mpl.rc("font", family=families)
-        mpl.rcParams.update(STYLE | {"savefig.dpi": dpi})
-        yield
-
-
-def _save(axes: Axes, path: Path) -> None:
-    # Neither date nor version: a new Matplotlib that draws the same pixels writes the same file.
-    unnamed = ("CreationDate", "Creator", "Producer") if path.suffix == ".pdf" else ("Software",)
-    _figure(axes).savefig(path, metadata=dict.fromkeys(unnamed))
-
-
-def _figure(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "axes are made by a figure and never taken out of it"
-    return figure

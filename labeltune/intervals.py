@@ -1,5 +1,6 @@
 """How sure a figure is: 95% confidence intervals, and paired tests between two models on the same rows."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -49,16 +50,17 @@ def bootstrap(
     """
     if count < 2:
         return None
-    result = stats.bootstrap(
-        (np.arange(count),),
-        lambda rows, axis: statistic(np.moveaxis(rows, axis, -1)),
-        n_resamples=resamples,
-        batch=max(1, CELLS // count),
-        vectorized=True,
-        method="percentile",
-        confidence_level=LEVEL,
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings(action="ignore", category=stats.DegenerateDataWarning):  # NaN is looked at below
+        result = stats.bootstrap(
+            (np.arange(count),),
+            lambda rows, axis: statistic(np.moveaxis(rows, axis, -1)),
+            n_resamples=resamples,
+            batch=max(1, CELLS // count),
+            vectorized=True,
+            method="percentile",
+            confidence_level=LEVEL,
+            rng=np.random.default_rng(seed),
+        )
     values = result.bootstrap_distribution
     undefined = np.isnan(values)
     if undefined.mean() > LOST:

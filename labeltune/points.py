@@ -1,11 +1,13 @@
 """The points behind the pictures: ROC and precision-recall curves, and the tables that DVC draws of them."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+
+from labeltune.confidence import risk_coverage
 
 MOST = 500
 """At most so many points a curve in a table: at most 1/250 of an axis between two of them."""
@@ -65,6 +67,22 @@ def confusion_rows(y_true: np.ndarray, y_pred: np.ndarray, names: list[str]) -> 
     named = np.asarray(names, dtype=object)
     columns = {"label": named[np.asarray(y_true, int)], "prediction": named[np.asarray(y_pred, int)]}
     return pd.DataFrame(columns)
+
+
+def reliability_points(calibration: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate the reliability curve after calibration as rows of confidence, accuracy, rows.
+
+    `calibration` is the section of confidence_analysis.json; bins without rows are left out.
+    """
+    curve = [part for part in calibration["after"]["reliability"] if part["rows"]]
+    return pd.DataFrame(curve, columns=["confidence", "accuracy", "rows"])
+
+
+def risk_points(confidence: np.ndarray, right: np.ndarray) -> pd.DataFrame:
+    """Tabulate the points of the risk-coverage curve as rows of coverage, risk."""
+    x, y = risk_coverage(confidence, right)
+    kept = thinned(x, y)
+    return pd.DataFrame({"coverage": x[kept].round(6), "risk": y[kept].round(6)})
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:

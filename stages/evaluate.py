@@ -18,7 +18,7 @@ COSTS = Path("costs/evaluate.json")
 
 
 def main() -> None:
-    """Write metrics.json and confidence_analysis.json under metrics/, data/predictions/test.csv, costs/evaluate.json."""
+    """Write metrics and confidence_analysis under metrics/, data/predictions/test.csv and costs/evaluate.json."""
     settings = conf.section("evaluate", Evaluate)
     classifier = Classifier.load(CLASSIFIER)
     record = classifier.record

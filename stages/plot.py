@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from labeltune import conf, figures, outputs, points, terminal
+from labeltune import conf, figures, outputs, points, terminal, trust_figures
 from labeltune.evaluation import Plot
 from labeltune.labels import LabelSet
 
 LABELS = Path("data/prepared/labels.json")
 PREDICTIONS = Path("data/predictions/test.csv")
 TRAINING = Path("metrics/train.json")
+CONFIDENCE = Path("metrics/confidence_analysis.json")
 CURVES = Path("plots/curves")
 PLOTS = Path("plots")
 
@@ -32,6 +33,14 @@ def main() -> None:
     figures.draw_confusion(labels, guesses, names, PLOTS / "confusion_matrix.png", dpi=settings.dpi)
     figures.draw_roc(labels, probabilities, names, PLOTS / "roc.png", dpi=settings.dpi)
     figures.draw_precision_recall(labels, probabilities, names, PLOTS / "precision_recall.png", dpi=settings.dpi)
+    trust = json.loads(CONFIDENCE.read_text(encoding="utf-8"))
+    confidence, threshold = rows["confidence"].to_numpy(), trust["abstention"]["threshold"]
+    trust_figures.draw_reliability(trust["calibration"], PLOTS / "reliability.png", dpi=settings.dpi)
+    trust_figures.draw_risk_coverage(
+        confidence, labels == guesses, threshold, PLOTS / "risk_coverage.png", dpi=settings.dpi
+    )
+    outputs.write_table(PLOTS / "reliability.csv", points.reliability_points(trust["calibration"]))
+    outputs.write_table(PLOTS / "risk_coverage.csv", points.risk_points(confidence, labels == guesses))
     outputs.write_table(PLOTS / "confusion.csv", points.confusion_rows(labels, guesses, names))
     outputs.write_table(PLOTS / "roc.csv", points.roc_points(labels, probabilities, names))
     outputs.write_table(PLOTS / "precision_recall.csv", points.precision_recall_points(labels, probabilities, names))

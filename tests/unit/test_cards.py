@@ -1,13 +1,14 @@
+from labeltune.calibration import NONE, Calibration
 from labeltune.cards import card
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
 from labeltune.params import Prompt, Train
 
 
-def text(**train: object) -> str:
+def text(calibration: Calibration = NONE, **train: object) -> str:
     return card(
-        base_name="org/base",
-        model=Model(name="base", source="files", folder="x", license="Apache-2.0"),
+        calibration=calibration,
+        model=Model(name="base", source="files", folder="x", hub="org/base", license="Apache-2.0"),
         labels=LabelSet(names=("负面", "spam"), words=("差评", "spam")),
         train=Train.model_validate({"seed": 7, **train}),
         prompt=Prompt(template="{labels}? {text} Label:", max_length=99),
@@ -35,3 +36,11 @@ def test_a_card_of_full_tuning_names_no_adapters() -> None:
     assert "library_name: transformers" in shown
     assert "every weight was trained" in shown
     assert "adapters |" not in shown
+
+
+def test_a_card_says_what_its_confidence_is_worth() -> None:
+    assert "the model's own, uncalibrated." in text()
+    fitted = Calibration(temperature=1.5, fitted=True, rows=1200, threshold=0.75, coverage=0.95)
+    shown = text(fitted)
+    assert "a temperature of 1.500, fitted on 1,200 validation rows" in shown
+    assert "abstains below a confidence of 0.750: it answered 95.0%" in shown

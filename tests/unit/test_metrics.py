@@ -55,3 +55,35 @@ def test_what_is_undefined_is_null_and_never_zero_or_nan() -> None:
 def test_a_certain_error_costs_much_but_not_infinitely() -> None:
     loss = metrics.log_loss(np.array([1]), np.array([[1.0, 0.0]]))
     assert 700 < loss < 800
+
+
+def test_resampled_figures_equal_the_figures_of_the_resample() -> None:
+    labels, probabilities = random_case(40)
+    probabilities = probabilities.round(1)  # ties
+    rows = RNG.integers(0, 40, (5, 40))
+    guesses = probabilities.argmax(axis=1)
+    f1 = metrics._resampled_f1(labels, guesses, 3)(rows)
+    rankings = [(labels == label, probabilities[:, label]) for label in range(3)]
+    areas = metrics._resampled_auc(rankings)(rows)
+    for i, taken in enumerate(rows):
+        assert f1[i] == pytest.approx(metrics.macro_f1(labels[taken], guesses[taken], 3))
+        assert areas[i] == pytest.approx(np.mean(metrics.roc_auc(labels[taken], probabilities[taken])))
+
+
+def test_every_figure_has_an_interval_around_it() -> None:
+    labels = RNG.integers(0, 2, 300)
+    scores = np.clip(0.5 + (labels - 0.5) * 0.4 + RNG.normal(0, 0.3, 300), 0, 1)
+    probabilities = np.column_stack([1 - scores, scores])
+    figures = metrics.summarise(labels, probabilities, ["ham", "spam"])
+    found = metrics.intervals(labels, probabilities, seed=0, resamples=500)
+    for name in ("accuracy", "macro_f1", "roc_auc"):
+        assert found[name]["low"] < figures[name] < found[name]["high"]
+        assert found[name]["high"] - found[name]["low"] < 0.15
+
+
+def test_one_class_leaves_the_auc_and_its_interval_undefined() -> None:
+    probabilities = np.column_stack([RNG.random(20), np.zeros(20)])
+    probabilities[:, 1] = 1 - probabilities[:, 0]
+    labels = np.zeros(20, dtype=int)
+    assert metrics.intervals(labels, probabilities, seed=0, resamples=200)["roc_auc"] is None
+    assert metrics.summarise(labels, probabilities, ["ham", "spam"])["roc_auc"] is None
