@@ -1,7 +1,9 @@
 """Forward passes without gradients: the one way in which validation, evaluation and prediction get logits."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 Tensors = dict[str, torch.Tensor]
+Result = TypeVar("Result")
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> Tensors:
@@ -71,23 +74,57 @@ def compute_logits(
     device = next(network.parameters()).device
     extra = getattr(network, "extra_tokens", 0)  # behind a PEFT model it is found too
     batches = token_batches([len(ids) + extra for ids in input_ids], batch_tokens)
-    parts: list[NDArray[np.float32]] = []
-    was_training = network.training
-    network.eval()
-    with torch.inference_mode():
-        for rows in batches:
-            batch = pad([input_ids[row] for row in rows], pad_id)
-            if states is not None:
-                batch = {"states": pad_states([states[row] for row in rows]), "attention_mask": batch["attention_mask"]}
-            logits = network(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-            parts.append(logits.float().cpu().numpy())
+
+    def answer(rows: list[int]) -> NDArray[np.float32]:
+        batch = pad([input_ids[row] for row in rows], pad_id)
+        if states is not None:
+            batch = {"states": pad_states([states[row] for row in rows]), "attention_mask": batch["attention_mask"]}
+        return network(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float().cpu().numpy()
+
+    result: NDArray[np.float32] | None = None
+    with evaluating(network):
+        for rows, logits in zip(batches, spread(answer, batches, device), strict=True):
+            if result is None:
+                result = np.empty((len(input_ids), logits.shape[1]), dtype=np.float32)
+            result[rows] = logits
             if progress:
                 progress(len(rows))
-    network.train(was_training)
-    order = np.concatenate([np.array(rows) for rows in batches])
-    result = np.empty((len(input_ids), parts[0].shape[1]), dtype=np.float32)
-    result[order] = np.concatenate(parts)
+    assert result is not None, "there is a row"
     return result
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Switch a network's dropout off for a while."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+def spread(work: Callable[[list[int]], Result], batches: Sequence[list[int]], device: torch.device) -> Iterator[Result]:
+    """Do forward passes of several batches at once, one CPU thread each; yields the results in their order.
+
+    Threads that share a batch wait for one another at every operation; with a batch each they don't, and the last bits
+    don't depend on how many there are. A GPU takes one batch after the other.
+    """
+    threads = torch.get_num_threads()
+
+    def passed(rows: list[int]) -> Result:
+        with torch.inference_mode():  # each thread has its own
+            return work(rows)
+
+    if device.type != "cpu" or threads == 1 or len(batches) == 1:
+        yield from map(passed, batches)
+        return
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(passed, batches)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # a part of it holds for all threads
 
 
 def probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

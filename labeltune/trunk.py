@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from labeltune.hardware import inference_tokens
-from labeltune.inference import pad, token_batches
+from labeltune.inference import evaluating, pad, spread, token_batches
 
 MEMORY_SHARE = 0.25
 
@@ -28,15 +28,16 @@ def states(
 ) -> list[torch.Tensor]:
     """Run the trunk over every row; returns a CPU tensor `[length + extra_tokens, size]` per row."""
     kept: list[torch.Tensor] = [torch.empty(0)] * len(input_ids)
-    was_training = network.training
-    network.eval()
-    with torch.no_grad():
-        for rows in token_batches([len(ids) + network.extra_tokens for ids in input_ids], inference_tokens()):
-            batch = pad([input_ids[row] for row in rows], pad_id)
-            hidden = network.trunk(**{name: tensor.to(network.device) for name, tensor in batch.items()})
-            for row, state in zip(rows, hidden.cpu(), strict=True):
+    batches = token_batches([len(ids) + network.extra_tokens for ids in input_ids], inference_tokens())
+
+    def climb(rows: list[int]) -> torch.Tensor:
+        batch = pad([input_ids[row] for row in rows], pad_id)
+        return network.trunk(**{name: tensor.to(network.device) for name, tensor in batch.items()}).cpu()
+
+    with evaluating(network):
+        for rows, hidden in zip(batches, spread(climb, batches, network.device), strict=True):
+            for row, state in zip(rows, hidden, strict=True):
                 kept[row] = state[: len(input_ids[row]) + network.extra_tokens].clone()
             if progress:
                 progress(len(rows))
-    network.train(was_training)
     return kept

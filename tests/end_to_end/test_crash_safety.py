@@ -1,6 +1,6 @@
 """A pipeline whose training is killed, in the workspace, a temporary folder or the queue, ends as if it had not been.
 
-What DVC wrote into dvc.lock is compared: the hashes of models/classifier, plots/curves and metrics/train.json.
+What DVC wrote into dvc.lock is compared: the hashes of models/trained, plots/curves and metrics/train.json.
 """
 
 import os
@@ -66,7 +66,7 @@ def outs(lock: str) -> dict[str, str]:
     content: Any = YAML(typ="safe").load(lock)
     found = {out["path"]: out["md5"] for out in content["stages"]["train"]["outs"]}
     del found["costs/train.json"]
-    assert sorted(found) == ["metrics/train.json", "models/classifier", "plots/curves"]
+    assert sorted(found) == ["metrics/train.json", "models/trained", "plots/curves"]
     return found
 
 

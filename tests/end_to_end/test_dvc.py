@@ -7,6 +7,10 @@ import pytest
 
 from tests.end_to_end.commands import commit_project, run, user
 
+STAGES = [
+    "configure", "prepare", "train", "calibrate", "evaluate", "robustness", "baselines", "compare", "worklist", "plot",
+    "report",
+]  # fmt: skip
 pytestmark = pytest.mark.slow
 
 
@@ -23,26 +27,33 @@ def stages_run(printed: str) -> list[str]:
 
 
 def test_a_users_day(repository: Path) -> None:
-    assert stages_run(run("dvc repro")) == ["configure", "prepare", "train", "evaluate", "plot"]
+    assert sorted(stages_run(run("dvc repro"))) == sorted(STAGES)
     assert stages_run(run("dvc repro")) == []
     run("git add .")
     run("git commit --quiet -m result")
     assert run("git status --porcelain --ignored=no").strip() == ""
 
-    # A setting of evaluate retrains nothing; code that train imports does.
-    assert stages_run(run("dvc exp run -S evaluate.batch_tokens=512")) == ["configure", "evaluate"]
+    # A setting of one part reruns that part and what reads it; code that train imports retrains.
+    assert stages_run(run("dvc exp run -S robustness.sample=3")) == ["configure", "robustness", "plot", "report"]
+    assert stages_run(run("dvc exp run -S report.language=zh")) == ["configure", "report"]
     heads = Path("labeltune/heads.py")
     heads.write_text(heads.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
-    assert stages_run(run("dvc repro"))[:2] == ["train", "evaluate"]
+    assert stages_run(run("dvc repro"))[0] == "train"
     run("git checkout --quiet .")
     run("dvc checkout --quiet")
 
     # Another seed is one command, and its difference is told.
-    assert stages_run(run("dvc exp run --name other -S train.seed=7")) == ["configure", "train", "evaluate", "plot"]
+    again = stages_run(run("dvc exp run --name other -S train.seed=7"))
+    assert again[:2] == ["configure", "train"]
+    assert not {"prepare", "baselines"} & set(again)
     assert "train.seed" in run("dvc params diff")
     difference = json.loads(run("dvc metrics diff --json"))
     assert "metrics/metrics.json" in difference
     assert "other" in run("dvc exp show --only-changed --csv")
+    compared = json.loads(run("labeltune compare HEAD other --json"))
+    assert [sorted(group["seeds"]) for group in compared["groups"]] == [[7, 42]]
+    assert (compared["pairs"][0]["first"], compared["pairs"][0]["second"]) == ("HEAD", "other")
+    assert "no such experiment" in run("labeltune compare HEAD nothing", status=1)
 
     # Figures draw in a page that asks for nothing outside.
     run("dvc plots diff HEAD --out page")

@@ -32,7 +32,7 @@ from tests.conftest import make_project
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["transformers.models.llama.modeling_llama", "bitsandbytes", "sklearn.metrics", __name__])
-OUTS = ("models/classifier", "metrics/train.json", "plots/curves")
+OUTS = ("models/trained", "metrics/train.json", "plots/curves")
 WAIT = 120.0
 
 Fault = Callable[[], object]
@@ -464,11 +464,11 @@ def test_a_given_checkpoint_is_gone_on_from(make: Make, reference: References) -
     assert run(configured(folder, f"{LORA}, resume: backup/step-00000002")).resumed == [2]
     assert without_resume(written(folder)) == without_resume(reference(LORA))
 
-    before = (folder / "models/classifier/manifest.json").read_bytes()
+    before = (folder / "models/trained/manifest.json").read_bytes()
     ended = run(configured(folder, f"{LORA}, label_smoothing: 0.1, resume: {given}"), status=1)
     assert ended.error.startswith(f"error: train.resume: {given} is of another training (configuration.train.label_sm")
     assert "label_smoothing: 0.0 there, 0.1 here)" in ended.error
-    assert (folder / "models/classifier/manifest.json").read_bytes() == before
+    assert (folder / "models/trained/manifest.json").read_bytes() == before
 
 
 def without_resume(outs: dict[str, bytes]) -> dict[str, bytes]:
@@ -492,7 +492,7 @@ def test_a_signal_ends_it_after_the_step_with_a_checkpoint(
         f"stopped by {number.name} at step 3; the checkpoint is kept, the same command goes on from it\n"
     )
     assert steps(folder) == [3]
-    assert not (folder / "models/classifier").exists()
+    assert not (folder / "models/trained").exists()
     ended = run(folder, partial(signalled, number, 11), status=status)  # in its last step
     assert ended.resumed == [3]
     assert run(folder).resumed == [12]
@@ -537,11 +537,11 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_step_and_the_rows(make: Make
     ended = run(folder, partial(row_lost, 0, 17), status=1)
     assert "error: the loss is not finite at step " in ended.error
     assert f"for the rows with the ids {ids[17]} of data/prepared/train.csv; " in ended.error
-    assert not (folder / "models/classifier").exists()
+    assert not (folder / "models/trained").exists()
     ended = run(folder, partial(weights_lost, 7, "training_step"), status=1)
     assert "not finite at step 8, for the rows with the ids " in ended.error
     assert ended.error.split("the ids ")[1].split(" of data")[0].count(",") == 3
-    assert not (folder / "models/classifier").exists()
+    assert not (folder / "models/trained").exists()
     ended = run(folder, partial(weights_lost, 12, "evaluate"), status=1)
     assert ended.resumed == [6]
     validation = pd.read_csv(folder / "data/prepared/validation.csv", dtype=str)["id"]
@@ -549,7 +549,7 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_step_and_the_rows(make: Make
         f"error: the loss is not finite at step 12, for the rows with the ids {', '.join(validation)} " in ended.error
     )
     assert "of data/prepared/validation.csv; lower train.learning_rate" in ended.error
-    assert not (folder / "models/classifier").exists()
+    assert not (folder / "models/trained").exists()
 
 
 # Full disks
@@ -584,9 +584,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(step: int, make: Make, refer
         curves = [pd.read_csv(place / f"plots/curves/{name}.csv") for place in (folder, unpacked(expected, folder))]
         # The epoch is a share of the batches, and the last step of an epoch has fewer.
         pd.testing.assert_frame_equal(*(curve.drop(columns="epoch") for curve in curves), rtol=1e-5, atol=1e-6)
-    mine, theirs = (
-        load_file(place / "models/classifier/adapter_model.safetensors") for place in (folder, folder / "x")
-    )
+    mine, theirs = (load_file(place / "models/trained/adapter_model.safetensors") for place in (folder, folder / "x"))
     assert mine.keys() == theirs.keys()
     for weight in mine:
         np.testing.assert_allclose(mine[weight], theirs[weight], rtol=1e-4, atol=1e-6)
@@ -607,7 +605,7 @@ def test_out_of_memory_with_one_row_says_what_to_set(make: Make) -> None:
     assert "train.batch_size: 2 and train.accumulation: 4\n" in ended.out
     assert "train.batch_size: 1 and train.accumulation: 8\n" in ended.out
     assert ended.error.startswith("error: out of memory even with one row in a batch: set train.gradient_checkpointing")
-    assert not (folder / "models/classifier").exists()
+    assert not (folder / "models/trained").exists()
 
 
 # Inputs

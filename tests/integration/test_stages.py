@@ -13,11 +13,31 @@ import pytest
 
 from labeltune import terminal
 from labeltune.errors import UserError
+from labeltune.inference import probabilities
 from labeltune.predict import Classifier
-from stages import configure, evaluate, plot, prepare, train
+from stages import (
+    baselines,
+    calibrate,
+    compare,
+    configure,
+    evaluate,
+    plot,
+    prepare,
+    report,
+    robustness,
+    train,
+    worklist,
+)
 
-STAGES: list[Callable[[], None]] = [configure.main, prepare.main, train.main, evaluate.main, plot.main]
-OUTS = ("resolved.yaml", "data/prepared", "data/predictions", "models", "metrics", "plots")
+STAGES: list[Callable[[], None]] = [
+    module.main
+    for module in (
+        configure, prepare, train, calibrate, evaluate, robustness, baselines, compare, worklist, plot, report,
+    )
+]  # fmt: skip
+OUTS = ("resolved.yaml", "data", "models", "metrics", "plots")
+REPORTS = ("plots/report.html", "plots/report.md")
+"""They tell run times."""
 
 
 def run_all() -> None:
@@ -51,7 +71,13 @@ def test_the_stages_write_what_they_promise(project: Path) -> None:
         "models/classifier/adapter_config.json", "models/classifier/config.json", "models/classifier/tokenizer.json",
         "models/classifier/labeltune.json", "models/classifier/manifest.json", "models/classifier/README.md",
         "metrics/train.json", "costs/train.json", "plots/curves/train.csv", "plots/curves/validation.csv",
-        "metrics/metrics.json", "data/predictions/test.csv", "plots/accuracy.png", "plots/loss.png",
+        "metrics/metrics.json", "data/predictions/test.csv", "models/trained/labeltune.json",
+        "data/predictions/validation.csv", "metrics/confidence_analysis.json", "metrics/robustness_result.json",
+        "data/robustness/rows.csv", "data/robustness/flips.csv", "data/baselines/predictions.csv",
+        "metrics/baselines.json", "metrics/baseline_comparison.json", "metrics/worklist.json",
+        "data/worklist/worklist.csv", "plots/reliability.png", "plots/reliability.csv", "plots/risk_coverage.png",
+        "plots/risk_coverage.csv", "plots/robustness.png", "plots/severity.png", "plots/report.html",
+        "plots/report.md", "plots/accuracy.png", "plots/loss.png",
         "plots/training_metrics.pdf", "plots/confusion_matrix.png", "plots/roc.png", "plots/precision_recall.png",
         "plots/roc.csv", "plots/precision_recall.csv", "plots/confusion.csv",
     ):  # fmt: skip
@@ -67,7 +93,10 @@ def test_the_stages_write_what_they_promise(project: Path) -> None:
 
     predictions = pd.read_csv("data/predictions/test.csv")
     figures = json.loads(Path("metrics/metrics.json").read_text())
-    assert list(predictions.columns) == ["id", "text", "label", "prediction", "p_ham", "p_spam", "truncated"]
+    assert list(predictions.columns) == [
+        "id", "text", "label", "prediction", "confidence", "abstained", "truncated", "p_ham", "p_spam", "logit_ham",
+        "logit_spam",
+    ]  # fmt: skip
     assert figures["accuracy"] == pytest.approx((predictions["label"] == predictions["prediction"]).mean())
     assert figures["n"] == 12
     np.testing.assert_allclose(predictions["p_ham"] + predictions["p_spam"], 1)
@@ -77,12 +106,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(project: P
     run_all()
     first = fingerprint(project)
     run_all()
-    assert fingerprint(project) == first
+    again = fingerprint(project)
+    assert {name for name in first if again[name] != first[name]} <= set(REPORTS)
     change("params.yaml", "train:\n  seed: 42", "train:\n  seed: 123")
     run_all()
     changed = {name for name, digest in fingerprint(project).items() if first[name] != digest}
     assert "models/classifier/adapter_model.safetensors" in changed
-    assert not any(name.startswith("data/prepared") for name in changed)
+    assert not any(name.startswith(("data/prepared", "data/baselines")) for name in changed)
 
 
 def test_training_learns_and_keeps_its_best_validation(project: Path) -> None:
@@ -96,7 +126,7 @@ def test_training_learns_and_keeps_its_best_validation(project: Path) -> None:
 
     kept = Classifier.load(Path("models/classifier"))
     rows = pd.read_csv("data/prepared/validation.csv", dtype=str)
-    answers = kept.predict(rows["text"].tolist()).probabilities
+    answers = probabilities(kept.predict(rows["text"].tolist()).logits)
     given = answers[np.arange(len(rows)), kept.record.labels.index(rows["label"].tolist())]
     assert -np.log(given).mean() == pytest.approx(figures["validation"]["loss"], rel=1e-4)
 
@@ -108,6 +138,28 @@ def test_a_reloaded_classifier_answers_as_the_trained_one(project: Path, head: s
     predictions = pd.read_csv("data/predictions/test.csv")
     again = Classifier.load(Path("models/classifier")).predict(predictions["text"].tolist())
     np.testing.assert_array_equal(again.probabilities[:, 1], predictions["p_spam"])
+    assert again.abstained == predictions["abstained"].tolist()
+
+
+def test_calibrating_changes_the_confidence_and_copies_the_weights(project: Path) -> None:
+    change("conf/recipes/test.yaml", "epochs: 2", "epochs: 6, learning_rate: 3e-3")
+    run_all()
+    trained, whole = (Classifier.load(Path("models") / name) for name in ("trained", "classifier"))
+    texts = pd.read_csv("data/predictions/test.csv", keep_default_na=False)["text"].tolist()
+    before, after = trained.predict(texts), whole.predict(texts)
+    np.testing.assert_array_equal(before.logits, after.logits)
+    fitted = whole.record.calibration
+    validation = pd.read_csv("data/predictions/validation.csv", keep_default_na=False)
+    assert fitted.rows == len(validation) == 6
+    np.testing.assert_allclose(
+        validation["p_spam"], fitted.probabilities(validation[["logit_ham", "logit_spam"]].to_numpy())[:, 1]
+    )
+    assert fitted.coverage == (~validation["abstained"]).mean()
+    np.testing.assert_array_equal(before.probabilities, probabilities(before.logits))
+    np.testing.assert_array_equal(after.probabilities, fitted.probabilities(after.logits))
+    assert trained.record.calibration.rows == 0
+    weights = "adapter_model.safetensors"
+    assert Path("models/trained", weights).stat().st_ino == Path("models/classifier", weights).stat().st_ino
 
 
 def test_early_stopping_stops_and_accumulation_counts_steps(project: Path) -> None:
@@ -120,7 +172,7 @@ def test_early_stopping_stops_and_accumulation_counts_steps(project: Path) -> No
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "config.json", "labeltune.json", "tokenizer.json"])
 def test_a_changed_or_missing_file_of_the_artefact_is_refused(project: Path, file: str) -> None:
-    for stage in STAGES[:3]:
+    for stage in STAGES[:4]:
         stage()
     path = Path("models/classifier") / file
     content = bytearray(path.read_bytes())
@@ -137,7 +189,7 @@ def test_another_base_model_is_refused(project: Path, base_folder: Path) -> None
     copy = project / "base"
     shutil.copytree(base_folder, copy)
     change("conf/models/tiny.yaml", str(base_folder), str(copy))
-    for stage in STAGES[:3]:
+    for stage in STAGES[:4]:
         stage()
     config = copy / "generation_config.json"
     config.write_text(config.read_text() + "\n")

@@ -58,7 +58,7 @@ def test_without_trackers_nothing_is_tracked_and_the_result_is_the_same(place: P
     plain = run()
     assert not (place / "tracking").exists()
     assert not (project / "tracking").exists()
-    weights = Path("models/classifier/adapter_model.safetensors").read_bytes()
+    weights = Path("models/trained/adapter_model.safetensors").read_bytes()
     tracked = run("[tensorboard]")
     pd.testing.assert_frame_equal(tracked, plain)
-    assert Path("models/classifier/adapter_model.safetensors").read_bytes() == weights
+    assert Path("models/trained/adapter_model.safetensors").read_bytes() == weights

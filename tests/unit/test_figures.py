@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from labeltune import figures
+from labeltune import drawing, figures
 
 TRAIN = pd.DataFrame(
     {
@@ -46,13 +46,13 @@ def draw_all(folder: Path) -> dict[str, bytes]:
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
     """Collect the axes of every figure that is saved."""
     collected: list[Axes] = []
-    save = figures._save
+    save = figures.save
 
     def keep(axes: Axes, path: Path) -> None:
         save(axes, path)
         collected.append(axes)
 
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr(figures, "save", keep)
     return collected
 
 
@@ -126,7 +126,7 @@ def test_names_too_wide_for_their_cells_are_turned_and_cut(saved: list[Axes], tm
     short, long = saved
     assert {tick.get_rotation() for tick in short.get_xticklabels()} == {0}
     assert {tick.get_rotation() for tick in long.get_xticklabels()} == {45}
-    assert long.get_xticklabels()[2].get_text() == "c" * (figures.LONGEST - 1) + "…"
+    assert long.get_xticklabels()[2].get_text() == "c" * (drawing.LONGEST - 1) + "…"
 
 
 def test_names_are_no_formulas(saved: list[Axes], tmp_path: Path) -> None:
@@ -169,10 +169,10 @@ def test_an_absent_label_gets_a_note_and_no_curve(draw: Callable[..., None], sav
     note = "(in none or in all of the test rows)"
     assert legend(absent)[1] == f"none   b {note}"
     assert sum(note in text for text in legend(absent)) == 1
-    curves = [line for line in absent.get_lines() if line.get_color() in figures.PALETTE]
+    curves = [line for line in absent.get_lines() if line.get_color() in drawing.PALETTE]
     assert len(curves) == 2
     assert legend(one) == [f"none   spam {note}"]
-    assert not [line for line in one.get_lines() if line.get_color() in figures.PALETTE]
+    assert not [line for line in one.get_lines() if line.get_color() in drawing.PALETTE]
 
 
 def test_precision_is_drawn_in_steps(saved: list[Axes], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from dvc_render.html import HTML, render_html
 from dvc_render.vega import VegaRenderer
 
-from labeltune import figures
+from labeltune import drawing
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / ".dvc" / "plots"
@@ -108,8 +108,8 @@ def test_training_curves_keep_their_colours_and_dashes() -> None:
     assert all(point["filename"] in files for point in filled["data"]["values"])
     colour = filled["encoding"]["color"]["scale"]
     assert dict(zip(colour["domain"], colour["range"], strict=True)) == {
-        "training": figures.BLUE,
-        "validation": figures.ORANGE,
+        "training": drawing.BLUE,
+        "validation": drawing.ORANGE,
     }
     dash = filled["layer"][0]["encoding"]["strokeDash"]["scale"]
     assert dash["domain"] == ["training", "validation"]
@@ -132,7 +132,7 @@ def test_curves_of_labels_are_drawn_in_the_order_of_their_points(template: str, 
     assert (encoding["color"]["field"], encoding["strokeDash"]["field"]) == ("label", "rev")
     # Sorted by x, as Vega does of itself, the points of a vertical part would be shuffled.
     assert encoding["order"] == {"value": None}
-    assert encoding["color"]["scale"]["range"][:6] == list(figures.PALETTE[:6])
+    assert encoding["color"]["scale"]["range"][:6] == list(drawing.PALETTE[:6])
 
 
 def test_the_confusion_matrix_counts_per_revision() -> None:
@@ -143,3 +143,11 @@ def test_the_confusion_matrix_counts_per_revision() -> None:
     assert filled["facet"]["column"]["field"] == "rev"
     assert filled["spec"]["encoding"]["x"]["field"] == "prediction"
     assert filled["spec"]["encoding"]["y"]["field"] == "label"
+
+
+def test_shares_have_a_line_for_each_revision() -> None:
+    points = [{"coverage": "0.5", "risk": "0.1", "rev": rev} for rev in ("workspace", "HEAD")]
+    filled = fill("shares", points, "coverage", "risk", ["risk_coverage.csv"])
+    encoding = filled["encoding"]
+    assert (encoding["x"]["field"], encoding["y"]["field"], encoding["color"]["field"]) == ("coverage", "risk", "rev")
+    assert encoding["color"]["scale"]["range"][:2] == [drawing.BLUE, drawing.ORANGE]

@@ -9,7 +9,10 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent.parent
-STAGES = ("configure", "prepare", "train", "evaluate", "plot")
+STAGES = (
+    "configure", "prepare", "train", "calibrate", "evaluate", "robustness", "baselines", "compare", "worklist", "plot",
+    "report",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

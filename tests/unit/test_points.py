@@ -105,3 +105,20 @@ def test_confusion_rows_count_as_the_confusion_matrix() -> None:
     for row, column in np.ndindex(3, 3):
         found = (rows["label"] == "abc"[row]) & (rows["prediction"] == "abc"[column])
         assert found.sum() == counts[row, column]
+
+
+def test_a_reliability_table_leaves_out_empty_bins() -> None:
+    parts = [
+        {"low": 0.0, "high": 0.5, "rows": 0, "confidence": None, "accuracy": None},
+        {"low": 0.5, "high": 1.0, "rows": 4, "confidence": 0.7, "accuracy": 0.75},
+    ]
+    table = points.reliability_points({"after": {"reliability": parts}})
+    assert table.to_dict("records") == [{"confidence": 0.7, "accuracy": 0.75, "rows": 4}]
+
+
+def test_a_long_risk_curve_is_thinned_and_keeps_its_ends() -> None:
+    confidence = np.linspace(1, 0.5, 3000)
+    table = points.risk_points(confidence, np.arange(3000) % 10 > 0)
+    assert len(table) <= points.MOST
+    assert table["coverage"].iloc[-1] == 1
+    assert table["risk"].iloc[-1] == pytest.approx(0.1)
