@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from labeltune.drawing import BLUE, FAINT, INK, save, style
 
@@ -27,6 +27,7 @@ def draw_comparison(groups: Sequence[dict[str, Any]], path: Path, *, dpi: int) -
         axes.set_yticks(range(len(names)), names)
         axes.set(title="Accuracy on the test rows, by training seed", xlabel="accuracy: seeds, mean and deviation")
         axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         axes.grid(visible=False, axis="y")
         save(axes, path)

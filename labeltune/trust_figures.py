@@ -33,7 +33,7 @@ def draw_reliability(calibration: dict[str, Any], path: Path, *, dpi: int) -> No
                 low, high = ([part["interval"][end] for part in curve] for end in ("low", "high"))
                 axes.vlines(x, low, high, color=colour, linewidth=1, alpha=0.5)
         axes.set(title="Reliability on the test rows", ylabel="accuracy", ylim=(0, 1.02))
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right")
         parts = calibration["after"]["reliability"]
         middles = [(part["low"] + part["high"]) / 2 for part in parts]
         rows_axes.bar(middles, [part["rows"] for part in parts], width=0.09, color=BLUE, alpha=0.55)
@@ -60,10 +60,10 @@ def draw_risk_coverage(confidence: Confidence, right: Flags, threshold: float, p
             ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": INK}
             axes.plot(coverage[answered - 1], risk[answered - 1], "o", label=at, linestyle="none", **ring)
         axes.set(title="Risk and coverage on the test rows", xlabel="share of rows answered", ylabel="share wrong")
-        axes.set(xlim=(0, 1.01), ylim=(0, max(0.02, 1.15 * float(np.max(risk)))))
+        axes.set(xlim=(0, 1.01), ylim=(0, max(0.02, 1.3 * float(np.max(risk)))))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.3, ncols=2, columnspacing=1.4)
+        axes.legend(loc="upper left")
         save(axes, path)
 
 
