@@ -60,6 +60,7 @@ def compute_logits(
     pad_id: int,
     batch_tokens: int,
     states: Sequence[torch.Tensor] | None = None,
+    front: Any = None,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Return the logits of every row in the order given, `[rows, num_labels]`.
@@ -69,17 +70,25 @@ def compute_logits(
         input_ids: token ids per row, not padded.
         batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
         states: trunk states per row, `[length, size]`, to start from instead of the tokens.
+        front: the `front.Front` of the prompts, to go on from where a row begins with it.
         progress: called with the number of rows done since the last call.
     """
     device = next(network.parameters()).device
     extra = getattr(network, "extra_tokens", 0)  # behind a PEFT model it is found too
-    batches = token_batches([len(ids) + extra for ids in input_ids], batch_tokens)
+    skipped = [len(front.tokens) if front and front.begins(ids) else 0 for ids in input_ids]
+    batches: list[list[int]] = []
+    for skip in sorted(set(skipped)):
+        alike = [row for row, other in enumerate(skipped) if other == skip]
+        lengths = [len(input_ids[row]) - skip + extra for row in alike]
+        batches += [[alike[place] for place in batch] for batch in token_batches(lengths, batch_tokens)]
 
     def answer(rows: list[int]) -> NDArray[np.float32]:
-        batch = pad([input_ids[row] for row in rows], pad_id)
+        skip = skipped[rows[0]]
+        batch: dict[str, Any] = {**pad([input_ids[row][skip:] for row in rows], pad_id)}
         if states is not None:
             batch = {"states": pad_states([states[row] for row in rows]), "attention_mask": batch["attention_mask"]}
-        return network(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float().cpu().numpy()
+        batch = {name: tensor.to(device) for name, tensor in batch.items()} | ({"front": front} if skip else {})
+        return network(**batch).logits.float().cpu().numpy()
 
     result: NDArray[np.float32] | None = None
     with evaluating(network):

@@ -59,7 +59,7 @@ class _Network:
         states: torch.Tensor | None,
         *,
         stop: int | None = None,
-        **inputs: torch.Tensor,
+        **inputs: Any,
     ) -> torch.Tensor:
         """Hidden states of the layers before `stop`, or of all, from tokens or from the trunk's states."""
         part = without_pooler(self.backbone())  # heads are fp32, and run on what comes out of here
@@ -99,17 +99,23 @@ class PooledClassification(_Network):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
+        front: Any = None,
         **unused: Any,
     ) -> SequenceClassifierOutput:
         """Return logits `[batch, num_labels]` in fp32 for tokens `[batch, length]`, or for their trunk states.
 
         Args:
             states: what the trunk gave, `[batch, length, size]`, instead of tokens.
+            front: the `front.Front` that the tokens go on from.
         """
         assert attention_mask is not None, "padding can't be told from tokens without the mask"
         if input_ids is not None and states is None:
             input_ids, attention_mask = right_padded(input_ids, attention_mask)
-        hidden = self.run(input_ids if states is None else None, attention_mask, states).float()
+        mask, past = attention_mask, {}
+        if front is not None:
+            mask = torch.cat([mask.new_ones(len(mask), len(front.tokens)), mask], dim=1)  # [batch, front + length]
+            past = {"past_key_values": front.cache(len(mask)), "use_cache": True}
+        hidden = self.run(input_ids if states is None else None, mask, states, **past).float()
         if self.pooling == OWN:
             return SequenceClassifierOutput(logits=self._own_head(hidden, attention_mask))
         pooled = heads.pool(hidden, attention_mask, self.pooling)

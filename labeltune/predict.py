@@ -18,6 +18,7 @@ from labeltune.bases import Base, load_tokenizer, open_base, quiet
 from labeltune.blueprint import Blueprint
 from labeltune.calibration import Calibration
 from labeltune.errors import UserError
+from labeltune.front import Front, shared_front
 from labeltune.hardware import device, inference_tokens
 from labeltune.inference import compute_logits
 from labeltune.methods import transposed
@@ -74,6 +75,8 @@ class Classifier:
     record: Record
     network: torch.nn.Module
     encoder: Encoder
+    front: Front | None
+    """What every prompt begins with."""
 
     @classmethod
     def load(cls, folder: Path, *, merge: bool = False) -> "Classifier":
@@ -113,7 +116,8 @@ class Classifier:
             _require_loaded(network, folder)
             if merge:
                 network = network.merge_and_unload(safe_merge=True)
-        return cls(record=record, network=network.to(device()).eval(), encoder=encoder)
+        network = network.to(device()).eval()
+        return cls(record=record, network=network, encoder=encoder, front=shared_front(network, encoder))
 
     def predict(
         self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Callable[[int], None] | None = None
@@ -126,6 +130,7 @@ class Classifier:
             encoded.input_ids,
             pad_id=pad_id,
             batch_tokens=batch_tokens or inference_tokens(),
+            front=self.front,
             progress=progress,
         )
         return Predictions(logits=logits, truncated=encoded.truncated, calibration=self.record.calibration)

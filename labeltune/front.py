@@ -1,0 +1,56 @@
+"""The constant front of a prompt, whose keys and values are the same in every row: computed once for all of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from labeltune.architectures import architecture
+from labeltune.methods import plain
+from labeltune.networks import PooledClassification
+from labeltune.prompts import Encoder
+
+SHORTEST = 4
+"""Tokens from which it pays."""
+STARTS = ("a", "Z", "7", "中", "-")
+"""Texts that begin differently: what their prompts have in common is the template's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """The first tokens of every prompt, and what the layers keep of them."""
+
+    tokens: list[int]
+    """Token ids, `[front]`."""
+    states: list[tuple[torch.Tensor, torch.Tensor]]
+    """Keys and values of each layer, `[1, heads, front, size]`."""
+
+    def cache(self, rows: int) -> DynamicCache:
+        """Keys and values for a batch, to go on from."""
+        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.states])
+
+    def begins(self, row: list[int]) -> bool:
+        """Whether a prompt begins with these tokens and goes on; one whose text merges with them does not."""
+        return len(row) > len(self.tokens) and row[: len(self.tokens)] == self.tokens
+
+
+def shared_front(network: Any, encoder: Encoder) -> Front | None:
+    """Compute the front of the prompts; None where it is short, or where a state depends on what comes after it.
+
+    A decoder's states depend on the tokens before alone; a mean over all tokens would need the front's own states.
+    """
+    inner = plain(network)
+    parts = architecture(inner.config)
+    if not isinstance(inner, PooledClassification) or parts is None or parts.encoder or inner.pooling != "last":
+        return None
+    rows = encoder.encode(STARTS).input_ids
+    length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)
+    if length < SHORTEST:
+        return None
+    tokens = rows[0][:length]
+    cache = DynamicCache()
+    ids = torch.tensor([tokens], device=inner.device)
+    with torch.no_grad():
+        inner.run(ids, torch.ones_like(ids), None, past_key_values=cache, use_cache=True)
+    return Front(tokens=tokens, states=[(layer.keys, layer.values) for layer in cache.layers])
