@@ -5,13 +5,15 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
+from numpy.typing import NDArray
 
 from labeltune.errors import UserError
 
@@ -60,6 +62,13 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 def read_prepared(path: Path) -> pd.DataFrame:
     """Read one of prepare's CSV files, every value as text."""
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+
+
+def read_predictions(path: Path, names: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """Read one of the predictions' CSV files: its rows, and their calibrated probabilities `[rows, num_labels]`."""
+    text = {"id": str, "text": str, "label": str, "prediction": str}
+    rows = pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
+    return rows, rows[[f"p_{name}" for name in names]].to_numpy(dtype=np.float64)
 
 
 def digest(path: Path) -> str:
