@@ -14,6 +14,7 @@ WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 PIECE = re.compile(r"\S+")
 LONGEST = 6
 """Characters of the longest Chinese word that is looked for."""
+Span = tuple[int, int]
 Piece = TypeVar("Piece")
 
 
@@ -37,10 +38,10 @@ class Request:
         return "zh" if letters and 5 * len(HAN.findall(self.text)) >= letters else "en"
 
 
-def chinesewords(text: str, lexicon: lexicons.Table) -> list[tuple[int, int]]:
+def chinese_words(text: str, lexicon: lexicons.Table) -> list[Span]:
     """Cut a text into words of the lexicon, the longest first, and single characters; returns their places.
 
-    >>> [text[a:b] for text in ["我喜欢奶牛。"] for a, b in chinesewords(text, {"喜欢": [], "奶牛": []})]
+    >>> [text[a:b] for text in ["我喜欢奶牛。"] for a, b in chinese_words(text, {"喜欢": [], "奶牛": []})]
     ['我', '喜欢', '奶牛']
     """
     spans, place = [], 0
@@ -52,36 +53,37 @@ def chinesewords(text: str, lexicon: lexicons.Table) -> list[tuple[int, int]]:
     return spans
 
 
-def words(request: Request) -> list[tuple[int, int]]:
+def words(request: Request) -> list[Span]:
+    """Places of a text's words, in Chinese as far as the lexicon knows them."""
     if request.language == "zh":
-        return chinesewords(request.text, lexicons.chinese_synonyms())
-    return spans(PIECE, request.text)
+        return chinese_words(request.text, lexicons.chinese_synonyms())
+    return find(PIECE, request.text)
 
 
-def spans(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
+def find(pattern: re.Pattern[str], text: str) -> list[Span]:
+    """Places of everything that a pattern matches."""
     return [match.span() for match in pattern.finditer(text)]
 
 
-def at(text: str, span: tuple[int, int]) -> str:
+def piece_at(text: str, span: Span) -> str:
+    """The piece of a text at a place."""
     return text[span[0] : span[1]]
 
 
-def replaced(
-    request: Request, spans: list[tuple[int, int]], others: Callable[[str], Sequence[str]], most: int | None = None
+def replace_some(
+    request: Request, spans: list[Span], others: Callable[[str], Sequence[str]], most: int | None = None
 ) -> str:
     """Replace a share of the pieces by one of their alternatives, at least one piece where any has one."""
-    able = [(span, choices) for span in spans if (choices := others(at(request.text, span)))]
+    able = [(span, choices) for span in spans if (choices := others(piece_at(request.text, span)))]
     text = request.text
-    chosen = chosen(request, able, len(spans))[:most]
+    chosen = draw(request, able, len(spans))[:most]
     for (begin, end), choices in sorted(chosen, reverse=True):
         text = text[:begin] + request.rng.choice(choices) + text[end:]
     return text
 
 
-def chosen(request: Request, able: Sequence[Piece], pieces: int) -> list[Piece]:
+def draw(request: Request, able: Sequence[Piece], pieces: int) -> list[Piece]:
     """Draw as many pieces as the severity asks for of all there are; a lower severity draws a part of them."""
     order = list(able)
     request.rng.shuffle(order)
     return order[: max(1, math.floor(request.severity * pieces + 0.5))]
-
-

@@ -20,13 +20,13 @@ SHORTEST = 4
 COMMONEST = 12
 """A homophone is looked for among this many of the commonest characters of a sound."""
 
-GRAMMAR = frozenset(
-    "about above across after again against ahead almost along already also always among anyway around away back "
-    "because been before behind below beside between beyond both down during each else even ever every from have here "
-    "into just like many more most much near never next none only onto other ours over please rather same since some "
-    "soon still such than that their them then there these they this those though through till together under until "
-    "upon very well what when where which while whom will with within without would your yours".split()
-)
+GRAMMAR = """
+about above across after again against ahead almost along already also always among anyway around away back because
+been before behind below beside between beyond both down during each else even ever every from have here into just
+like many more most much near never next none only onto other ours over please rather same since some soon still such
+than that their them then there these they this those though through till together under until upon very well what
+when where which while whom will with within without would your yours
+"""
 """English words that make sentences and mean little by themselves; they are never replaced."""
 
 Table = dict[str, list[str]]
@@ -114,11 +114,12 @@ def read_senses(lines: Iterable[str]) -> Table:
 
         happy%3:00:00:: 01148283 1 37        ->  ("happy", adjective, 01148283), tagged 37 times
     """
+    grammar = frozenset(GRAMMAR.split())
     counts: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)  # lemma -> (part of speech, synset) -> times
     for line in lines:
         key, synset, _, times = line.split()
         lemma, _, rest = key.partition("%")
-        if re.fullmatch(rf"[a-z]{{{SHORTEST},}}", lemma) and lemma not in GRAMMAR and not re.search("[^s]s$", lemma):
+        if re.fullmatch(rf"[a-z]{{{SHORTEST},}}", lemma) and lemma not in grammar and not re.search("[^s]s$", lemma):
             speech = rest[0].replace("5", "3")  # satellite adjectives are adjectives
             counts[lemma][speech, synset] = int(times)
     members: dict[tuple[str, str], list[str]] = defaultdict(list)

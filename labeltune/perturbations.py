@@ -1,14 +1,14 @@
 """Small changes to a text, each the same for the same seed and row, in English and Chinese."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
-from typing import Literal, TypeVar
+from typing import Literal
 
 from labeltune import lexicons
+from labeltune.edits import HAN, PIECE, WORD, Request, chinese_words, draw, find, piece_at, replace_some, words
 from labeltune.typing_errors import LOOKALIKES, NEIGHBOURS
 
 EMOJI = ("🙂", "😅", "👍", "🎉", "🤔", "✨")
@@ -47,7 +47,7 @@ def synonym_replace(request: Request) -> str:
     """Replace words by synonyms; an English one keeps its capital and the article before it."""
     if request.language == "zh":
         synonyms = lexicons.chinese_synonyms()
-        return replaced(request, chinesewords(request.text, synonyms), lambda word: synonyms.get(word, ()))
+        return replace_some(request, chinese_words(request.text, synonyms), lambda word: synonyms.get(word, ()))
     table = lexicons.english_synonyms()
 
     def others(word: str) -> Sequence[str]:
@@ -55,7 +55,7 @@ def synonym_replace(request: Request) -> str:
         fitting = [other for other in table.get(lower, ()) if (other[0] in "aeiou") == (lower[0] in "aeiou")]
         return [_cased(other, like=word) for other in fitting]
 
-    return replaced(request, spans(WORD, request.text), others)
+    return replace_some(request, find(WORD, request.text), others)
 
 
 def typo_insertion(request: Request) -> str:
@@ -78,56 +78,56 @@ def typo_insertion(request: Request) -> str:
             *([swapped] if swapped != word else []),
         ]
 
-    return replaced(request, spans(WORD, request.text), mistyped)
+    return replace_some(request, find(WORD, request.text), mistyped)
 
 
 def homophone_replace(request: Request) -> str:
     """Replace Chinese characters by common ones of the same sound, as an input method does."""
     table = lexicons.homophones()
-    return replaced(request, spans(HAN, request.text), lambda character: table.get(character, ()))
+    return replace_some(request, find(HAN, request.text), lambda character: table.get(character, ()))
 
 
 def lookalike_replace(request: Request) -> str:
     """Replace characters by ones that look alike: 0 for o in English, 未 for 末 in Chinese."""
     pattern = HAN if request.language == "zh" else re.compile("[A-Za-z]")
-    return replaced(request, spans(pattern, request.text), lambda character: LOOKALIKES.get(character, ()))
+    return replace_some(request, find(pattern, request.text), lambda character: LOOKALIKES.get(character, ()))
 
 
 def punctuation_change(request: Request) -> str:
     """Drop, double or exchange punctuation marks; a text without any gets one at its end."""
     marks = MARKS[request.language]
-    spans = spans(re.compile(f"[{re.escape(marks)}]"), request.text)
+    spans = find(re.compile(f"[{re.escape(marks)}]"), request.text)
     if not spans:
         return request.text + request.rng.choice(marks[:3])
-    return replaced(request, spans, lambda mark: ["", mark * 2, *(other for other in marks if other != mark)])
+    return replace_some(request, spans, lambda mark: ["", mark * 2, *(other for other in marks if other != mark)])
 
 
 def width_change(request: Request) -> str:
     """Exchange half-width and full-width letters, digits and marks."""
     table = WIDE | NARROW
-    spans = spans(re.compile(f"[{re.escape(''.join(table))}]"), request.text)
-    return replaced(request, spans, lambda character: [table[character]])
+    spans = find(re.compile(f"[{re.escape(''.join(table))}]"), request.text)
+    return replace_some(request, spans, lambda character: [table[character]])
 
 
 def case_change(request: Request) -> str:
     """Write words in capitals, without any, or with the first letter's case turned."""
-    spans = spans(WORD, request.text)
+    spans = find(WORD, request.text)
     turned = {"upper": str.upper, "lower": str.lower, "swapped": str.swapcase}
-    return replaced(request, spans, lambda word: [new for way in turned.values() if (new := way(word)) != word])
+    return replace_some(request, spans, lambda word: [new for way in turned.values() if (new := way(word)) != word])
 
 
 def whitespace_change(request: Request) -> str:
     """Double or lose spaces, or put some between Chinese characters."""
     if request.language == "zh":
-        return replaced(request, spans(HAN, request.text), lambda character: [f"{character} "])
-    return replaced(request, spans(re.compile(" "), request.text), lambda _: ["  ", "   ", ""])
+        return replace_some(request, find(HAN, request.text), lambda character: [f"{character} "])
+    return replace_some(request, find(re.compile(" "), request.text), lambda _: ["  ", "   ", ""])
 
 
 def emoji_insertion(request: Request) -> str:
     """Put an emoji behind words that say nothing by it."""
-    spans = spans(PIECE if request.language == "en" else HAN, request.text)
+    spans = find(PIECE if request.language == "en" else HAN, request.text)
     gap = " " if request.language == "en" else ""
-    return replaced(request, spans, lambda piece: [f"{piece}{gap}{request.rng.choice(EMOJI)}"])
+    return replace_some(request, spans, lambda piece: [f"{piece}{gap}{request.rng.choice(EMOJI)}"])
 
 
 def script_change(request: Request) -> str:
@@ -141,7 +141,7 @@ def word_deletion(request: Request) -> str:
     spans = words(request)
     if len(spans) < 2:
         return request.text
-    return re.sub(r"(?<=\S)  +(?=\S)", " ", replaced(request, spans, lambda _: [""], most=len(spans) - 1)).strip()
+    return re.sub(r"(?<=\S)  +(?=\S)", " ", replace_some(request, spans, lambda _: [""], most=len(spans) - 1)).strip()
 
 
 def word_swap(request: Request) -> str:
@@ -150,10 +150,10 @@ def word_swap(request: Request) -> str:
     pairs = [
         place
         for place, (left, right) in enumerate(pairwise(spans))
-        if at(request.text, left) != at(request.text, right)
+        if piece_at(request.text, left) != piece_at(request.text, right)
     ]
     text, moved = request.text, set()
-    for place in sorted(chosen(request, pairs, len(spans)), reverse=True):
+    for place in sorted(draw(request, pairs, len(spans)), reverse=True):
         if place + 1 not in moved:  # the word behind has changed places already
             (a, b), (c, d) = spans[place], spans[place + 1]
             text = text[:a] + text[c:d] + text[b:c] + text[a:b] + text[d:]
@@ -185,13 +185,18 @@ NAMED = tuple(
     for change in (synonym_replace, typo_insertion, punctuation_change)
 )
 """Those that every test row goes through, at each severity a sample."""
-OTHERS = tuple(
-    Perturbation(name=change.__name__, kind="label_preserving", change=change)
-    for change in (
+KINDS: dict[Kind, tuple[Callable[[Request], str], ...]] = {
+    "label_preserving": (
         case_change, emoji_insertion, homophone_replace, instruction, lookalike_replace, neutral_padding,
         prompt_injection, script_change, whitespace_change, width_change,
-    )
-) + tuple(Perturbation(name=change.__name__, kind="label_agnostic", change=change) for change in (word_deletion, word_swap))  # fmt: skip
+    ),
+    "label_agnostic": (word_deletion, word_swap),
+}  # fmt: skip
+OTHERS = tuple(
+    Perturbation(name=change.__name__, kind=kind, change=change)
+    for kind, changes in KINDS.items()
+    for change in changes
+)
 """Those that a sample goes through."""
 
 

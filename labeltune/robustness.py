@@ -202,8 +202,8 @@ def show(figures: dict[str, Any], path: Path, flips: Path) -> None:
     """Print the summary of `robustness`."""
     score = figures["robustness_score"]
     say(
-        f"accuracy {figures['original_accuracy']:.4f}, and {figures['perturbed_accuracy']:.4f} after synonyms, typos and "
-        f"punctuation changes: a robustness of {'undefined' if score is None else f'{score:.4f}'}"
+        f"accuracy {figures['original_accuracy']:.4f}, and {figures['perturbed_accuracy']:.4f} after synonyms, typos "
+        f"and punctuation changes: a robustness of {'undefined' if score is None else f'{score:.4f}'}"
     )
     rows = [
         [name, KINDS[one["kind"]], f"{one['changed']:,} of {one['rows']:,}", *map(_percent, _shown(one))]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from labeltune import conf, figures, outputs, points, terminal, trust_figures
+from labeltune import conf, figures, outputs, points, robustness_figures, terminal, trust_figures
 from labeltune.evaluation import Plot
 from labeltune.labels import LabelSet
 
@@ -14,6 +14,7 @@ LABELS = Path("data/prepared/labels.json")
 PREDICTIONS = Path("data/predictions/test.csv")
 TRAINING = Path("metrics/train.json")
 CONFIDENCE = Path("metrics/confidence_analysis.json")
+ROBUSTNESS = Path("metrics/robustness_result.json")
 CURVES = Path("plots/curves")
 PLOTS = Path("plots")
 
@@ -22,23 +23,23 @@ def main() -> None:
     """Write the pictures and tables under plots/."""
     settings = conf.section("plot", Plot)
     names = list(LabelSet.load(LABELS).names)
-    rows = pd.read_csv(PREDICTIONS, dtype={"label": str, "prediction": str}, keep_default_na=False)
+    rows, probabilities = outputs.read_predictions(PREDICTIONS, names)
     labels = np.array([names.index(label) for label in rows["label"]])
     guesses = np.array([names.index(label) for label in rows["prediction"]])
-    probabilities = rows[[f"p_{name}" for name in names]].to_numpy()
-    best_step = json.loads(TRAINING.read_text(encoding="utf-8"))["best_step"]
+    training, trust, robust = (json.loads(path.read_text("utf-8")) for path in (TRAINING, CONFIDENCE, ROBUSTNESS))
     train, validation = (pd.read_csv(CURVES / f"{split}.csv") for split in ("train", "validation"))
 
-    figures.draw_training(train, validation, best_step, PLOTS, dpi=settings.dpi)
+    figures.draw_training(train, validation, training["best_step"], PLOTS, dpi=settings.dpi)
     figures.draw_confusion(labels, guesses, names, PLOTS / "confusion_matrix.png", dpi=settings.dpi)
     figures.draw_roc(labels, probabilities, names, PLOTS / "roc.png", dpi=settings.dpi)
     figures.draw_precision_recall(labels, probabilities, names, PLOTS / "precision_recall.png", dpi=settings.dpi)
-    trust = json.loads(CONFIDENCE.read_text(encoding="utf-8"))
     confidence, threshold = rows["confidence"].to_numpy(), trust["abstention"]["threshold"]
     trust_figures.draw_reliability(trust["calibration"], PLOTS / "reliability.png", dpi=settings.dpi)
     trust_figures.draw_risk_coverage(
         confidence, labels == guesses, threshold, PLOTS / "risk_coverage.png", dpi=settings.dpi
     )
+    robustness_figures.draw_robustness(robust, PLOTS / "robustness.png", dpi=settings.dpi)
+    robustness_figures.draw_severity(robust, PLOTS / "severity.png", dpi=settings.dpi)
     outputs.write_table(PLOTS / "reliability.csv", points.reliability_points(trust["calibration"]))
     outputs.write_table(PLOTS / "risk_coverage.csv", points.risk_points(confidence, labels == guesses))
     outputs.write_table(PLOTS / "confusion.csv", points.confusion_rows(labels, guesses, names))

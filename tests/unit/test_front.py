@@ -44,9 +44,13 @@ def test_going_on_from_the_front_is_the_whole_pass(tiny_base: Callable, architec
 
 @pytest.mark.parametrize(
     ("architecture", "train"),
-    [("bert", {"head": "linear"}), ("llama", {"head": "linear", "pooling": "mean"}), ("llama", {"words": ("free prize", "call me")})],
+    [
+        ("bert", {"head": "linear"}),
+        ("llama", {"head": "linear", "pooling": "mean"}),
+        ("llama", {"words": ("free prize", "call me")}),
+    ],
     ids=["encoder", "mean", "several tokens"],
-)  # fmt: skip
+)
 def test_where_the_front_is_not_enough_there_is_none(tiny_base: Callable, architecture: str, train: dict) -> None:
     plan, network = built(tiny_base(architecture), **train)
     assert shared_front(network, plan.encoder) is None
