@@ -1,0 +1,170 @@
+"""Probes: logistic regression on one layer's frozen states, and the zero-shot answers that the same pass gives."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from labeltune.baselines import Baseline, Costs, Split, Splits
+from labeltune.data import stratified
+from labeltune.frozen import POOLINGS, Untuned, read
+from labeltune.inference import probabilities
+from labeltune.outputs import replacing
+from labeltune.prompts import Encoder
+from labeltune.regression import Regression, figures, lowest, size
+
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
+FIRST = 0.01
+"""C with which layers and poolings are compared."""
+
+States = NDArray[np.float32]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A regression on one layer's states."""
+
+    layer: int
+    """The layer, from 1; 0 are the embeddings."""
+    pooling: str
+    """One of `POOLINGS`."""
+    c: float
+    """Inverse strength of its penalty."""
+    model: Regression
+    """It."""
+    validation: dict[str, float]
+    """Its figures on the validation rows."""
+    losses: dict[str, list[float]]
+    """Pooling -> validation log-loss of each layer, at the C with which they are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """States of one layer and pooling."""
+
+    ids: list[str]
+    """What `prepare` calls each row."""
+    states: States
+    """`[rows, size]`."""
+
+
+def sample(train: Split, rows: int | str, seed: int) -> Split:
+    """A stratified sample of the training rows, or all of them where there are no more."""
+    if rows == "all" or int(rows) >= len(train):
+        return train
+    table = pd.DataFrame({"label": train.labels, "row": range(len(train))})
+    taken = stratified(table, [Fraction(int(rows), len(train))], seed)[0]["row"].tolist()
+    return Split(
+        ids=[train.ids[row] for row in taken],
+        texts=[train.texts[row] for row in taken],
+        labels=train.labels[taken],
+    )
+
+
+def choose(states: dict[str, States], splits: Splits, num_labels: int, *, layers: tuple[int, ...]) -> Probe:
+    """Choose layer and pooling, then C, by the log-loss of the validation rows; fitted to the training rows alone.
+
+    Args:
+        states: of the training and the validation rows, `[rows, layers, poolings, size]`.
+        layers: their numbers.
+    """
+    train, validation = splits["train"], splits["validation"]
+
+    def fit(place: int, pooling: int, c: float) -> tuple[Regression, dict[str, float]]:
+        fitted, seen = (states[split][:, place, pooling].astype(np.float64) for split in ("train", "validation"))
+        model = Regression.fit(fitted, train.labels, num_labels, c=c, standardise=True)
+        return model, figures(validation.labels, model.probabilities(seen))
+
+    places = [(place, pooling) for place in range(len(layers)) for pooling in range(len(POOLINGS))]
+    losses = {(place, pooling): fit(place, pooling, FIRST)[1]["log_loss"] for place, pooling in places}
+    place, pooling = lowest(losses.items())
+    tried = {c: fit(place, pooling, c) for c in STRENGTHS}
+    c = lowest((c, found["log_loss"]) for c, (_, found) in tried.items())
+    model, validated = tried[c]
+    return Probe(
+        layer=layers[place],
+        pooling=POOLINGS[pooling],
+        c=c,
+        model=model,
+        validation=validated,
+        losses={name: [losses[place, i] for place in range(len(layers))] for i, name in enumerate(POOLINGS)},
+    )
+
+
+def answer(
+    model: Untuned, splits: Splits, encoder: Encoder, num_labels: int, progress: Progress | None = None
+) -> tuple[list[Baseline], dict[str, Features]]:
+    """Answer the test rows by a probe, and by label scoring where the model can; the two share one pass.
+
+    Args:
+        splits: of the training rows those that the probe is fitted to.
+        progress: called with the number of rows read since the last call.
+
+    Returns:
+        The answers, and the features of every split's rows.
+    """
+    train, validation, test = (splits[split] for split in ("train", "validation", "test"))
+    tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
+    started = time.perf_counter()
+    first = read(model, tokens["train"] + tokens["validation"], layers=model.layers, progress=progress).states
+    states = {"train": first[: len(train)], "validation": first[len(train) :]}
+    probe = choose(states, splits, num_labels, layers=model.layers)
+    spent = time.perf_counter() - started
+
+    reading = read(model, tokens["test"], layers=(probe.layer,), scoring=model.missing is None, progress=progress)
+    place, pooling = model.layers.index(probe.layer), POOLINGS.index(probe.pooling)
+    features = {
+        "train": Features(ids=train.ids, states=states["train"][:, place, pooling]),
+        "validation": Features(ids=validation.ids, states=states["validation"][:, place, pooling]),
+        "test": Features(ids=test.ids, states=reading.states[:, 0, pooling]),
+    }
+    started = time.perf_counter()
+    given = probe.model.probabilities(features["test"].states.astype(np.float64))
+    seconds = reading.layer_seconds[probe.layer] + time.perf_counter() - started
+    found = [
+        Baseline(
+            name="hidden_states",
+            probabilities=given,
+            chosen={
+                "layer": probe.layer,
+                "pooling": probe.pooling,
+                "C": probe.c,
+                "rows": len(train),
+                "layers": list(model.layers),
+                "losses": probe.losses,
+                "validation": probe.validation,
+            },
+            costs=Costs.of(train_seconds=spent, rows=len(test), seconds=seconds, size=model.size + size(probe.model)),
+        )
+    ]
+    if reading.scores is not None:
+        found.append(
+            Baseline(
+                name="zero_shot",
+                probabilities=probabilities(reading.scores),
+                chosen={"label_score": "sum"},
+                costs=Costs.of(train_seconds=0.0, rows=len(test), seconds=reading.seconds, size=model.size),
+            )
+        )
+    return found, features
+
+
+def save_features(path: Path, features: dict[str, Features]) -> None:
+    """Write ids and states of every split, `SPLIT_ids` and `SPLIT`, as float32."""
+    arrays = {f"{split}_ids": np.array(part.ids) for split, part in features.items()}
+    arrays |= {split: part.states for split, part in features.items()}
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def load_features(path: Path) -> dict[str, Features]:
+    """Read what `save_features` wrote."""
+    with np.load(path) as arrays:
+        splits = [name for name in arrays if f"{name}_ids" in arrays]
+        return {split: Features(ids=arrays[f"{split}_ids"].tolist(), states=arrays[split]) for split in splits}
