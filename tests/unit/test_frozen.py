@@ -106,7 +106,7 @@ def test_progress_counts_every_row(tiny_base: Bases) -> None:
         ("bert", ("ham", "spam"), True, "is an encoder"),
         ("llama", ("ham", "spam"), False, "baselines.zero_shot is false"),
         (UNKNOWN, WORDS, True, "can't score label words of several tokens with 'gpt_neox'"),
-        ("llama", ("ham", " ham"), True, "the same tokens"),
+        ("llama", ("ham", " "), True, "no tokens"),
     ],
 )
 def test_what_cannot_be_scored_is_said_and_states_are_read_all_the_same(
