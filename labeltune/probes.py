@@ -4,17 +4,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from labeltune.baselines import Baseline, Costs, Split, Splits
 from labeltune.data import stratified
+from labeltune.features import Features, States
 from labeltune.frozen import POOLINGS, Untuned, read
 from labeltune.inference import probabilities
-from labeltune.outputs import replacing
 from labeltune.prompts import Encoder
 from labeltune.regression import Regression, figures, lowest, size
 
@@ -22,7 +20,6 @@ STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 FIRST = 0.01
 """C with which layers and poolings are compared."""
 
-States = NDArray[np.float32]
 Progress = Callable[[int], None]
 
 
@@ -42,16 +39,6 @@ class Probe:
     """Its figures on the validation rows."""
     losses: dict[str, list[float]]
     """Pooling -> validation log-loss of each layer, at the C with which they are compared."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """States of one layer and pooling."""
-
-    ids: list[str]
-    """What `prepare` calls each row."""
-    states: States
-    """`[rows, size]`."""
 
 
 def sample(train: Split, rows: int | str, seed: int) -> Split:
@@ -153,18 +140,3 @@ def answer(
             )
         )
     return found, features
-
-
-def save_features(path: Path, features: dict[str, Features]) -> None:
-    """Write ids and states of every split, `SPLIT_ids` and `SPLIT`, as float32."""
-    arrays = {f"{split}_ids": np.array(part.ids) for split, part in features.items()}
-    arrays |= {split: part.states for split, part in features.items()}
-    with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)
-
-
-def load_features(path: Path) -> dict[str, Features]:
-    """Read what `save_features` wrote."""
-    with np.load(path) as arrays:
-        splits = [name for name in arrays if f"{name}_ids" in arrays]
-        return {split: Features(ids=arrays[f"{split}_ids"].tolist(), states=arrays[split]) for split in splits}

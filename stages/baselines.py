@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from labeltune import baselines, bases, conf, frozen, hardware, ngrams, outputs, probes, terminal
+from labeltune import baselines, bases, conf, features, frozen, hardware, ngrams, outputs, probes, terminal
 from labeltune.evaluation import Baselines
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
@@ -36,11 +36,11 @@ def main() -> None:
         untuned = frozen.load(base, labels, encoder, machine, scoring=settings.zero_shot)
         probed = splits | {"train": probes.sample(splits["train"], settings.probe_rows, settings.seed)}
         with terminal.progress("reading with the untuned base model", sum(map(len, probed.values()))) as progress:
-            answers, features = probes.answer(untuned, probed, encoder, len(labels), progress)
+            answers, states = probes.answer(untuned, probed, encoder, len(labels), progress)
         found += answers
 
         outputs.write_table(PREDICTIONS, baselines.answers(found, splits["test"], labels))
-        probes.save_features(FEATURES, features)
+        features.save(FEATURES, states)
         outputs.write_json(METRICS, baselines.chosen(found, untuned.missing))
         outputs.write_json(COSTS, baselines.costs(found))
     baselines.show(found, untuned.missing, PREDICTIONS)

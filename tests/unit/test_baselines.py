@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from labeltune import baselines, frozen, ngrams, probes, regression
+from labeltune import baselines, features, frozen, ngrams, probes, regression
 from labeltune.baselines import Split
 from labeltune.labels import LabelSet
 from labeltune.outputs import write_table
@@ -112,13 +112,13 @@ def test_the_majority_gives_training_shares() -> None:
 
 
 def test_a_label_without_a_training_row_gets_nothing_and_a_lone_label_everything() -> None:
-    features = np.random.default_rng(0).normal(size=(6, 3))
-    lacking = regression.Regression.fit(features, np.array([0, 2, 0, 2, 0, 2]), 4, c=1.0, standardise=True)
-    given = lacking.probabilities(features)
+    rows = np.random.default_rng(0).normal(size=(6, 3))
+    lacking = regression.Regression.fit(rows, np.array([0, 2, 0, 2, 0, 2]), 4, c=1.0, standardise=True)
+    given = lacking.probabilities(rows)
     np.testing.assert_allclose(given.sum(axis=1), 1)
     assert (given[:, [1, 3]] == 0).all()
-    lone = regression.Regression.fit(features, np.array([1] * 6), 3, c=1.0, standardise=True)
-    np.testing.assert_array_equal(lone.probabilities(features[:2]), [[0, 1, 0], [0, 1, 0]])
+    lone = regression.Regression.fit(rows, np.array([1] * 6), 3, c=1.0, standardise=True)
+    np.testing.assert_array_equal(lone.probabilities(rows[:2]), [[0, 1, 0], [0, 1, 0]])
 
 
 def planted(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, Split]]:
@@ -168,7 +168,7 @@ def test_states_and_scores_come_together(tiny_base: Callable[..., Path], tmp_pat
     made = plan(tiny_base("llama"))
     model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=True)
     splits = three(spam_rows(20))
-    found, features = probes.answer(model, splits, made.encoder, 2)
+    found, states = probes.answer(model, splits, made.encoder, 2)
     assert [baseline.name for baseline in found] == ["hidden_states", "zero_shot"]
     for baseline in found:
         assert baseline.probabilities.shape == (len(splits["test"]), 2)
@@ -178,20 +178,20 @@ def test_states_and_scores_come_together(tiny_base: Callable[..., Path], tmp_pat
     ids = made.encoder.encode(splits["test"].texts[:1]).input_ids
     alone = frozen.read(model, ids, layers=(found[0].chosen["layer"],), scoring=True)
     place = frozen.POOLINGS.index(found[0].chosen["pooling"])
-    np.testing.assert_allclose(features["test"].states[:1], alone.states[:, 0, place], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(states["test"].states[:1], alone.states[:, 0, place], rtol=1e-4, atol=1e-5)
     assert alone.scores is not None
     odds = np.log(found[1].probabilities[0, 0] / found[1].probabilities[0, 1])
     assert odds == pytest.approx(alone.scores[0, 0] - alone.scores[0, 1], abs=1e-4)
 
-    probes.save_features(tmp_path / "a.npz", features)
-    probes.save_features(tmp_path / "b.npz", features)
+    features.save(tmp_path / "a.npz", states)
+    features.save(tmp_path / "b.npz", states)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    loaded = probes.load_features(tmp_path / "a.npz")
+    loaded = features.load(tmp_path / "a.npz")
     assert list(loaded) == ["train", "validation", "test"]
     for name, part in loaded.items():
         assert part.ids == splits[name].ids
         assert part.states.dtype == np.float32
-        np.testing.assert_array_equal(part.states, features[name].states)
+        np.testing.assert_array_equal(part.states, states[name].states)
 
 
 def test_what_is_written_is_complete_and_free_of_times(tmp_path: Path) -> None:
