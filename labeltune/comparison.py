@@ -187,7 +187,7 @@ def _p(value: float) -> str:
 def costs(baselines: Path, evaluate: Path, train: Path) -> dict[str, dict[str, float]]:
     """Every model's costs, as far as the stages have written them; training and predicting share the memory's peak."""
     cheaper, asked, trained = (_read(path) for path in (baselines, evaluate, train))
-    tuned = {key: asked[key] for key in ("rows_per_second", "size_mib") if key in asked}
+    tuned: dict[str, float] = {key: asked[key] for key in ("rows_per_second", "size_mib") if key in asked}
     tuned |= {"train_seconds": trained["seconds"]} if "seconds" in trained else {}
     peaks = [stage["peak_memory_mib"] for stage in (asked, trained) if "peak_memory_mib" in stage]
     return {FINE_TUNED: tuned | ({"peak_memory_mib": max(peaks)} if peaks else {}), **cheaper}

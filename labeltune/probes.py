@@ -7,9 +7,11 @@ from fractions import Fraction
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from labeltune.baselines import Baseline, Costs, Split, Splits
 from labeltune.data import stratified
+from labeltune.errors import UserError
 from labeltune.features import Features, States
 from labeltune.frozen import POOLINGS, Untuned, read
 from labeltune.inference import probabilities
@@ -19,6 +21,9 @@ from labeltune.regression import Regression, figures, lowest, size
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 FIRST = 0.01
 """C with which layers and poolings are compared."""
+
+MEMORY_SHARE = 0.5
+GIB = 1 << 30
 
 Progress = Callable[[int], None]
 
@@ -41,16 +46,20 @@ class Probe:
     """Pooling -> validation log-loss of each layer, at the C with which they are compared."""
 
 
-def sample(train: Split, rows: int | str, seed: int) -> Split:
-    """A stratified sample of the training rows, or all of them where there are no more."""
-    if rows == "all" or int(rows) >= len(train):
-        return train
-    table = pd.DataFrame({"label": train.labels, "row": range(len(train))})
-    taken = stratified(table, [Fraction(int(rows), len(train))], seed)[0]["row"].tolist()
+def sampled(splits: Splits, rows: int | str, seed: int) -> Splits:
+    """The rows to be read: all test rows, and of the others at most so many each, a stratified sample."""
+    return {split: part if split == "test" else _sample(part, rows, seed) for split, part in splits.items()}
+
+
+def _sample(split: Split, rows: int | str, seed: int) -> Split:
+    if rows == "all" or int(rows) >= len(split):
+        return split
+    table = pd.DataFrame({"label": split.labels, "row": range(len(split))})
+    taken = stratified(table, [Fraction(int(rows), len(split))], seed)[0]["row"].tolist()
     return Split(
-        ids=[train.ids[row] for row in taken],
-        texts=[train.texts[row] for row in taken],
-        labels=train.labels[taken],
+        ids=[split.ids[row] for row in taken],
+        texts=[split.texts[row] for row in taken],
+        labels=split.labels[taken],
     )
 
 
@@ -90,13 +99,17 @@ def answer(
     """Answer the test rows by a probe, and by label scoring where the model can; the two share one pass.
 
     Args:
-        splits: of the training rows those that the probe is fitted to.
+        splits: of the training and the validation rows those that are read.
         progress: called with the number of rows read since the last call.
 
     Returns:
         The answers, and the features of every split's rows.
+
+    Raises:
+        UserError: states of so many rows do not fit in memory.
     """
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
+    _require_memory(model, len(train) + len(validation))
     tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
     started = time.perf_counter()
     first = read(model, tokens["train"] + tokens["validation"], layers=model.layers, progress=progress).states
@@ -123,6 +136,7 @@ def answer(
                 "pooling": probe.pooling,
                 "C": probe.c,
                 "rows": len(train),
+                "validation_rows": len(validation),
                 "layers": list(model.layers),
                 "losses": probe.losses,
                 "validation": probe.validation,
@@ -140,3 +154,14 @@ def answer(
             )
         )
     return found, features
+
+
+def _require_memory(model: Untuned, rows: int) -> None:
+    """Refuse rows whose states, of every layer and pooling, would fill more than half of the memory that is free."""
+    needed = rows * len(model.layers) * len(POOLINGS) * model.network.config.hidden_size * np.float32().itemsize
+    free = psutil.virtual_memory().available
+    if needed > MEMORY_SHARE * free:
+        raise UserError(
+            f"baselines.probe_rows: the states of {rows:,} rows take {needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB "
+            f"are free; set it to at most {int(rows * MEMORY_SHARE * free / needed / 2):,}"
+        )

@@ -116,7 +116,8 @@ def near_duplicates(
                 agrees=~differs,
             )
         )
-        counts |= rows["split"].value_counts().to_dict() if inside else {ACROSS: len(rows)}
+        for split in rows["split"] if inside else [ACROSS] * len(rows):
+            counts[split] += 1
     return pd.concat(found).sort_values("agrees", kind="stable")[COLUMNS], counts
 
 

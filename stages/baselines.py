@@ -34,7 +34,7 @@ def main() -> None:
         base = bases.open_base(model)
         encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
         untuned = frozen.load(base, labels, encoder, machine, scoring=settings.zero_shot)
-        probed = splits | {"train": probes.sample(splits["train"], settings.probe_rows, settings.seed)}
+        probed = probes.sampled(splits, settings.probe_rows, settings.seed)
         with terminal.progress("reading with the untuned base model", sum(map(len, probed.values()))) as progress:
             answers, states = probes.answer(untuned, probed, encoder, len(labels), progress)
         found += answers

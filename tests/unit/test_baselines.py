@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from labeltune import baselines, features, frozen, ngrams, probes, regression
 from labeltune.baselines import Split
+from labeltune.errors import UserError
 from labeltune.labels import LabelSet
 from labeltune.outputs import write_table
 from tests.conftest import spam_rows
@@ -152,16 +153,34 @@ def test_a_probe_finds_the_layer_and_pooling_that_hold_the_label() -> None:
     np.testing.assert_allclose(found, by_c[probe.c][1], rtol=1e-6)
 
 
-def test_a_sample_has_the_classes_shares_and_depends_on_the_seed() -> None:
+def test_samples_have_the_classes_shares_and_depend_on_the_seed() -> None:
     rows = [("ham", f"a {i}") for i in range(150)] + [("spam", f"b {i}") for i in range(50)]
-    train = split(rows, 0, 200)
-    taken = probes.sample(train, 40, seed=3)
-    assert np.bincount(taken.labels).tolist() == [30, 10]
-    assert taken.texts == [train.texts[int(name.split()[1])] for name in taken.ids]
-    assert probes.sample(train, 40, seed=3).ids == taken.ids
-    assert probes.sample(train, 40, seed=4).ids != taken.ids
-    assert probes.sample(train, "all", seed=3) is train
-    assert probes.sample(train, 200, seed=3) is train
+    whole = split(rows, 0, 200)
+    splits = {"train": whole, "validation": split(rows, 120, 160), "test": whole}
+
+    def drawn(count: int | str, seed: int) -> dict[str, Split]:
+        return probes.sampled(splits, count, seed)
+
+    taken = drawn(40, 3)
+    assert np.bincount(taken["train"].labels).tolist() == [30, 10]
+    assert taken["train"].texts == [whole.texts[int(name.split()[1])] for name in taken["train"].ids]
+    assert taken["validation"] is splits["validation"]
+    assert len(drawn(20, 3)["validation"]) == 20
+    assert taken["test"] is whole  # every test row is answered
+    assert drawn(40, 3)["train"].ids == taken["train"].ids
+    assert drawn(40, 4)["train"].ids != taken["train"].ids
+    assert drawn("all", 3)["train"] is whole
+    assert drawn(200, 3)["train"] is whole
+
+
+def test_more_states_than_memory_are_refused_before_they_are_computed(
+    tiny_base: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(tiny_base("llama"))
+    model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=False)
+    monkeypatch.setattr(probes, "MEMORY_SHARE", 1e-9)
+    with pytest.raises(UserError, match="baselines.probe_rows: the states of 32 rows take .* set it to at most"):
+        probes.answer(model, three(spam_rows(20)), made.encoder, 2)
 
 
 def test_states_and_scores_come_together(tiny_base: Callable[..., Path], tmp_path: Path) -> None:

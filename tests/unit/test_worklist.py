@@ -170,11 +170,14 @@ def test_confident_mistakes_are_wrong_and_confident_worst_first() -> None:
 
 def test_near_duplicates_inside_and_across_splits() -> None:
     common = "this message is long enough to be told apart from all of the others"
+    train = [common + " now", "some other words that stand alone", "x" * 40]
     frames = {
-        "train": table("train", np.array([0, 1, 0]), [common + " now", "some other words that stand alone", "x" * 40]),
-        "validation": table("validation", np.array([0, 0]), ["quite another validation text" + end for end in ("", "!")]),
+        "train": table("train", np.array([0, 1, 0]), train),
+        "validation": table(
+            "validation", np.array([0, 0]), [f"quite another validation text{end}" for end in ("", "!")]
+        ),
         "test": table("test", np.array([1]), [common]),
-    }  # fmt: skip
+    }
     done: list[int] = []
     found, counts = worklist.near_duplicates(frames, 0.8, done.append)
     assert counts == {"train": 0, "validation": 1, "test": 0, "across": 1}
