@@ -1,31 +1,27 @@
 """The untuned base model: the states behind each of its layers, and how likely it finds each label word."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 from transformers import AutoConfig
 
-from labeltune import heads
-from labeltune.architectures import architecture, layer_list
 from labeltune.bases import Base
 from labeltune.errors import UserError
+from labeltune.features import States
+from labeltune.front import Front, shared_front
 from labeltune.hardware import Machine, device, inference_tokens
-from labeltune.inference import pad, token_batches
+from labeltune.inference import pad, spread, token_batches
 from labeltune.labels import LabelSet
 from labeltune.models import is_encoder, load_network
 from labeltune.params import Train
 from labeltune.prompts import Encoder
+from labeltune.watch import POOLINGS, Watch, watching
 
-POOLINGS = ("mean", "last")
-"""What stands for all states of a row: their mean, or that of its last token."""
+MEAN = POOLINGS.index("mean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +34,19 @@ class Untuned:
     """Token that fills up batches."""
     size: int
     """Bytes of its files."""
+    front: Front | None
+    """What every prompt begins with."""
     missing: str | None
     """Why it can't score label words; None where it can."""
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers whose states can be read; 0 are the embeddings, the last comes with the final norm."""
-        count = self.network.config.num_hidden_layers
-        return tuple(range(count + 1)) if _layer_list(self.network) else (count,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """What a forward pass over rows gave."""
 
-    states: NDArray[np.float32]
+    states: States
     """Pooled states, `[rows, layers, poolings, size]`, in the order of `POOLINGS`."""
-    scores: NDArray[np.float32] | None
+    scores: States | None
     """log p(label word | prompt), up to one constant a row, `[rows, num_labels]`, where it was asked for."""
     seconds: float
     """Time of the whole pass."""
@@ -84,25 +76,28 @@ def load(base: Base, labels: LabelSet, encoder: Encoder, machine: Machine, *, sc
             max_length=encoder.max_length,
         )
 
-    network, missing = None, "baselines.zero_shot is false"
+    network: Any = None
+    missing: str | None = "baselines.zero_shot is false"
     if scoring and is_encoder(AutoConfig.from_pretrained(base.folder)):
         missing = f"{base.name} is an encoder: it was never trained to say what follows a prompt"
     elif scoring:
         try:
-            network = loaded("label_scoring")
+            network, missing = loaded("label_scoring"), None
         except UserError as error:  # not for these labels or this model; its states can be read all the same
             missing = str(error)
+    network = (loaded("linear") if network is None else network).to(device()).eval()
     return Untuned(
-        network=(loaded("linear") if network is None else network).to(device()).eval(),
+        network=network,
         pad_id=encoder.tokenizer.pad_token_id,
         size=sum((base.folder / name).stat().st_size for name in base.files),
-        missing=missing if network is None else None,
+        front=shared_front(network, encoder),
+        missing=missing,
     )
 
 
 def read(
     model: Untuned,
-    input_ids: Sequence[Sequence[int]],
+    input_ids: Sequence[list[int]],
     *,
     layers: Collection[int],
     scoring: bool = False,
@@ -116,88 +111,64 @@ def read(
         scoring: score the label words in the same pass.
         progress: called with the number of rows done since the last call.
     """
-    network: Any = model.network
-    extra = network.extra_tokens if scoring else 0
+    network, front = model.network, model.front
+    skipped = [len(front.tokens) if front and front.begins(ids) else 0 for ids in input_ids]
     states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
-    scores: NDArray[np.float32] | None = None
-    started = time.perf_counter()
-    with torch.inference_mode(), _watching(network, layers) as watch:
-        for rows in token_batches([len(ids) + extra for ids in input_ids], inference_tokens()):
-            padded = pad([input_ids[row] for row in rows], model.pad_id)
+    scores = np.empty((len(input_ids), network.config.num_labels), dtype=np.float32)
+    spent = dict.fromkeys(layers, 0.0)
+    total, started = 0.0, time.perf_counter()
+
+    with watching(network, layers) as watch:
+        means = _front_means(network, front, watch) if front else np.empty(0, dtype=np.float32)
+
+        def passed(rows: list[int]) -> tuple[States, States | None, dict[int, float], float]:
+            begun, skip = time.perf_counter(), skipped[rows[0]]
+            padded = pad([input_ids[row][skip:] for row in rows], model.pad_id)
             batch = {name: tensor.to(network.device) for name, tensor in padded.items()}
             watch.begin(batch["attention_mask"])
-            if scoring:
-                given = network(**batch).logits.float().cpu().numpy()
-                scores = np.empty((len(input_ids), given.shape[1]), dtype=np.float32) if scores is None else scores
-                scores[rows] = given
+            logits = None
+            if scoring or skip:
+                logits = network(**batch, front=front if skip else None).logits.float().cpu().numpy()
             else:  # the layers alone: no output row of the vocabulary is multiplied
                 network.run(batch["input_ids"], batch["attention_mask"], None)
-            states[rows] = watch.pooled()
+            pooled = watch.pooled()
+            if skip:  # a mean is that of the front's tokens and those behind it
+                share = skip / (skip + padded["attention_mask"].sum(1).numpy()[:, None, None])  # [batch, 1, 1]
+                pooled[:, :, MEAN] = share * means + (1 - share) * pooled[:, :, MEAN]
+            return pooled, logits, watch.seconds, time.perf_counter() - begun
+
+        batches = _batches(input_ids, skipped, network.extra_tokens if scoring else 0)
+        for rows, result in zip(batches, spread(passed, batches, network.device), strict=True):
+            states[rows], logits, seconds, batch_seconds = result
+            if scoring:
+                scores[rows] = logits
+            spent = {layer: spent[layer] + seconds[layer] for layer in layers}
+            total += batch_seconds
             if progress:
                 progress(len(rows))
-    seconds = time.perf_counter() - started
-    return Reading(states=states, scores=scores, seconds=seconds, layer_seconds=watch.seconds)
+    elapsed = time.perf_counter() - started
+    return Reading(
+        states=states,
+        scores=scores if scoring else None,
+        seconds=elapsed,
+        layer_seconds={layer: elapsed * spent[layer] / total for layer in layers},
+    )
 
 
-@dataclass(kw_only=True)
-class _Watch:
-    """Pools the states of each layer when they are computed, so that those of every token are never kept."""
-
-    layers: Collection[int]
-    mask: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    kept: list[torch.Tensor] = field(default_factory=list)
-    seconds: dict[int, float] = field(default_factory=dict)
-    started: float = 0.0
-
-    def begin(self, mask: torch.Tensor) -> None:
-        """Expect a batch with this mask, `[batch, length]`."""
-        self.mask, self.kept, self.started = mask, [], time.perf_counter()
-
-    def see(self, layer: int, hidden: torch.Tensor) -> None:
-        """Pool states `[batch, length or more, size]`; what is behind the mask are nodes of the label words."""
-        if layer in self.layers:
-            inside = hidden[:, : self.mask.shape[1]]
-            pooled = [heads.pool(inside, self.mask, how).float() for how in POOLINGS]
-            self.kept.append(torch.stack(pooled, dim=1).cpu())  # [batch, poolings, size]
-            self.seconds[layer] = self.seconds.get(layer, 0.0) + time.perf_counter() - self.started
-
-    def pooled(self) -> NDArray[np.float32]:
-        """States of the batch, `[batch, layers, poolings, size]`."""
-        assert len(self.kept) == len(self.layers), "a layer did not run, or ran twice"
-        return torch.stack(self.kept, dim=1).numpy()
+def _batches(input_ids: Sequence[list[int]], skipped: Sequence[int], extra: int) -> list[list[int]]:
+    """Rows of like length together, those that go on from the front apart from the others."""
+    batches = []
+    for skip in sorted(set(skipped)):
+        alike = [row for row, other in enumerate(skipped) if other == skip]
+        lengths = [len(input_ids[row]) - skip + extra for row in alike]
+        batches += [[alike[place] for place in batch] for batch in token_batches(lengths, inference_tokens())]
+    return batches
 
 
-@contextmanager
-def _watching(network: Any, layers: Collection[int]) -> Iterator[_Watch]:
-    """Hook a watch to the layers of a network; states are those that Transformers calls `hidden_states`."""
-    watch = _Watch(layers=layers)
-    backbone, parts = network.backbone(), _layer_list(network)
-    top = network.config.num_hidden_layers
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watch.see(0, args[0] if args else kwargs["hidden_states"])
-
-    def after(layer: int, _: nn.Module, __: Any, output: Any) -> None:
-        watch.see(layer, output[0] if isinstance(output, tuple) else output)
-
-    def behind(_: nn.Module, __: Any, output: Any) -> None:
-        watch.see(top, output.last_hidden_state)
-
-    hooks = [backbone.register_forward_hook(behind)]
-    if parts:
-        hooks.append(parts[0].register_forward_pre_hook(before, with_kwargs=True))
-        hooks += [part.register_forward_hook(partial(after, i)) for i, part in enumerate(parts[:-1], start=1)]
-    try:
-        yield watch
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _layer_list(network: Any) -> nn.ModuleList | None:
-    """The layers of a network; of a family that labeltune does not know, the list that is as long as its depth."""
-    backbone = network.backbone()
-    if architecture(network.config):
-        return layer_list(backbone)
-    lists = [part for part in backbone.modules() if isinstance(part, nn.ModuleList)]
-    return next((part for part in lists if len(part) == network.config.num_hidden_layers), None)
+def _front_means(network: Any, front: Front, watch: Watch) -> States:
+    """Mean state of the front's tokens behind each layer, `[layers, size]`."""
+    ids = torch.tensor([front.tokens], device=network.device)
+    watch.begin(torch.ones_like(ids))
+    with torch.inference_mode():
+        network.run(ids, torch.ones_like(ids), None)
+    return watch.pooled()[0, :, MEAN]

@@ -13,10 +13,11 @@ from labeltune.baselines import Baseline, Costs, Split, Splits
 from labeltune.data import stratified
 from labeltune.errors import UserError
 from labeltune.features import Features, States
-from labeltune.frozen import POOLINGS, Untuned, read
+from labeltune.frozen import Untuned, read
 from labeltune.inference import probabilities
 from labeltune.prompts import Encoder
 from labeltune.regression import Regression, figures, lowest, size
+from labeltune.watch import POOLINGS, watched_layers
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 FIRST = 0.01
@@ -109,16 +110,17 @@ def answer(
         UserError: states of so many rows do not fit in memory.
     """
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
-    _require_memory(model, len(train) + len(validation))
+    layers = watched_layers(model.network)
+    _require_memory(model, len(train) + len(validation), len(layers))
     tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
     started = time.perf_counter()
-    first = read(model, tokens["train"] + tokens["validation"], layers=model.layers, progress=progress).states
+    first = read(model, tokens["train"] + tokens["validation"], layers=layers, progress=progress).states
     states = {"train": first[: len(train)], "validation": first[len(train) :]}
-    probe = choose(states, splits, num_labels, layers=model.layers)
+    probe = choose(states, splits, num_labels, layers=layers)
     spent = time.perf_counter() - started
 
     reading = read(model, tokens["test"], layers=(probe.layer,), scoring=model.missing is None, progress=progress)
-    place, pooling = model.layers.index(probe.layer), POOLINGS.index(probe.pooling)
+    place, pooling = layers.index(probe.layer), POOLINGS.index(probe.pooling)
     features = {
         "train": Features(ids=train.ids, states=states["train"][:, place, pooling]),
         "validation": Features(ids=validation.ids, states=states["validation"][:, place, pooling]),
@@ -137,7 +139,7 @@ def answer(
                 "C": probe.c,
                 "rows": len(train),
                 "validation_rows": len(validation),
-                "layers": list(model.layers),
+                "layers": list(layers),
                 "losses": probe.losses,
                 "validation": probe.validation,
             },
@@ -156,9 +158,9 @@ def answer(
     return found, features
 
 
-def _require_memory(model: Untuned, rows: int) -> None:
+def _require_memory(model: Untuned, rows: int, layers: int) -> None:
     """Refuse rows whose states, of every layer and pooling, would fill more than half of the memory that is free."""
-    needed = rows * len(model.layers) * len(POOLINGS) * model.network.config.hidden_size * np.float32().itemsize
+    needed = rows * layers * len(POOLINGS) * model.network.config.hidden_size * np.float32().itemsize
     free = psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:
         raise UserError(

@@ -8,16 +8,19 @@ import numpy as np
 from cleanlab.filter import find_label_issues
 from numpy.typing import NDArray
 
-from labeltune.hygiene import Progress, near_earlier
+from labeltune.hygiene import near_earlier
 from labeltune.intervals import Flags
 from labeltune.metrics import Indices, Probabilities
 from labeltune.regression import Regression
 
 
-def families(texts: Sequence[str], threshold: float, progress: Progress | None = None) -> Indices:
-    """A number for each text, the same for near copies of one another, `[rows]`."""
-    matches = near_earlier(texts, [0] * len(texts), threshold, inside=True, progress=progress)
-    return np.where(matches < 0, np.arange(len(texts)), matches)
+def families(texts: Sequence[str], threshold: float) -> Indices:
+    """A number for each text, the same as that of its first near copy among the texts before it, `[rows]`."""
+    matches = near_earlier(texts, range(len(texts)), threshold, inside=False)
+    family = np.arange(len(texts))
+    for row in np.flatnonzero(matches >= 0):
+        family[row] = family[matches[row]]
+    return family
 
 
 def deal(labels: Indices, groups: Indices, *, folds: int, seed: int) -> Indices:
@@ -76,4 +79,4 @@ def mislabelled(labels: Indices, given: Probabilities) -> Flags:
         # It says so of labels with one row or none; the row is then never named.
         warnings.filterwarnings("ignore", "May not flag all label issues in class", UserWarning)
         found = find_label_issues(labels, given, filter_by="prune_by_noise_rate", n_jobs=1)
-    return np.asarray(found) & (given.argmax(axis=1) != labels)
+    return np.asarray(found)

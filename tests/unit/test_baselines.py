@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from labeltune.baselines import Split
 from labeltune.errors import UserError
 from labeltune.labels import LabelSet
 from labeltune.outputs import write_table
+from labeltune.watch import POOLINGS
 from tests.conftest import spam_rows
 from tests.tuning import plan
 
@@ -183,7 +185,12 @@ def test_more_states_than_memory_are_refused_before_they_are_computed(
         probes.answer(model, three(spam_rows(20)), made.encoder, 2)
 
 
-def test_states_and_scores_come_together(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_states_and_scores_come_together(
+    tiny_base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pooling: str
+) -> None:
+    choose = probes.choose
+    monkeypatch.setattr(probes, "choose", lambda *given, **options: replace(choose(*given, **options), pooling=pooling))
     made = plan(tiny_base("llama"))
     model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=True)
     splits = three(spam_rows(20))
@@ -196,7 +203,7 @@ def test_states_and_scores_come_together(tiny_base: Callable[..., Path], tmp_pat
     # One row alone, through the same model.
     ids = made.encoder.encode(splits["test"].texts[:1]).input_ids
     alone = frozen.read(model, ids, layers=(found[0].chosen["layer"],), scoring=True)
-    place = frozen.POOLINGS.index(found[0].chosen["pooling"])
+    place = POOLINGS.index(pooling)
     np.testing.assert_allclose(states["test"].states[:1], alone.states[:, 0, place], rtol=1e-4, atol=1e-5)
     assert alone.scores is not None
     odds = np.log(found[1].probabilities[0, 0] / found[1].probabilities[0, 1])
@@ -208,6 +215,9 @@ def test_states_and_scores_come_together(tiny_base: Callable[..., Path], tmp_pat
     loaded = features.load(tmp_path / "a.npz")
     assert list(loaded) == ["train", "validation", "test"]
     for name, part in loaded.items():
+        ids = made.encoder.encode(splits[name].texts).input_ids
+        again = frozen.read(model, ids, layers=(found[0].chosen["layer"],)).states[:, 0, place]
+        np.testing.assert_allclose(part.states, again, rtol=1e-4, atol=1e-5)
         assert part.ids == splits[name].ids
         assert part.states.dtype == np.float32
         np.testing.assert_array_equal(part.states, states[name].states)

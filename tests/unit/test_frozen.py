@@ -1,6 +1,7 @@
 """What is read of an untuned base model, against Transformers' own models, one row at a time."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from labeltune import frozen
 from labeltune.bases import quiet
 from labeltune.blueprint import Blueprint
+from labeltune.prompts import Encoder
+from labeltune.watch import watched_layers
 from tests.tiny import UNKNOWN
 from tests.tuning import TEXTS, plan
 
@@ -24,7 +27,7 @@ def load(made: Blueprint, *, scoring: bool = True) -> frozen.Untuned:
 
 
 def read(model: frozen.Untuned, made: Blueprint, texts: Sequence[str] = TEXTS, **options: Any) -> frozen.Reading:
-    options = {"layers": model.layers, "scoring": model.missing is None} | options
+    options = {"layers": watched_layers(model.network), "scoring": model.missing is None} | options
     return frozen.read(model, made.encoder.encode(texts).input_ids, **options)
 
 
@@ -44,7 +47,7 @@ def test_a_decoders_states_are_transformers_own(tiny_base: Bases, architecture: 
     model = load(made)
     assert model.missing is None
     expected = np.stack([hidden_states(made, text) for text in TEXTS])
-    assert model.layers == tuple(range(expected.shape[1]))
+    assert watched_layers(model.network) == tuple(range(expected.shape[1]))
     for scoring in (True, False):
         found = read(model, made, scoring=scoring).states
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -60,6 +63,28 @@ def test_an_encoders_and_an_unknown_familys_states_are_transformers_own(tiny_bas
     expected = np.stack([hidden_states(made, text) for text in TEXTS])
     np.testing.assert_allclose(read(model, made).states, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(read(model, made, TEXTS[2:3]).states, expected[2:3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("words", [("ham", "spam"), WORDS])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
+def test_a_shared_front_and_several_threads_change_nothing(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, architecture: str, words: tuple[str, str], threads: int
+) -> None:
+    made = plan(tiny_base(architecture), words=words)
+    template = replace(made.encoder.template, front="Classify the text as ham or spam. Text: ")
+    made = replace(made, encoder=Encoder(tokenizer=made.encoder.tokenizer, template=template, max_length=64))
+    model = load(made)
+    assert (model.front is not None) == (architecture != "bert" and words != WORDS)
+    texts = [*TEXTS, *(f"{text} {text}" for text in TEXTS), "x" * 200]  # the last loses its middle
+    expected = np.stack([hidden_states(made, text) for text in texts])
+    monkeypatch.setattr(frozen, "inference_tokens", lambda: 40)  # several batches, so that threads have work
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = read(model, made, texts)
+    np.testing.assert_allclose(found.states, expected, rtol=1e-4, atol=1e-5)
+    if found.scores is not None:
+        plain = read(replace(model, front=None), made, texts)
+        np.testing.assert_allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-4)
 
 
 def test_asking_for_one_layer_gives_its_states_alone(tiny_base: Bases) -> None:

@@ -58,6 +58,7 @@ def test_planted_label_errors_are_found_in_every_split() -> None:
     found, judged = worklist.label_errors(frames, features, answers, LABELS, **OPTIONS)
     assert judged == {"train": 400, "validation": 100, "test": 200}
     assert list(found["confidence"]) == sorted(found["confidence"], reverse=True)
+    assert (found["suggested"] != found["label"]).all()
     for split, frame in frames.items():
         planted_ids = set(frame["id"][wrong[split]])
         named = set(found[found["split"] == split]["id"])
@@ -98,6 +99,13 @@ def test_one_label_alone_and_a_rare_label_are_never_suspected() -> None:
     assert not suspects.mislabelled(labels, given)[19]
 
 
+def test_a_copy_of_a_copy_belongs_to_the_family() -> None:
+    text = table("x", np.zeros(1, dtype=int))["text"][0]
+    chain = [text, "completely different words", text[8:], text[16:]]
+    assert suspects.families(chain, 0.8).tolist() == [0, 1, 0, 0]
+    assert suspects.families([chain[0], chain[3]], 0.8).tolist() == [0, 1]  # not alike by themselves
+
+
 def test_out_of_fold_probabilities_are_of_models_that_never_saw_the_row() -> None:
     states, labels, _ = planted(90, 0.1)
     fold = suspects.deal(labels, np.arange(90), folds=3, seed=1)
@@ -133,17 +141,24 @@ def test_a_row_whose_label_no_other_fold_has_is_not_judged() -> None:
     assert given[60, 2] == 0
 
 
-def test_only_rows_with_states_are_judged_and_near_copies_share_a_fold() -> None:
+def test_only_rows_with_states_are_judged_and_near_copies_share_a_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(40) % 2
-    texts = [f"the very same long text number {i // 4} of this table, nearly" + "!" * (i % 4) for i in range(40)]
-    groups = suspects.families(texts, 0.8)
-    assert len(set(groups)) < 11
+    texts = [text + "!" * i for text in table("ten texts", np.zeros(10, dtype=int))["text"] for i in range(4)]
+    assert suspects.families(texts, 0.8).tolist() == [4 * (i // 4) for i in range(40)]
     states = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     frames = {split: table(split, labels, texts) for split in ("train", "validation", "test")}
     features = {split: Features(ids=frames[split]["id"][:rows].tolist(), states=states[:rows])
                 for split, rows in (("train", 16), ("validation", 40), ("test", 40))}  # fmt: skip
     answers = predictions(frames["test"], np.eye(3)[labels])
+    dealt = []
+    deal = suspects.deal
+    monkeypatch.setattr(suspects, "deal", lambda *given, **options: dealt.append(deal(*given, **options)) or dealt[-1])
     _, judged = worklist.label_errors(frames, features, answers, LABELS, **OPTIONS)
+    (fold,) = dealt  # of 16 training and 40 validation rows: four copies of a text stand together in each
+    for number in range(4):
+        copies = [*range(4 * number, 4 * number + 4), *range(16 + 4 * number, 16 + 4 * number + 4)]
+        assert len(set(fold[copies])) == 1
+    assert len(set(fold)) > 1
     assert judged == {"train": 16, "validation": 40, "test": 40}
     lone = predictions(frames["test"].assign(label="a"), np.eye(3)[labels])
     _, judged = worklist.label_errors(frames | {"test": lone}, features, lone, LABELS, **OPTIONS)
