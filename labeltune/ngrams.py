@@ -10,7 +10,7 @@ from labeltune.baselines import Baseline, Costs, Splits
 from labeltune.labels import LabelSet
 from labeltune.regression import Regression, figures, lowest, size
 
-STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 FIRST = 10.0
 """C with which the kinds of n-grams are compared."""
 MOST = 50_000
