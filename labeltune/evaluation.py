@@ -54,9 +54,10 @@ class Baselines(Section):
     """Cheaper models on the same rows."""
 
     seed: int = 0
-    """Seed of the sample of training rows."""
+    """Seed of the samples of training and validation rows."""
     probe_rows: Positive | Literal["all"] = 512
-    """Training rows of the regression on the base model's hidden states, a stratified sample."""
+    """Training rows of the regression on the base model's hidden states, and most validation rows that choose its
+    layer: stratified samples."""
     zero_shot: bool = True
     """Score the test rows with the untuned base model."""
 

@@ -1,0 +1,174 @@
+"""The untuned base model: the states behind each of its layers, and how likely it finds each label word."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from labeltune.bases import Base
+from labeltune.errors import UserError
+from labeltune.features import States
+from labeltune.front import Front, shared_front
+from labeltune.hardware import Machine, device, inference_tokens
+from labeltune.inference import pad, spread, token_batches
+from labeltune.labels import LabelSet
+from labeltune.models import is_encoder, load_network
+from labeltune.params import Train
+from labeltune.prompts import Encoder
+from labeltune.watch import POOLINGS, Watch, watching
+
+MEAN = POOLINGS.index("mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untuned:
+    """A base model that nothing was trained of."""
+
+    network: Any
+    """It, on its device."""
+    pad_id: int
+    """Token that fills up batches."""
+    size: int
+    """Bytes of its files."""
+    front: Front | None
+    """What every prompt begins with."""
+    missing: str | None
+    """Why it can't score label words; None where it can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a forward pass over rows gave."""
+
+    states: States
+    """Pooled states, `[rows, layers, poolings, size]`, in the order of `POOLINGS`."""
+    scores: States | None
+    """log p(label word | prompt), up to one constant a row, `[rows, num_labels]`, where it was asked for."""
+    seconds: float
+    """Time of the whole pass."""
+    layer_seconds: dict[int, float]
+    """Layer -> time until its states were known: that of a pass through a model which ends with it."""
+
+
+def load(base: Base, labels: LabelSet, encoder: Encoder, machine: Machine, *, scoring: bool) -> Untuned:
+    """Load a base model at its full depth.
+
+    Args:
+        scoring: whether label words are to be scored; else, and where the model can't, it has a head that is not used.
+
+    Raises:
+        UserError: the model can't read prompts of this length, or is of no use as a classifier.
+    """
+
+    def loaded(head: str) -> Any:
+        return load_network(
+            base,
+            labels,
+            Train.model_validate({"seed": 0, "head": head}),
+            dtype=machine.dtype,
+            attention=machine.attention,
+            tokenizer=encoder.tokenizer,
+            cue=encoder.template.back,
+            max_length=encoder.max_length,
+        )
+
+    network: Any = None
+    missing: str | None = "baselines.zero_shot is false"
+    if scoring and is_encoder(AutoConfig.from_pretrained(base.folder)):
+        missing = f"{base.name} is an encoder: it was never trained to say what follows a prompt"
+    elif scoring:
+        try:
+            network, missing = loaded("label_scoring"), None
+        except UserError as error:  # not for these labels or this model; its states can be read all the same
+            missing = str(error)
+    network = (loaded("linear") if network is None else network).to(device()).eval()
+    return Untuned(
+        network=network,
+        pad_id=encoder.tokenizer.pad_token_id,
+        size=sum((base.folder / name).stat().st_size for name in base.files),
+        front=shared_front(network, encoder),
+        missing=missing,
+    )
+
+
+def read(
+    model: Untuned,
+    input_ids: Sequence[list[int]],
+    *,
+    layers: Collection[int],
+    scoring: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Reading:
+    """Run every row through the model once, and keep one state per row, layer and pooling.
+
+    Args:
+        input_ids: token ids per row, not padded.
+        layers: whose states are kept, ascending.
+        scoring: score the label words in the same pass.
+        progress: called with the number of rows done since the last call.
+    """
+    network, front = model.network, model.front
+    skipped = [len(front.tokens) if front and front.begins(ids) else 0 for ids in input_ids]
+    states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
+    scores = np.empty((len(input_ids), network.config.num_labels), dtype=np.float32)
+    spent = dict.fromkeys(layers, 0.0)
+    total, started = 0.0, time.perf_counter()
+
+    with watching(network, layers) as watch:
+        means = _front_means(network, front, watch) if front else np.empty(0, dtype=np.float32)
+
+        def passed(rows: list[int]) -> tuple[States, States | None, dict[int, float], float]:
+            begun, skip = time.perf_counter(), skipped[rows[0]]
+            padded = pad([input_ids[row][skip:] for row in rows], model.pad_id)
+            batch = {name: tensor.to(network.device) for name, tensor in padded.items()}
+            watch.begin(batch["attention_mask"])
+            logits = None
+            if scoring or skip:
+                logits = network(**batch, front=front if skip else None).logits.float().cpu().numpy()
+            else:  # the layers alone: no output row of the vocabulary is multiplied
+                network.run(batch["input_ids"], batch["attention_mask"], None)
+            pooled = watch.pooled()
+            if skip:  # a mean is that of the front's tokens and those behind it
+                share = skip / (skip + padded["attention_mask"].sum(1).numpy()[:, None, None])  # [batch, 1, 1]
+                pooled[:, :, MEAN] = share * means + (1 - share) * pooled[:, :, MEAN]
+            return pooled, logits, watch.seconds, time.perf_counter() - begun
+
+        batches = _batches(input_ids, skipped, network.extra_tokens if scoring else 0)
+        for rows, result in zip(batches, spread(passed, batches, network.device), strict=True):
+            states[rows], logits, seconds, batch_seconds = result
+            if scoring:
+                scores[rows] = logits
+            spent = {layer: spent[layer] + seconds[layer] for layer in layers}
+            total += batch_seconds
+            if progress:
+                progress(len(rows))
+    elapsed = time.perf_counter() - started
+    return Reading(
+        states=states,
+        scores=scores if scoring else None,
+        seconds=elapsed,
+        layer_seconds={layer: elapsed * spent[layer] / total for layer in layers},
+    )
+
+
+def _batches(input_ids: Sequence[list[int]], skipped: Sequence[int], extra: int) -> list[list[int]]:
+    """Rows of like length together, those that go on from the front apart from the others."""
+    batches = []
+    for skip in sorted(set(skipped)):
+        alike = [row for row, other in enumerate(skipped) if other == skip]
+        lengths = [len(input_ids[row]) - skip + extra for row in alike]
+        batches += [[alike[place] for place in batch] for batch in token_batches(lengths, inference_tokens())]
+    return batches
+
+
+def _front_means(network: Any, front: Front, watch: Watch) -> States:
+    """Mean state of the front's tokens behind each layer, `[layers, size]`."""
+    ids = torch.tensor([front.tokens], device=network.device)
+    watch.begin(torch.ones_like(ids))
+    with torch.inference_mode():
+        network.run(ids, torch.ones_like(ids), None)
+    return watch.pooled()[0, :, MEAN]

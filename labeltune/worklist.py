@@ -1,0 +1,170 @@
+"""Worklist: rows worth a second look, by likely label errors, confident mistakes and near duplicates."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from labeltune import suspects
+from labeltune.errors import UserError
+from labeltune.features import Features
+from labeltune.hygiene import Progress, near_earlier
+from labeltune.intervals import Flags
+from labeltune.labels import LabelSet
+from labeltune.terminal import say, table
+
+COLUMNS = ["kind", "split", "id", "label", "suggested", "confidence", "other_id", "text"]
+"""`suggested` and `confidence` are a model's answer; of a near duplicate the other row's label where it differs."""
+ACROSS = "across"
+TEXT = dict.fromkeys(("id", "text", "label", "prediction"), str)
+Frames = Mapping[str, pd.DataFrame]
+
+
+def label_errors(
+    frames: Frames,
+    features: Mapping[str, Features],
+    answers: pd.DataFrame,
+    labels: LabelSet,
+    *,
+    folds: int,
+    seed: int,
+    c: float,
+    threshold: float,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rows whose label is likely wrong, the most confident suggestion first, and split -> how many rows were judged.
+
+    Training and validation rows are judged by regressions on the untuned base model's states, each fitted to the other
+    folds alone, near copies of a text in one fold; of the training rows those that have states. Test rows are judged
+    by the fine-tuned model, which never saw them.
+
+    Args:
+        frames: split -> rows with the columns id, label and text.
+        features: split -> states of rows.
+        answers: the fine-tuned model's predictions of the test rows.
+        folds: parts that are judged in turn.
+        seed: of the folds.
+        c: inverse strength of the regressions' penalty.
+        threshold: similarity from which texts are near copies.
+    """
+    learnt = pd.concat([_taken(frames[split], split, features) for split in ("train", "validation")], ignore_index=True)
+    states = np.concatenate([features[split].states for split in ("train", "validation")]).astype(np.float64)
+    given = np.array(labels.index(learnt["label"].tolist()))
+    groups = suspects.families(learnt["text"].tolist(), threshold)
+    fold = suspects.deal(given, groups, folds=folds, seed=seed)
+    likely, known = suspects.out_of_fold(states, given, fold, len(labels), c=c)
+    held = frames["test"].assign(split="test")
+    parts = [
+        _suspected(learnt, likely, known, labels),
+        _suspected(
+            held,
+            answers[[f"p_{name}" for name in labels.names]].to_numpy(np.float64),
+            np.ones(len(held), dtype=bool),
+            labels,
+        ),
+    ]
+    found = pd.concat([rows for rows, _ in parts]).sort_values("confidence", ascending=False, kind="stable")
+    judged = pd.concat([rows["split"] for _, rows in parts]).value_counts()
+    return found, {split: int(judged.get(split, 0)) for split in frames}
+
+
+def read_answers(path: Path, test: pd.DataFrame) -> pd.DataFrame:
+    """Read the fine-tuned model's predictions of the test rows.
+
+    Raises:
+        UserError: they are of other rows.
+    """
+    answers = pd.read_csv(path, dtype=TEXT, keep_default_na=False)
+    if answers["id"].tolist() != test["id"].tolist() or answers["label"].tolist() != test["label"].tolist():
+        raise UserError(f"{path} is not of the rows in data/prepared/test.csv; run `dvc repro`")
+    return answers
+
+
+def confident_mistakes(answers: pd.DataFrame, confident: float) -> pd.DataFrame:
+    """Test rows that are answered wrongly with at least this confidence, the most confident first."""
+    wrong = answers[(answers["prediction"] != answers["label"]) & (answers["confidence"] >= confident)]
+    rows = wrong.assign(kind="confident_mistake", split="test", suggested=wrong["prediction"], other_id="")
+    return rows.sort_values("confidence", ascending=False, kind="stable")[COLUMNS]
+
+
+def near_duplicates(
+    frames: Frames, threshold: float, progress: Progress | None = None
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rows whose text nearly is that of an earlier row, those under another label first, and how many there are.
+
+    Inside a split the first of two rows is the earlier one; across splits the test row, then the validation row.
+
+    Returns:
+        The rows, and split -> how many inside it, with the number across splits under `across`.
+    """
+    ranked = pd.concat([frames[split].assign(split=split) for split in reversed(list(frames))], ignore_index=True)
+    groups = pd.factorize(ranked["split"])[0].tolist()
+    texts = ranked["text"].tolist()
+    found, counts = [], dict.fromkeys([*frames, ACROSS], 0)
+    for inside in (True, False):
+        matches = near_earlier(texts, groups, threshold, inside=inside, progress=progress)
+        rows, others = ranked[matches >= 0], ranked.iloc[matches[matches >= 0]]
+        differs = rows["label"].to_numpy() != others["label"].to_numpy()
+        found.append(
+            rows.assign(
+                kind="near_duplicate",
+                suggested=np.where(differs, others["label"], ""),
+                confidence=np.nan,
+                other_id=others["id"].to_numpy(),
+                agrees=~differs,
+            )
+        )
+        for split in rows["split"] if inside else [ACROSS] * len(rows):
+            counts[split] += 1
+    return pd.concat(found).sort_values("agrees", kind="stable")[COLUMNS], counts
+
+
+def figures(
+    errors: pd.DataFrame, judged: dict[str, int], mistakes: pd.DataFrame, copies: dict[str, int], frames: Frames
+) -> dict[str, Any]:
+    """Everything that worklist.json holds; label errors are counted among the rows that were judged."""
+    suspected = errors["split"].value_counts()
+    return {
+        "label_errors": {split: int(suspected.get(split, 0)) for split in frames},
+        "confident_mistakes": len(mistakes),
+        "near_duplicates": copies,
+        "rows": {split: len(frame) for split, frame in frames.items()},
+        "rows_judged": judged,
+    }
+
+
+def show(found: dict[str, Any], path: Path) -> None:
+    """Print the summary of `worklist`."""
+    rows = [
+        [split, total, found["rows_judged"][split], found["label_errors"][split], found["near_duplicates"][split]]
+        for split, total in found["rows"].items()
+    ]
+    table("worth a second look", ["split", "rows", "judged", "likely label errors", "near duplicates"], rows)
+    say(
+        f"{found['confident_mistakes']:,} confident mistakes in test, {found['near_duplicates'][ACROSS]:,} near "
+        f"duplicates across splits; all to work through in {path}"
+    )
+
+
+def _taken(frame: pd.DataFrame, split: str, features: Mapping[str, Features]) -> pd.DataFrame:
+    """The rows that there are states of, in the states' order."""
+    ids = features[split].ids
+    if not set(ids) <= set(frame["id"]):
+        raise UserError(f"data/baselines/features.npz is not of the rows in data/prepared/{split}.csv; run `dvc repro`")
+    return frame.set_index("id").loc[ids].reset_index().assign(split=split)
+
+
+def _suspected(
+    rows: pd.DataFrame, likely: NDArray[np.float64], known: Flags, labels: LabelSet
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows whose label is likely wrong, and those that were judged."""
+    rows, likely = rows[known], likely[known]
+    given = np.array(labels.index(rows["label"].tolist()), dtype=np.int64)
+    if len(np.unique(given)) < 2:
+        rows, likely, given = rows[:0], likely[:0], given[:0]
+    wrong = suspects.mislabelled(given, likely)
+    named = [labels.names[guess] for guess in likely[wrong].argmax(axis=1)]
+    found = rows[wrong].assign(kind="label_error", suggested=named, confidence=likely[wrong].max(axis=1), other_id="")
+    return found[COLUMNS], rows

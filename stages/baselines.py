@@ -1,0 +1,50 @@
+"""Ask cheaper models the same test rows."""
+
+from pathlib import Path
+
+import torch
+
+from labeltune import baselines, bases, conf, features, frozen, hardware, ngrams, outputs, probes, terminal
+from labeltune.evaluation import Baselines
+from labeltune.labels import LabelSet
+from labeltune.origins import Model
+from labeltune.params import Prompt, Train
+from labeltune.prompts import Encoder
+
+PREPARED = Path("data/prepared")
+PREDICTIONS, FEATURES = Path("data/baselines/predictions.csv"), Path("data/baselines/features.npz")
+METRICS, COSTS = Path("metrics/baselines.json"), Path("costs/baselines.json")
+
+
+def main() -> None:
+    """Write data/baselines/, metrics/baselines.json and costs/baselines.json."""
+    settings = conf.section("baselines", Baselines)
+    prompt, model = conf.section("prompt", Prompt), conf.section("model", Model)
+    # Only train.dtype, train.attention and train.threads: no other setting of the training makes a difference here.
+    machine = hardware.choose(conf.section("train", Train))
+    torch.set_num_threads(machine.threads)
+    files = {split: PREPARED / f"{split}.csv" for split in ("train", "validation", "test")}
+
+    with outputs.unchanged(files):
+        labels = LabelSet.load(PREPARED / "labels.json")
+        splits = {split: baselines.Split.of(outputs.read_prepared(path), labels) for split, path in files.items()}
+        # Lightest first, so that each one's peak of memory is its own.
+        found = [baselines.majority(splits, labels), ngrams.tfidf(splits, labels)]
+
+        base = bases.open_base(model)
+        encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
+        untuned = frozen.load(base, labels, encoder, machine, scoring=settings.zero_shot)
+        probed = probes.sampled(splits, settings.probe_rows, settings.seed)
+        with terminal.progress("reading with the untuned base model", sum(map(len, probed.values()))) as progress:
+            answers, states = probes.answer(untuned, probed, encoder, len(labels), progress)
+        found += answers
+
+        outputs.write_table(PREDICTIONS, baselines.answers(found, splits["test"], labels))
+        features.save(FEATURES, states)
+        outputs.write_json(METRICS, baselines.chosen(found, untuned.missing))
+        outputs.write_json(COSTS, baselines.costs(found))
+    baselines.show(found, untuned.missing, PREDICTIONS)
+
+
+if __name__ == "__main__":
+    terminal.run(main)

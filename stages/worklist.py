@@ -1,0 +1,43 @@
+"""List the rows that are worth a second look."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from labeltune import conf, features, outputs, terminal, worklist
+from labeltune.evaluation import Worklist
+from labeltune.labels import LabelSet
+from labeltune.params import Prepare
+
+PREPARED = Path("data/prepared")
+PREDICTIONS, FEATURES = Path("data/predictions/test.csv"), Path("data/baselines/features.npz")
+CHOSEN = Path("metrics/baselines.json")
+WORKLIST, METRICS = Path("data/worklist/worklist.csv"), Path("metrics/worklist.json")
+
+
+def main() -> None:
+    """Write data/worklist/worklist.csv and metrics/worklist.json."""
+    settings, threshold = conf.section("worklist", Worklist), conf.section("prepare", Prepare).near_threshold
+    files = {split: PREPARED / f"{split}.csv" for split in ("train", "validation", "test")}
+    with outputs.unchanged(files | {"predictions": PREDICTIONS, "features": FEATURES}):
+        labels = LabelSet.load(PREPARED / "labels.json")
+        frames = {split: outputs.read_prepared(path) for split, path in files.items()}
+        answers = worklist.read_answers(PREDICTIONS, frames["test"])
+        c = json.loads(CHOSEN.read_text(encoding="utf-8"))["hidden_states"]["C"]
+        errors, judged = worklist.label_errors(
+            frames, features.load(FEATURES), answers, labels,
+            folds=settings.folds, seed=settings.seed, c=c, threshold=threshold,
+        )  # fmt: skip
+        mistakes = worklist.confident_mistakes(answers, settings.confident)
+        with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
+            duplicates, copies = worklist.near_duplicates(frames, threshold, progress)
+
+        found = worklist.figures(errors, judged, mistakes, copies, frames)
+        outputs.write_table(WORKLIST, pd.concat([errors, mistakes, duplicates]))
+        outputs.write_json(METRICS, found)
+    worklist.show(found, WORKLIST)
+
+
+if __name__ == "__main__":
+    terminal.run(main)
