@@ -54,8 +54,8 @@ class Regression:
 def single_threaded() -> Any:
     """Context in which NumPy and SciPy multiply on one thread.
 
-    These regressions are too small to share. With a second process on 2 cores they took 17 seconds instead of half a
-    one, and their last bits would depend on the number of cores.
+    These regressions are too small to share: beside other busy processes on 2 cores TF-IDF's took 17 seconds with two
+    threads and half a second with one. Their last bits don't depend on the number of cores either.
     """
     return threadpool_limits(limits=1, user_api="blas")
 
