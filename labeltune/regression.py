@@ -11,6 +11,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from labeltune.metrics import Indices, Probabilities, accuracy, log_loss
 
@@ -48,6 +49,15 @@ class Regression:
     def probabilities(self, features: Any) -> Probabilities:
         """`[rows, num_labels]`; a label that no training row had gets 0."""
         return spread(self.fitted.predict_proba(features), self.fitted.classes_, self.num_labels)
+
+
+def single_threaded() -> Any:
+    """Context in which NumPy and SciPy multiply on one thread.
+
+    These regressions are too small to share: beside other busy processes on 2 cores TF-IDF's took 17 seconds with two
+    threads and half a second with one. Their last bits don't depend on the number of cores either.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 def spread(given: NDArray[np.floating[Any]], classes: Indices, num_labels: int) -> Probabilities:

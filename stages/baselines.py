@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from labeltune import baselines, bases, conf, features, frozen, hardware, ngrams, outputs, probes, terminal
+from labeltune import baselines, bases, conf, features, frozen, hardware, ngrams, outputs, probes, regression, terminal
 from labeltune.evaluation import Baselines
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
@@ -25,7 +25,7 @@ def main() -> None:
     torch.set_num_threads(machine.threads)
     files = {split: PREPARED / f"{split}.csv" for split in ("train", "validation", "test")}
 
-    with outputs.unchanged(files):
+    with outputs.unchanged(files), regression.single_threaded():
         labels = LabelSet.load(PREPARED / "labels.json")
         splits = {split: baselines.Split.of(outputs.read_prepared(path), labels) for split, path in files.items()}
         # Lightest first, so that each one's peak of memory is its own.

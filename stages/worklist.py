@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labeltune import conf, features, outputs, terminal, worklist
+from labeltune import conf, features, outputs, regression, terminal, worklist
 from labeltune.evaluation import Worklist
 from labeltune.labels import LabelSet
 from labeltune.params import Prepare
@@ -20,7 +20,8 @@ def main() -> None:
     """Write data/worklist/worklist.csv and metrics/worklist.json."""
     settings, threshold = conf.section("worklist", Worklist), conf.section("prepare", Prepare).near_threshold
     files = {split: PREPARED / f"{split}.csv" for split in ("train", "validation", "test")}
-    with outputs.unchanged(files | {"predictions": PREDICTIONS, "features": FEATURES}):
+    inputs = files | {"predictions": PREDICTIONS, "features": FEATURES}
+    with outputs.unchanged(inputs), regression.single_threaded():
         labels = LabelSet.load(PREPARED / "labels.json")
         frames = {split: outputs.read_prepared(path) for split, path in files.items()}
         answers = worklist.read_answers(PREDICTIONS, frames["test"])
