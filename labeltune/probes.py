@@ -99,6 +99,8 @@ def answer(
 ) -> tuple[list[Baseline], dict[str, Features]]:
     """Answer the test rows by a probe, and by label scoring where the model can; the two share one pass.
 
+    The probe's rate is that of a base model which ends with its layer; its size is that of the whole base model.
+
     Args:
         splits: of the training and the validation rows those that are read.
         progress: called with the number of rows read since the last call.
