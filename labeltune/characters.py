@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, cast
 
 from pypinyin import Style, lazy_pinyin
 
@@ -50,7 +51,8 @@ def homophones(text: str) -> list[list[str]]:
     >>> homophones("ok")
     [[], []]
     """
-    read = lazy_pinyin(text, style=Style.NORMAL, errors=list)  # in context: 银行 is yin hang, 行走 xing zou
+    # A list for each run that isn't Chinese keeps the places; pypinyin's annotation knows only the other ways.
+    read = lazy_pinyin(text, style=Style.NORMAL, errors=cast(Any, list))  # in context: 银行 is yin hang, 行走 xing zou
     if read == list(text):
         return [[] for _ in text]
     book = characters(lexicons.fetch(lexicons.CHARACTERS))

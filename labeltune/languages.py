@@ -11,13 +11,13 @@ SHARE = 0.3
 """From this share of Chinese characters among all letters, a text is Chinese: names and brands stay in Latin."""
 
 _HAN = re.compile(f"[{HAN}]")
-_LATIN = re.compile(r"[A-Za-z]")
+_LATIN = re.compile(r"[A-Za-zÀ-ÖØ-öø-ɏ]")
 _LETTER = re.compile(r"[^\W\d_]")
 _KANA_OR_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
 
 
 def language(text: str) -> Language:
-    """Tell English, or any language in plain Latin letters, from Chinese and from all others.
+    """Tell English, or any language in Latin letters, from Chinese and from all others.
 
     >>> language("free call now"), language("房间太小，wifi 很慢"), language("メールを送る"), language("2 + 2")
     ('en', 'zh', 'other', 'other')
@@ -27,4 +27,4 @@ def language(text: str) -> Language:
         return "other"
     if len(_HAN.findall(text)) >= SHARE * letters:
         return "zh"
-    return "en" if len(_LATIN.findall(text)) > 0.9 * letters else "other"
+    return "en" if len(_LATIN.findall(text)) > 0.5 * letters else "other"

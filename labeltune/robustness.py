@@ -47,8 +47,7 @@ class Given:
     def read(cls, path: Path, names: LabelSet) -> "Given":
         """Read the table of predictions."""
         text = {"id": str, "text": str, "label": str, "prediction": str}
-        # Else pandas' fast parser moves the last bit of a number.
-        rows = pd.read_csv(path, dtype=text, keep_default_na=False, float_precision="round_trip")
+        rows = pd.read_csv(path, dtype=text, keep_default_na=False)
         return cls(
             ids=rows["id"].tolist(),
             texts=rows["text"].tolist(),

@@ -11,7 +11,7 @@ from labeltune.edits import Span
 from labeltune.languages import HAN, Language
 
 WORD = re.compile(r"\w+(?:['’\-]\w+)*")
-PLAIN = re.compile(r"(?<![\w@#./\\'’\-])[A-Za-z]+(?![\w@/\\'’\-]|\.\w)")
+PLAIN = re.compile(r"(?<![\w@#./\\'’\-])[A-Za-z]+(?![\w@/\\'’\-]|\.\w|:/)")
 """A word of letters alone that is no part of a number, a code, an address or a contraction."""
 LONGEST = 8
 """Characters of the longest Chinese word that is looked for."""
