@@ -27,7 +27,7 @@ def main() -> None:
             metrics = data and {path: content.get("data") for path, content in data["metrics"].items()}
             if params and all(metrics.get(path) for path in NEEDED):  # others wait, run or failed
                 groups[tuple(str(look_up(params, key)) for key in keys)][params["train"]["seed"]] = metrics
-    columns = [*keys, "accuracy, mean ± deviation", "per seed", "trainable", "seconds", "peak MiB"]
+    columns = [*keys, "accuracy, mean ± deviation", "per seed", "trainable", "median seconds", "peak MiB"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for values, seeds in sorted(groups.items()):
         ordered = [seeds[seed] for seed in sorted(seeds)]
@@ -39,7 +39,7 @@ def main() -> None:
             f"{statistics.mean(accuracy):.2f} ± {deviation:.2f}",
             ", ".join(f"{seed}: {value:.1f}" for seed, value in zip(sorted(seeds), accuracy, strict=True)),
             f"{ordered[0]['metrics/train.json']['parameters']['trainable']:,}",
-            f"{statistics.mean(cost['seconds'] for cost in costs):.0f}",
+            f"{statistics.median(cost['seconds'] for cost in costs):.0f}",
             f"{max(cost['peak_memory_mib'] for cost in costs):,}",
         ]
         print("| " + " | ".join(cells) + " |")
