@@ -43,7 +43,7 @@ class Calibration:
     set_coverage: float | None = None
     """Share of rows whose prediction set is to hold the true label."""
     set_threshold: float = 0.0
-    """A prediction set holds the labels of at least this probability."""
+    """A prediction set holds the answer, and every label of at least this probability."""
 
     def probabilities(self, logits: Logits) -> NDArray[np.float64]:
         """Calibrated probabilities, `[rows, num_labels]`."""
@@ -143,7 +143,8 @@ def choose_set_threshold(given: NDArray[np.float64], coverage: float) -> float:
     """Least probability of a label in a split-conformal prediction set (Sadinle et al. 2019, arXiv:1609.00451).
 
     With n validation rows it is the floor((n + 1)(1 - coverage))-th smallest probability that one of them gives to
-    its true label; a new row's set then holds its true label with at least this chance, if it is like those rows.
+    its true label; a new row's set then holds its true label with at least this chance, if it is like those rows. The
+    answer itself is always in the set, which makes it no rarer: a sure classifier's sets would else be empty.
 
     Args:
         given: probability of each validation row's true label, `[rows]`.

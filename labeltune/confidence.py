@@ -81,7 +81,7 @@ def reliability(confidence: Confidence, right: Flags) -> list[dict[str, Any]]:
                 "rows": rows,
                 "confidence": float(confidence[inside].mean()) if rows else None,
                 "accuracy": float(right[inside].mean()) if rows else None,
-                "interval": hits and hits.record(),
+                "interval": _record(hits),
             }
         )
     return curve
@@ -150,7 +150,7 @@ def _abstention(
 
 
 def _prediction_sets(given: Probabilities, labels: Indices, calibration: Calibration) -> dict[str, Any]:
-    held = given >= calibration.set_threshold  # [rows, num_labels]
+    held = (given >= calibration.set_threshold) | (given == given.max(axis=1, keepdims=True))  # [rows, num_labels]
     covered = held[np.arange(len(labels)), labels]
     sizes = held.sum(axis=1)
     return {
@@ -164,7 +164,7 @@ def _prediction_sets(given: Probabilities, labels: Indices, calibration: Calibra
 
 
 def _record(interval: Interval | None) -> dict[str, Any] | None:
-    return interval and interval.record()
+    return interval.record() if interval else None
 
 
 def _edges() -> tuple[list[float], list[float]]:

@@ -20,8 +20,8 @@ class Calibrate(Section):
     are answered, or the accuracy among them."""
     abstain_target: Share = 0.95
     """The coverage or accuracy to reach on the validation rows."""
-    set_coverage: Share = 0.9
-    """Share of rows whose conformal prediction set is to hold the true label."""
+    set_coverage: Share = 0.95
+    """Share of rows whose conformal prediction set is to hold the true label, at least."""
 
 
 class Evaluate(Section):

@@ -97,7 +97,12 @@ class Comparison:
         return {
             "groups": [group.record() for group in self.groups],
             "differences": [
-                {"first": first, "second": second, "difference": value, "interval": interval and interval.record()}
+                {
+                    "first": first,
+                    "second": second,
+                    "difference": value,
+                    "interval": interval.record() if interval else None,
+                }
                 for first, second, value, interval in self.differences
             ],
             "pairs": [{"first": first, "second": second, **test.record()} for first, second, test in self.pairs],

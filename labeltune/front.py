@@ -40,7 +40,7 @@ def shared_front(network: Any, encoder: Encoder) -> Front | None:
 
     A decoder's states depend on the tokens before alone; a mean over all tokens would need the front's own states.
     """
-    inner = plain(network)
+    inner: Any = plain(network)
     parts = architecture(inner.config)
     if not isinstance(inner, PooledClassification) or parts is None or parts.encoder or inner.pooling != "last":
         return None

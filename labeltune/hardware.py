@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,9 +145,9 @@ def peak_memory() -> int:
     return peak // KIB_PER_MIB if sys.platform != "darwin" else peak // KIB_PER_MIB**2
 
 
-def costs(seconds: float, rows: int, folder: Path) -> dict[str, float]:
-    """What predicting took: seconds, rows per second, memory and the size of the classifier's folder, in MiB."""
-    size = sum(file.stat().st_size for file in folder.iterdir())
+def costs(seconds: float, rows: int, folders: Iterable[Path]) -> dict[str, float]:
+    """What predicting took: seconds, rows per second, memory, and the size of the folders that it needs, in MiB."""
+    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir() if file.is_file())
     return {
         "seconds": round(seconds, 3),
         "rows_per_second": round(rows / seconds, 2),

@@ -108,7 +108,7 @@ def intervals(
             resamples=resamples,
         ),
     }
-    return {name: interval and interval.record() for name, interval in found.items()}
+    return {name: interval.record() if interval else None for name, interval in found.items()}
 
 
 def _resampled_f1(labels: Indices, guesses: Indices, num_labels: int) -> Callable[[Rows], Probabilities]:

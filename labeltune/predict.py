@@ -77,6 +77,8 @@ class Classifier:
     encoder: Encoder
     front: Front | None
     """What every prompt begins with."""
+    folders: tuple[Path, ...]
+    """Where its files lie: the artefact, and the base model where that is not a part of it."""
 
     @classmethod
     def load(cls, folder: Path, *, merge: bool = False) -> "Classifier":
@@ -117,7 +119,9 @@ class Classifier:
             if merge:
                 network = network.merge_and_unload(safe_merge=True)
         network = network.to(device()).eval()
-        return cls(record=record, network=network, encoder=encoder, front=shared_front(network, encoder))
+        folders = (folder,) if full else (folder, base.folder)
+        front = shared_front(network, encoder)
+        return cls(record=record, network=network, encoder=encoder, front=front, folders=folders)
 
     def predict(
         self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Callable[[int], None] | None = None

@@ -178,7 +178,7 @@ def _figures(given: Given, trial: Trial, answers: Answers, seed: int) -> dict[st
         "flip_rate": float(flipped.mean()),
         "confidence_drop": float(drop.mean()),
     }
-    return figures | {name: interval and interval.record() for name, interval in intervals.items()}
+    return figures | {name: interval.record() if interval else None for name, interval in intervals.items()}
 
 
 def show(result: dict[str, Any], metrics: Path, folder: Path) -> None:

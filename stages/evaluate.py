@@ -39,7 +39,7 @@ def main() -> None:
         outputs.write_table(PREDICTIONS, answers.table(rows, names))
         outputs.write_json(METRICS, figures)
         outputs.write_json(CONFIDENCE, trust)
-        outputs.write_json(COSTS, hardware.costs(spent, len(rows), CLASSIFIER))
+        outputs.write_json(COSTS, hardware.costs(spent, len(rows), classifier.folders))
     metrics.show(figures, METRICS, PREDICTIONS)
     confidence.show(trust, CONFIDENCE)
 

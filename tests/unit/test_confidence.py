@@ -83,7 +83,7 @@ def test_the_analysis_holds_what_it_promises() -> None:
     assert test["accuracy"] == pytest.approx((given.argmax(axis=1) == labels)[answered].mean())
     assert test["accuracy_interval"]["low"] < test["accuracy"] < test["accuracy_interval"]["high"]
     sets = figures["prediction_sets"]
-    held = given >= 0.2
+    held = (given >= 0.2) | (given == given.max(axis=1, keepdims=True))
     assert sets["coverage"] == pytest.approx(held[np.arange(400), labels].mean())
     assert sets["mean_size"] == pytest.approx(held.sum(axis=1).mean())
     assert sum(sets["sizes"].values()) == 400
@@ -94,3 +94,10 @@ def test_a_classifier_that_answers_nothing_has_no_accuracy() -> None:
     figures = confidence.analyse(logits, np.zeros(4, dtype=int), Calibration(threshold=0.9), seed=0, resamples=100)
     assert figures["abstention"]["test"]["accuracy"] is None
     assert figures["abstention"]["test"]["coverage"] == 0
+
+
+def test_a_prediction_set_always_holds_the_answer() -> None:
+    logits = np.array([[3.0, 0.0], [0.1, 0.0]], dtype=np.float32)
+    sets = confidence.analyse(logits, np.array([0, 1]), Calibration(set_threshold=0.99), seed=0, resamples=100)
+    assert sets["prediction_sets"]["sizes"] == {"1": 2}
+    assert sets["prediction_sets"]["coverage"] == 0.5
