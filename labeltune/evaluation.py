@@ -40,7 +40,7 @@ class Robustness(Section):
 
     seed: int = 0
     """Seed of the changes and of the sample."""
-    sample: Positive = 24
+    sample: Positive = 16
     """Test rows for each perturbation beside the three that take every row, and for each further severity."""
     severities: list[Share] = Field(default_factory=lambda: [0.05, 0.1, 0.2], min_length=1)
     """Shares of a text's words or characters that are changed, ascending."""

@@ -36,7 +36,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "synonym_replace": Perturbation(change=words.replace_synonyms, languages=BOTH, graded=True),
     "typo_insertion": Perturbation(change=spelling.typos, languages=BOTH, graded=True),
     "punctuation_change": Perturbation(change=typography.change_punctuation, graded=True),
-    "character_width": Perturbation(change=typography.change_width),
+    "character_width": Perturbation(change=typography.change_width, graded=True),
     "emoji": Perturbation(change=typography.add_emoji),
     "homophones": Perturbation(change=spelling.sound_alikes, languages=("zh",), graded=True),
     "instruction": Perturbation(change=additions.instruct, languages=BOTH),

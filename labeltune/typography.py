@@ -49,6 +49,7 @@ _ENGLISH_RUN = re.compile(r"(?<=\S)[.,!?:;…]+(?=\s|$)")
 _CHINESE_RUN = re.compile(r"(?<![A-Za-z0-9])[。，！？：；、…～,.!?:;~]+")
 _FULL = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 _HALF = {full: code for code, full in _FULL.items()}
+_PIECE, _WIDE = re.compile(r"\S+"), re.compile("[!-~\uff01-\uff5e]")
 
 
 def change_punctuation(text: str, draw: Draw) -> str:
@@ -90,8 +91,10 @@ def change_case(text: str, draw: Draw) -> str:
 
 
 def change_width(text: str, draw: Draw) -> str:
-    """Exchange half-width and full-width letters, digits and marks; in English, write all of them full-width."""
-    return text.translate(_FULL | _HALF if draw.language == "zh" else _FULL)
+    """Write the severity's share of English words full-width; in Chinese, exchange widths of letters, digits, marks."""
+    places = [match.span() for match in (_WIDE if draw.language == "zh" else _PIECE).finditer(text)]
+    table = _FULL | _HALF if draw.language == "zh" else _FULL
+    return respell(text, draw, places, len(places), lambda span: text[slice(*span)].translate(table))
 
 
 def change_script(text: str, draw: Draw) -> str:
