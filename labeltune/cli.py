@@ -53,7 +53,8 @@ def _list(kind: str) -> None:
 
 
 def _fetch(recipes: list[str]) -> None:
-    """Resolve each recipe as `dvc repro` would, and fetch its rows, its base model and the font of its labels."""
+    """Resolve each recipe as `dvc repro` would, and fetch its rows, base model, lexicons and the font of its labels."""
+    from labeltune import lexicons
     from labeltune.bases import open_base
     from labeltune.fonts import families
     from labeltune.tables import read_split
@@ -68,6 +69,8 @@ def _fetch(recipes: list[str]) -> None:
             else {str(label) for frame in frames.values() for label in frame["label"].dropna()}
         )
         families(sorted(names))
+        for lexicon in lexicons.ENGLISH + lexicons.CHINESE:
+            lexicons.fetch(lexicon)
         base = open_base(resolved.model)
         rows = sum(map(len, frames.values()))
         terminal.say(f"{resolved.recipe}: {rows:,} rows of {dataset.name} and the model {base.name} are in the cache")

@@ -42,7 +42,8 @@ def shared_front(network: Any, encoder: Encoder) -> Front | None:
     """
     inner: Any = plain(network)
     parts = architecture(inner.config)
-    if not isinstance(inner, PooledClassification) or parts is None or parts.encoder or inner.pooling != "last":
+    able = isinstance(inner, PooledClassification) and parts is not None and not parts.encoder
+    if not able or inner.pooling != "last":
         return None
     rows = encoder.encode(STARTS).input_ids
     length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)

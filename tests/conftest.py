@@ -10,6 +10,7 @@ import torch
 
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
+from tests.lexicon import fill_lexicons
 from tests.tiny import save_base
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,9 @@ def spam() -> LabelSet:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read from or written to the user's cache."""
-    monkeypatch.setenv("LABELTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    cache = tmp_path_factory.mktemp("cache")
+    fill_lexicons(cache)
+    monkeypatch.setenv("LABELTUNE_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
