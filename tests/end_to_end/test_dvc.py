@@ -38,7 +38,7 @@ def test_a_users_day(repository: Path) -> None:
     assert stages_run(run("dvc exp run -S report.language=zh")) == ["configure", "report"]
     heads = Path("labeltune/heads.py")
     heads.write_text(heads.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
-    assert stages_run(run("dvc repro"))[0] == "train"
+    assert stages_run(run("dvc repro --dry"))[0] == "train"
     run("git checkout --quiet .")
     run("dvc checkout --quiet")
 
@@ -62,14 +62,14 @@ def test_a_users_day(repository: Path) -> None:
     # Changed rows are noticed.
     with Path("data/raw/messages/messages.csv").open("a", encoding="utf-8") as table:
         table.write("ham,another message at home for lunch\n")
-    assert stages_run(run("dvc repro"))[0] == "prepare"
+    assert stages_run(run("dvc repro --dry"))[0] == "prepare"
 
 
 def test_queued_experiments_run_side_by_side(repository: Path) -> None:
-    run("dvc repro")
+    run("dvc repro prepare")
     run("git add .")
     run("git commit --quiet -m result")
-    run("dvc exp run --queue -S train.seed=0,1")
+    run("dvc exp run --queue -S train.seed=0,1 evaluate")
     run("dvc exp run --run-all -j 2")
     assert run("dvc queue status").count("Success") == 2
     shown = json.loads(run("dvc exp show --json"))
