@@ -143,4 +143,4 @@ def test_a_training_whose_dvc_was_killed_keeps_others_out_while_it_lives(
         except BaseException:
             os.kill(process, signal.SIGKILL)
             raise
-    assert Path("models/classifier/manifest.json").is_file()
+    assert Path("models/trained/manifest.json").is_file()
