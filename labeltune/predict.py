@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,27 @@ ADAPTER = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """Answers for several texts, in their order."""
+class Answer:
+    """What the classifier says of one text."""
 
+    label: str
+    """The likeliest label."""
+    confidence: float
+    """Its calibrated probability."""
+    probabilities: dict[str, float]
+    """Label -> calibrated probability, in the order of the label set; they add up to 1."""
+    abstained: bool
+    """Whether the answer is too unsure to be relied on."""
+    truncated: bool
+    """Whether the model saw less than the whole text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions(Sequence[Answer]):
+    """Answers for several texts, in their order: a sequence of `Answer`, and arrays over all of them."""
+
+    names: tuple[str, ...]
+    """The labels, in the order of the columns."""
     logits: NDArray[np.float32]
     """`[rows, num_labels]`, before calibration."""
     truncated: list[bool]
@@ -54,9 +72,31 @@ class Predictions:
         """Whether an answer is too unsure to be relied on."""
         return (self.confidence < self.calibration.threshold).tolist()
 
-    def table(self, rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    def __len__(self) -> int:
+        return len(self.truncated)
+
+    @overload
+    def __getitem__(self, row: int) -> Answer: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> "Predictions": ...
+
+    def __getitem__(self, row: int | slice) -> "Answer | Predictions":
+        if isinstance(row, slice):
+            return replace(self, logits=self.logits[row], truncated=self.truncated[row])
+        given = self.calibration.probabilities(self.logits[row][None])[0]
+        confidence = float(given.max())
+        return Answer(
+            label=self.names[int(given.argmax())],
+            confidence=confidence,
+            probabilities=dict(zip(self.names, given.tolist(), strict=True)),
+            abstained=confidence < self.calibration.threshold,
+            truncated=self.truncated[row],
+        )
+
+    def table(self, rows: pd.DataFrame) -> pd.DataFrame:
         """One row per text: id, text, label, prediction, confidence, abstained, truncated, p_NAME and logit_NAME."""
-        given = self.probabilities
+        given, names = self.probabilities, self.names
         columns = {f"p_{name}": given[:, i] for i, name in enumerate(names)}
         columns |= {f"logit_{name}": self.logits[:, i].astype(np.float64) for i, name in enumerate(names)}
         return rows[["id", "text", "label"]].assign(
@@ -137,7 +177,12 @@ class Classifier:
             front=self.front,
             progress=progress,
         )
-        return Predictions(logits=logits, truncated=encoded.truncated, calibration=self.record.calibration)
+        return Predictions(
+            names=self.record.labels.names,
+            logits=logits,
+            truncated=encoded.truncated,
+            calibration=self.record.calibration,
+        )
 
 
 def _open_same_base(record: Record, folder: Path) -> Base:

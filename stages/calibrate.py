@@ -29,7 +29,7 @@ def main() -> None:
         labels = np.array(record.labels.index(rows["label"].tolist()))
         fitted = calibration.calibrate(answers.logits, labels, settings)
         artefact.save_calibrated(CLASSIFIER, TRAINED, replace(record, calibration=fitted))
-        outputs.write_table(PREDICTIONS, replace(answers, calibration=fitted).table(rows, record.labels.names))
+        outputs.write_table(PREDICTIONS, replace(answers, calibration=fitted).table(rows))
     calibration.show(fitted, CLASSIFIER)
 
 

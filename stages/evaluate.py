@@ -36,7 +36,7 @@ def main() -> None:
         figures = metrics.summarise(labels, given, names)
         figures["intervals"] = metrics.intervals(labels, given, **bootstrap)
         trust = confidence.analyse(answers.logits, labels, record.calibration, **bootstrap)
-        outputs.write_table(PREDICTIONS, answers.table(rows, names))
+        outputs.write_table(PREDICTIONS, answers.table(rows))
         outputs.write_json(METRICS, figures)
         outputs.write_json(CONFIDENCE, trust)
         outputs.write_json(COSTS, hardware.costs(spent, len(rows), classifier.folders))

@@ -41,10 +41,10 @@ def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: 
     fitted = calibration.calibrate(
         spread_logits, np.array([names.index(label) for label in spread["label"]]), Calibrate()
     )
-    answers = Predictions(logits=logits, truncated=[False] * len(rows), calibration=fitted)
+    answers = Predictions(names=names, logits=logits, truncated=[False] * len(rows), calibration=fitted)
     figures = metrics.summarise(labels, answers.probabilities, names)
     figures["intervals"] = metrics.intervals(labels, answers.probabilities, **BOOTSTRAP)
-    write_table(folder / "data/predictions/test.csv", answers.table(rows, names))
+    write_table(folder / "data/predictions/test.csv", answers.table(rows))
     write_json(folder / "metrics/metrics.json", figures)
     write_json(folder / "metrics/confidence_analysis.json", confidence.analyse(logits, labels, fitted, **BOOTSTRAP))
     write_json(folder / "metrics/robustness_result.json", robustness(figures["accuracy"], len(rows)))
