@@ -1,6 +1,7 @@
 """Logistic regression on TF-IDF of n-grams: the baseline that needs no language model."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from scipy import sparse
@@ -68,6 +69,12 @@ def tfidf(splits: Splits, labels: LabelSet) -> Baseline:
         },
         costs=Costs.of(train_seconds=spent, rows=len(test), seconds=seconds, size=size(model, *used)),
     )
+
+
+def matrix(texts: Sequence[str], kind: str) -> Any:
+    """TF-IDF of texts over the n-grams of a kind of `KINDS`, `[rows, n-grams]`, sparse."""
+    makers = vectorisers()
+    return _joined({name: makers[name].fit_transform(texts) for name in KINDS[kind]}, kind)
 
 
 def _joined(matrices: dict[str, Any], kind: str) -> Any:

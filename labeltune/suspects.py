@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from cleanlab.filter import find_label_issues
-from numpy.typing import NDArray
 
 from labeltune.hygiene import near_earlier
 from labeltune.intervals import Flags
@@ -38,15 +37,16 @@ def deal(labels: Indices, groups: Indices, *, folds: int, seed: int) -> Indices:
 
 
 def out_of_fold(
-    features: NDArray[np.floating[Any]], labels: Indices, fold: Indices, num_labels: int, *, c: float
+    features: Any, labels: Indices, fold: Indices, num_labels: int, *, c: float, standardise: bool
 ) -> tuple[Probabilities, Flags]:
-    """Judge each fold by a regression on standardised features of the others.
+    """Judge each fold by a regression on features of the others.
 
     Args:
-        features: `[rows, size]`.
+        features: `[rows, size]`, dense or sparse.
         labels: index of each row's label, `[rows]`.
         fold: of each row, `[rows]`.
         c: inverse strength of the regression's penalty.
+        standardise: give every feature mean 0 and deviation 1; not for sparse ones.
 
     Returns:
         Probabilities `[rows, num_labels]`, and for which rows they say something: those whose label the regression
@@ -56,7 +56,7 @@ def out_of_fold(
     for part in np.unique(fold):
         inside = fold == part
         if not inside.all():
-            model = Regression.fit(features[~inside], labels[~inside], num_labels, c=c, standardise=True)
+            model = Regression.fit(features[~inside], labels[~inside], num_labels, c=c, standardise=standardise)
             given[inside] = model.probabilities(features[inside])
             judged[inside] = np.isin(labels[inside], labels[~inside])
     return given, judged

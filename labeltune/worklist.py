@@ -14,6 +14,8 @@ from labeltune.features import Features
 from labeltune.hygiene import Progress, near_earlier
 from labeltune.intervals import Flags
 from labeltune.labels import LabelSet
+from labeltune.metrics import Indices
+from labeltune.ngrams import matrix
 from labeltune.terminal import say, table
 
 COLUMNS = ["kind", "split", "id", "label", "suggested", "confidence", "other_id", "text"]
@@ -28,42 +30,49 @@ def label_errors(
     features: Mapping[str, Features],
     answers: pd.DataFrame,
     labels: LabelSet,
+    chosen: Mapping[str, Any],
     *,
     folds: int,
     seed: int,
-    c: float,
     threshold: float,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rows whose label is likely wrong, the most confident suggestion first, and split -> how many rows were judged.
 
-    Training and validation rows are judged by regressions on the untuned base model's states, each fitted to the other
-    folds alone, near copies of a text in one fold; of the training rows those that have states. Test rows are judged
+    Training and validation rows are judged by regressions that are fitted to the other folds alone, near copies of a
+    text in one fold: on the untuned base model's states where a row has some, else on its TF-IDF. Test rows are judged
     by the fine-tuned model, which never saw them.
 
     Args:
         frames: split -> rows with the columns id, label and text.
         features: split -> states of rows.
         answers: the fine-tuned model's predictions of the test rows.
+        chosen: what metrics/baselines.json holds.
         folds: parts that are judged in turn.
         seed: of the folds.
-        c: inverse strength of the regressions' penalty.
         threshold: similarity from which texts are near copies.
     """
-    learnt = pd.concat([_taken(frames[split], split, features) for split in ("train", "validation")], ignore_index=True)
-    states = np.concatenate([features[split].states for split in ("train", "validation")]).astype(np.float64)
+    learnt = pd.concat([frames[split].assign(split=split) for split in ("train", "validation")], ignore_index=True)
     given = np.array(labels.index(learnt["label"].tolist()))
-    groups = suspects.families(learnt["text"].tolist(), threshold)
-    fold = suspects.deal(given, groups, folds=folds, seed=seed)
-    likely, known = suspects.out_of_fold(states, given, fold, len(labels), c=c)
+    texts = learnt["text"].tolist()
+    fold = suspects.deal(given, suspects.families(texts, threshold), folds=folds, seed=seed)
+
+    places, states = _states(learnt, features)
+    likely, known = np.zeros((len(learnt), len(labels))), np.zeros(len(learnt), dtype=bool)
+    likely[places], known[places] = suspects.out_of_fold(
+        states, given[places], fold[places], len(labels), c=chosen["hidden_states"]["C"], standardise=True
+    )
+    rest = np.setdiff1d(np.arange(len(learnt)), places)
+    if len(rest):
+        ngrams, c = matrix(texts, chosen["tfidf"]["ngrams"]), chosen["tfidf"]["C"]
+        read, seen = suspects.out_of_fold(ngrams, given, fold, len(labels), c=c, standardise=False)
+        likely[rest], known[rest] = read[rest], seen[rest]
+
     held = frames["test"].assign(split="test")
+    told = answers[[f"p_{name}" for name in labels.names]].to_numpy(np.float64)
     parts = [
-        _suspected(learnt, likely, known, labels),
-        _suspected(
-            held,
-            answers[[f"p_{name}" for name in labels.names]].to_numpy(np.float64),
-            np.ones(len(held), dtype=bool),
-            labels,
-        ),
+        _suspected(learnt.iloc[places], likely[places], known[places], labels),
+        _suspected(learnt.iloc[rest], likely[rest], known[rest], labels),
+        _suspected(held, told, np.ones(len(held), dtype=bool), labels),
     ]
     found = pd.concat([rows for rows, _ in parts]).sort_values("confidence", ascending=False, kind="stable")
     judged = pd.concat([rows["split"] for _, rows in parts]).value_counts()
@@ -148,12 +157,14 @@ def show(found: dict[str, Any], path: Path) -> None:
     )
 
 
-def _taken(frame: pd.DataFrame, split: str, features: Mapping[str, Features]) -> pd.DataFrame:
-    """The rows that there are states of, in the states' order."""
-    ids = features[split].ids
-    if not set(ids) <= set(frame["id"]):
-        raise UserError(f"data/baselines/features.npz is not of the rows in data/prepared/{split}.csv; run `dvc repro`")
-    return frame.set_index("id").loc[ids].reset_index().assign(split=split)
+def _states(learnt: pd.DataFrame, features: Mapping[str, Features]) -> tuple[Indices, NDArray[np.float64]]:
+    """Which of the rows have states, `[rows]`, and these, `[rows, size]`."""
+    place = {(split, id_): row for row, (split, id_) in enumerate(zip(learnt["split"], learnt["id"], strict=True))}
+    keys = [(split, id_) for split in ("train", "validation") for id_ in features[split].ids]
+    if not set(keys) <= place.keys():
+        raise UserError("data/baselines/features.npz is not of the rows in data/prepared; run `dvc repro`")
+    states = np.concatenate([features[split].states for split in ("train", "validation")])
+    return np.array([place[key] for key in keys]), states.astype(np.float64)
 
 
 def _suspected(

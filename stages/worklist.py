@@ -25,10 +25,10 @@ def main() -> None:
         labels = LabelSet.load(PREPARED / "labels.json")
         frames = {split: outputs.read_prepared(path) for split, path in files.items()}
         answers = worklist.read_answers(PREDICTIONS, frames["test"])
-        c = json.loads(CHOSEN.read_text(encoding="utf-8"))["hidden_states"]["C"]
+        chosen = json.loads(CHOSEN.read_text(encoding="utf-8"))
         errors, judged = worklist.label_errors(
-            frames, features.load(FEATURES), answers, labels,
-            folds=settings.folds, seed=settings.seed, c=c, threshold=threshold,
+            frames, features.load(FEATURES), answers, labels, chosen,
+            folds=settings.folds, seed=settings.seed, threshold=threshold,
         )  # fmt: skip
         mistakes = worklist.confident_mistakes(answers, settings.confident)
         with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:

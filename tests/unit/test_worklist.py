@@ -17,7 +17,8 @@ from labeltune.outputs import write_table
 
 NAMES = ("a", "b", "c")
 LABELS = LabelSet(names=NAMES, words=NAMES)
-OPTIONS = {"folds": 5, "seed": 0, "c": 0.01, "threshold": 0.8}
+CHOSEN = {"hidden_states": {"C": 0.01}, "tfidf": {"ngrams": "words", "C": 10.0}}
+OPTIONS = {"chosen": CHOSEN, "folds": 5, "seed": 0, "threshold": 0.8}
 
 
 def planted(rows: int, share: float, seed: int = 0, num_labels: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,10 +75,30 @@ def test_planted_label_errors_are_found_in_every_split() -> None:
     assert np.mean(right) > 0.95
 
 
+def test_rows_without_states_are_judged_by_their_words() -> None:
+    rng = np.random.default_rng(3)
+    true = rng.integers(0, 3, 300)
+    wrong = rng.permutation(300) < 20
+    given = np.where(wrong, (true + 1) % 3, true)
+    words = [[f"{name}{i}" for i in range(8)] for name in NAMES]
+    texts = [" ".join([*rng.choice(words[i], 5), f"x{row}y"]) for row, i in enumerate(true)]
+    frames = {"train": table("train", given, texts), "validation": table("validation", np.arange(3))}
+    frames["test"] = table("test", np.arange(3))
+    states = planted(3, 0.0)[0]
+    features = {split: Features(ids=frames[split]["id"].tolist()[:1], states=states[:1]) for split in frames}
+
+    found, judged = worklist.label_errors(
+        frames, features, predictions(frames["test"], np.eye(3)), LABELS, **OPTIONS | {"threshold": 1.0}
+    )
+    assert judged["train"] == 299  # the one with states has no other to be judged by
+    named = set(found[found["split"] == "train"]["id"])
+    assert named == {f"train {row}" for row in np.flatnonzero(wrong) if row}
+
+
 def test_clean_labels_are_hardly_suspected() -> None:
     states, labels, _ = planted(500, 0.0)
     fold = suspects.deal(labels, np.arange(500), folds=5, seed=0)
-    given, known = suspects.out_of_fold(states, labels, fold, 3, c=0.01)
+    given, known = suspects.out_of_fold(states, labels, fold, 3, c=0.01, standardise=True)
     assert known.all()
     assert suspects.mislabelled(labels, given).sum() <= 5
 
@@ -109,7 +130,7 @@ def test_a_copy_of_a_copy_belongs_to_the_family() -> None:
 def test_out_of_fold_probabilities_are_of_models_that_never_saw_the_row() -> None:
     states, labels, _ = planted(90, 0.1)
     fold = suspects.deal(labels, np.arange(90), folds=3, seed=1)
-    given, known = suspects.out_of_fold(states, labels, fold, 3, c=0.1)
+    given, known = suspects.out_of_fold(states, labels, fold, 3, c=0.1, standardise=True)
     for part in range(3):
         inside = fold == part
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
@@ -136,12 +157,12 @@ def test_a_row_whose_label_no_other_fold_has_is_not_judged() -> None:
     states, labels, _ = planted(61, 0.0, num_labels=2)
     labels[60] = 2
     fold = suspects.deal(labels, np.arange(61), folds=5, seed=0)
-    given, known = suspects.out_of_fold(states, labels, fold, 3, c=0.01)
+    given, known = suspects.out_of_fold(states, labels, fold, 3, c=0.01, standardise=True)
     assert known.tolist() == [True] * 60 + [False]
     assert given[60, 2] == 0
 
 
-def test_only_rows_with_states_are_judged_and_near_copies_share_a_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_copies_share_a_fold_across_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(40) % 2
     texts = [text + "!" * i for text in table("ten texts", np.zeros(10, dtype=int))["text"] for i in range(4)]
     assert suspects.families(texts, 0.8).tolist() == [4 * (i // 4) for i in range(40)]
@@ -154,12 +175,12 @@ def test_only_rows_with_states_are_judged_and_near_copies_share_a_fold(monkeypat
     deal = suspects.deal
     monkeypatch.setattr(suspects, "deal", lambda *given, **options: dealt.append(deal(*given, **options)) or dealt[-1])
     _, judged = worklist.label_errors(frames, features, answers, LABELS, **OPTIONS)
-    (fold,) = dealt  # of 16 training and 40 validation rows: four copies of a text stand together in each
-    for number in range(4):
-        copies = [*range(4 * number, 4 * number + 4), *range(16 + 4 * number, 16 + 4 * number + 4)]
+    (fold,) = dealt  # of 40 training and 40 validation rows: four copies of a text stand together in each
+    for number in range(10):
+        copies = [*range(4 * number, 4 * number + 4), *range(40 + 4 * number, 40 + 4 * number + 4)]
         assert len(set(fold[copies])) == 1
     assert len(set(fold)) > 1
-    assert judged == {"train": 16, "validation": 40, "test": 40}
+    assert judged == {"train": 40, "validation": 40, "test": 40}
     lone = predictions(frames["test"].assign(label="a"), np.eye(3)[labels])
     _, judged = worklist.label_errors(frames | {"test": lone}, features, lone, LABELS, **OPTIONS)
     assert judged["test"] == 0  # nothing to be confident in
@@ -169,7 +190,7 @@ def test_states_of_other_rows_are_refused() -> None:
     labels = np.arange(6) % 2
     frames = {split: table(split, labels) for split in ("train", "validation", "test")}
     features = {split: Features(ids=["x"], states=np.zeros((1, 2), dtype=np.float32)) for split in frames}
-    with pytest.raises(UserError, match="features.npz is not of the rows in data/prepared/train.csv"):
+    with pytest.raises(UserError, match="features.npz is not of the rows in data/prepared"):
         worklist.label_errors(frames, features, predictions(frames["test"], np.eye(3)[labels]), LABELS, **OPTIONS)
 
 
