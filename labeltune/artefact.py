@@ -23,7 +23,7 @@ from labeltune.origins import Model
 from labeltune.outputs import digest, replacing, write_json
 from labeltune.params import Prompt, Train
 
-FORMAT = 3
+FORMAT = 4
 CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
@@ -60,6 +60,8 @@ class Record:
     """Figures of the kept model on the validation rows, once there is one."""
     calibration: Calibration = NONE
     """What its confidence means."""
+    examples: list[str] = field(default_factory=list)
+    """Texts to try it with."""
 
 
 def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: Base, record: Record) -> None:
@@ -114,6 +116,7 @@ def _describe(folder: Path, record: Record) -> None:
             },
             "validation": record.validation,
             "calibration": asdict(record.calibration),
+            "examples": record.examples,
         },
     )
     text = card(
@@ -171,6 +174,7 @@ def load_record(folder: Path) -> Record:
         prior=content["prior"],
         validation=content["validation"],
         calibration=Calibration(**content["calibration"]),
+        examples=content["examples"],
     )
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from labeltune import __version__, conf, terminal
 from labeltune.errors import UserError
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fetch(options.recipes)
     elif options.command == "compare":
         _compare(options.runs, as_json=options.json, figure=options.figure)
+    elif options.command == "predict":
+        _predict(options)
     elif options.command in conf.KINDS:
         _list(options.command)
     else:
@@ -42,7 +45,40 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", nargs="+", metavar="EXP", help="experiments, branches, commits, or `workspace`")
     compare.add_argument("--figure", type=Path, metavar="FILE", help="draw the comparison into a PNG, SVG or PDF file")
     compare.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    _add_predict(commands)
     return parser
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser("predict", help="label a text, a file, a pipe, or what is typed")
+    predict.add_argument("classifier", type=Path, metavar="CLASSIFIER", help="the trained folder: models/classifier")
+    what = predict.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
+    what.add_argument("--interactive", action="store_true", help="label what is typed, line by line")
+    what.add_argument("--demo", action="store_true", help="label the examples of the data set")
+    what.add_argument("--file", metavar="FILE", help="CSV, TSV, JSON, JSON Lines, Parquet, a text a line; - for a pipe")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="where the rows of --file go: .csv, .jsonl, .parquet")
+    predict.add_argument("--format", metavar="FORMAT", help="of --file, where its name does not tell")
+    predict.add_argument("--text-column", metavar="NAME", help="of --file, where it has no usual name")
+    predict.add_argument("--encoding", default="utf-8", help="of --file; default: %(default)s")
+    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from labeltune import console
+
+    console.predict(
+        options.classifier,
+        texts=options.text,
+        demo=options.demo,
+        interactive=options.interactive,
+        file=options.file,
+        out=options.out,
+        format=options.format,
+        text_column=options.text_column,
+        encoding=options.encoding,
+        as_json=options.json,
+    )
 
 
 def _list(kind: str) -> None:

@@ -78,6 +78,8 @@ class Dataset(Origin):
     """Raw value -> label name, in the order of the classes; null takes the sorted raw values."""
     verbalizer: dict[str, str] | None = None
     """Label name -> the word that label scoring scores and the prompt lists; null takes the names."""
+    examples: list[str] = Field(default_factory=list)
+    """Texts to try a classifier of these rows with, as `labeltune predict --demo` and the chat do."""
 
     @model_validator(mode="after")
     def _one_table_or_several(self) -> "Dataset":

@@ -1,20 +1,21 @@
 """Predicting with a trained classifier; the artefact folder is all that is needed."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, overload
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from peft import LoraConfig, PeftModel
 
+from labeltune import weights
 from labeltune.artefact import Record, load_record
-from labeltune.bases import Base, load_tokenizer, open_base, quiet
+from labeltune.bases import Base, load_tokenizer, quiet
 from labeltune.blueprint import Blueprint
 from labeltune.calibration import Calibration
 from labeltune.errors import UserError
@@ -25,7 +26,8 @@ from labeltune.methods import transposed
 from labeltune.prompts import Encoder
 from labeltune.quantisation import fill_from
 
-ADAPTER = "adapter_model.safetensors"
+STREAMED = 4096
+"""Texts of a stream that are answered together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,20 +121,25 @@ class Classifier:
     """What every prompt begins with."""
     folders: tuple[Path, ...]
     """Where its files lie: the artefact, and the base model where that is not a part of it."""
+    turn: Lock = field(default_factory=Lock, repr=False)
+    """Held during a forward pass, which may use every core: threads that share a classifier take turns."""
 
     @classmethod
-    def load(cls, folder: Path, *, merge: bool = False) -> "Classifier":
+    def load(cls, folder: str | Path, *, merge: bool | None = None) -> "Classifier":
         """Load an artefact.
 
         Args:
-            merge: add the adapter into the weights, so that an ordinary Transformers model is left.
+            merge: add the adapter into the weights, so that an ordinary Transformers model is left; None does so
+                but where the weights are in 4 bits, which a merged adapter would make whole again.
 
         Raises:
             UserError: a file is missing or was changed, or the base model is not the one it was trained on.
         """
+        folder = Path(folder)
         record = load_record(folder)
         full = record.train.method == "full"
-        base = Base(name=str(folder), folder=folder, files={}) if full else _open_same_base(record, folder)
+        merge = record.train.method == "lora" if merge is None else merge
+        base = Base(name=str(folder), folder=folder, files={}) if full else weights.open_same_base(record, folder)
         encoder = Encoder.of(load_tokenizer(folder), record.prompt, record.labels)
         blueprint = Blueprint(
             base=base,
@@ -149,13 +156,13 @@ class Classifier:
         if record.prior is not None:
             network.prior = record.prior
         if full:
-            _load_all(network, folder)
+            weights.load_all(network, folder)
         else:
             with quiet():
                 config = LoraConfig.from_pretrained(str(folder))
                 config.fan_in_fan_out = transposed(network)  # GPT-2 in 4 bits isn't, merged it is again
                 network = PeftModel.from_pretrained(network, str(folder), config=config)
-            _require_loaded(network, folder)
+            weights.require_loaded(network, folder)
             if merge:
                 network = network.merge_and_unload(safe_merge=True)
         network = network.to(device()).eval()
@@ -164,19 +171,38 @@ class Classifier:
         return cls(record=record, network=network, encoder=encoder, front=front, folders=folders)
 
     def predict(
-        self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Callable[[int], None] | None = None
+        self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Callable[[int], None] | None = None
     ) -> Predictions:
-        """Return the answers to every text, in their order."""
+        """Answer every text, in their order; threads may share a classifier.
+
+        >>> classifier = Classifier.load("models/classifier")  # doctest: +SKIP
+        >>> classifier.predict(["free entry, text WIN"])[0].label  # doctest: +SKIP
+        'spam'
+
+        Args:
+            texts: held in memory; `stream` is for more than fit there.
+            batch_tokens: most tokens of a batch, padding included; None takes what suits the device.
+            progress: called with the number of texts done since the last call.
+
+        Raises:
+            UserError: there is no text, or one is no string.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise UserError("there is no text to label")
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"texts[{place}] is no string: {text!r:.60}")
         encoded = self.encoder.encode(texts)
-        pad_id = self.encoder.tokenizer.pad_token_id
-        logits = compute_logits(
-            self.network,
-            encoded.input_ids,
-            pad_id=pad_id,
-            batch_tokens=batch_tokens or inference_tokens(),
-            front=self.front,
-            progress=progress,
-        )
+        with self.turn:
+            logits = compute_logits(
+                self.network,
+                encoded.input_ids,
+                pad_id=self.encoder.tokenizer.pad_token_id,
+                batch_tokens=batch_tokens or inference_tokens(),
+                front=self.front,
+                progress=progress,
+            )
         return Predictions(
             names=self.record.labels.names,
             logits=logits,
@@ -184,37 +210,8 @@ class Classifier:
             calibration=self.record.calibration,
         )
 
-
-def _open_same_base(record: Record, folder: Path) -> Base:
-    base = open_base(record.model)
-    changed = sorted(name for name, value in record.base_files.items() if base.files.get(name) != value)
-    if changed:
-        raise UserError(
-            f"{folder} was trained on another version of {base.name}: {', '.join(changed)} in {base.folder} "
-            "differ; train again with `dvc repro`, or restore the base model"
-        )
-    return base
-
-
-def _load_all(network: PreTrainedModel, folder: Path) -> None:
-    """Put every saved weight into the network; a tied one is saved once."""
-    saved = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-    held = dict(network.named_parameters())
-    if saved.keys() != held.keys():
-        raise UserError(
-            f"{folder} does not fit the model it describes: {sorted(saved.keys() ^ held.keys())[:3]}; train again"
-        )
-    with torch.no_grad():
-        for name, weight in held.items():
-            weight.copy_(saved[name])
-
-
-def _require_loaded(network: PeftModel, folder: Path) -> None:
-    """Refuse weights that did not all arrive in the network, bit for bit."""
-    saved = load_file(folder / ADAPTER)
-    held = get_peft_model_state_dict(network, save_embedding_layers=False)
-    different = sorted(set(saved) ^ set(held)) + [
-        name for name in saved.keys() & held.keys() if not torch.equal(saved[name], held[name])
-    ]
-    if different:
-        raise UserError(f"{folder / ADAPTER} does not fit the model it describes: {different[:3]}")
+    def stream(self, texts: Iterable[str]) -> Iterator[Answer]:
+        """Answer texts without end, some thousands at a time, in their order; errors are those of `predict`."""
+        waiting = iter(texts)
+        while chunk := list(islice(waiting, STREAMED)):
+            yield from self.predict(chunk)

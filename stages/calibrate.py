@@ -8,6 +8,7 @@ import torch
 
 from labeltune import artefact, calibration, conf, hardware, outputs, terminal
 from labeltune.evaluation import Calibrate
+from labeltune.origins import Dataset
 from labeltune.predict import Classifier
 
 VALIDATION = Path("data/prepared/validation.csv")
@@ -18,7 +19,7 @@ PREDICTIONS = Path("data/predictions/validation.csv")
 
 def main() -> None:
     """Write models/classifier/ and data/predictions/validation.csv."""
-    settings = conf.section("calibrate", Calibrate)
+    settings, examples = conf.section("calibrate", Calibrate), conf.section("dataset", Dataset).examples
     classifier = Classifier.load(TRAINED)
     record = classifier.record
     torch.set_num_threads(hardware.choose_threads(record.train.threads))
@@ -28,7 +29,7 @@ def main() -> None:
             answers = classifier.predict(rows["text"].tolist(), progress=progress)
         labels = np.array(record.labels.index(rows["label"].tolist()))
         fitted = calibration.calibrate(answers.logits, labels, settings)
-        artefact.save_calibrated(CLASSIFIER, TRAINED, replace(record, calibration=fitted))
+        artefact.save_calibrated(CLASSIFIER, TRAINED, replace(record, calibration=fitted, examples=examples))
         outputs.write_table(PREDICTIONS, replace(answers, calibration=fitted).table(rows))
     calibration.show(fitted, CLASSIFIER)
 

@@ -1,0 +1,152 @@
+"""Answers on the terminal: a table, a dialogue, JSON."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from labeltune import batches, terminal
+from labeltune.batches import Summary
+from labeltune.errors import UserError
+from labeltune.inputs import Table
+from labeltune.predict import Answer, Classifier
+
+BAR = 20
+"""Cells of a confidence of 1."""
+SHOWN = 60
+"""Characters of a text in the table."""
+LEAVE = ("quit", "exit", "退出")
+
+
+def show(texts: Sequence[str], answers: Sequence[Answer], *, as_json: bool) -> None:
+    """Print an answer per text: a table on a terminal, an object a line as JSON or into a pipe."""
+    if as_json or not sys.stdout.isatty():
+        for text, answer in zip(texts, answers, strict=True):
+            print(json.dumps({"text": text, **asdict(answer)}, ensure_ascii=False))
+        return
+    grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("label", "confidence", "", "text"):
+        grid.add_column(name, header_style="dim", overflow="ellipsis", no_wrap=name != "text")
+    for text, answer in zip(texts, answers, strict=True):
+        shown = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+        style = "yellow" if answer.abstained else "bold green"
+        grid.add_row(Text(answer.label, style=style), _bar(answer), Text(_notes(answer), style="yellow"), Text(shown))
+    Console().print(grid)
+
+
+def _bar(answer: Answer) -> Text:
+    """How sure an answer is, as a bar with its figure."""
+    full = round(answer.confidence * BAR)
+    colour = "yellow" if answer.abstained else "green"
+    return Text.assemble(("━" * full, colour), ("━" * (BAR - full), "dim"), f" {answer.confidence:.1%}")
+
+
+def _notes(answer: Answer) -> str:
+    """What to know of an answer before relying on it."""
+    return ", ".join(["too unsure to say"] * answer.abstained + ["text cut"] * answer.truncated)
+
+
+def converse(classifier: Classifier, ask: Callable[[str], str] = input) -> None:
+    """Label what is typed, line by line, until quit, exit, Ctrl-C or Ctrl-D."""
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401  # gives line editing and a history
+    names = ", ".join(classifier.record.labels.names)
+    terminal.say(f"type a text to be told {names}; quit, Ctrl-C or Ctrl-D ends")
+    while True:
+        try:
+            text = ask("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            break
+        if text.casefold() in LEAVE:
+            break
+        if text:
+            say(text, classifier.predict([text])[0])
+        else:
+            terminal.say("an empty line has no label; type a text, or quit")
+    terminal.say("bye")
+
+
+def say(text: str, answer: Answer) -> None:
+    """Print one answer with the probability of every label."""
+    console = Console(soft_wrap=True)
+    verdict = f"too unsure to say; likeliest: {answer.label}" if answer.abstained else answer.label
+    console.print(Text(verdict, style="bold yellow" if answer.abstained else "bold green"))
+    width = max(map(len, answer.probabilities))
+    for name, value in sorted(answer.probabilities.items(), key=lambda item: -item[1]):
+        full = round(value * BAR)
+        console.print(
+            Text.assemble(f"  {name:<{width}} ", ("━" * full, "green"), ("━" * (BAR - full), "dim"), f" {value:.1%}")
+        )
+    if answer.truncated:
+        terminal.say(f"  the text has {len(text):,} characters, more than the model reads; its middle was left out")
+
+
+def demonstrate(classifier: Classifier) -> list[str]:
+    """The texts that a classifier brings to be tried with.
+
+    Raises:
+        UserError: it brings none.
+    """
+    if not classifier.record.examples:
+        raise UserError(f"{classifier.record.dataset} has no examples; add examples: to its file in conf/datasets")
+    return classifier.record.examples
+
+
+def summarise(summary: Summary, target: Path, seconds: float) -> None:
+    """Print what was done with a file."""
+    answered = summary.rows - summary.skipped
+    fresh = summary.rows - summary.resumed
+    terminal.table("answers", ["label", "rows"], list(summary.labels.items()))
+    notes = [f"{summary.abstained:,} too unsure to rely on (abstained)", f"{summary.truncated:,} texts cut"]
+    notes += [f"{summary.skipped:,} without a text, left without an answer"] * bool(summary.skipped)
+    notes += [f"{summary.resumed:,} taken from the run before"] * bool(summary.resumed)
+    notes += [f"{field} is in {name}: the rows have a {field} already" for field, name in summary.renamed.items()]
+    terminal.say(f"{answered:,} of {summary.rows:,} rows: {'; '.join(notes)}")
+    terminal.say(f"written to {target} ({fresh / max(seconds, 1e-9):,.0f} rows/s)")
+
+
+def predict(
+    folder: Path,
+    *,
+    texts: list[str] | None,
+    demo: bool,
+    interactive: bool,
+    file: str | None,
+    out: Path | None,
+    format: str | None,
+    text_column: str | None,
+    encoding: str,
+    as_json: bool,
+) -> None:
+    """The work of `labeltune predict`.
+
+    Raises:
+        UserError: the classifier, a file or a text is not usable.
+    """
+    blank = [text for text in texts or [] if not text.strip()]
+    if blank:
+        raise UserError("--text is blank: a classifier needs something to read")
+    if file and file != "-" and not out:
+        raise UserError("--file needs --out: name the file that the answers go to, .csv, .jsonl or .parquet")
+    classifier = Classifier.load(folder)
+    if file == "-":
+        batches.pipe(classifier, sys.stdin, sys.stdout, format=format or "txt")
+    elif file and out:
+        started = time.perf_counter()
+        table = Table.survey(Path(file), format=format, text=text_column, encoding=encoding)
+        with terminal.bar(f"labelling {file}", table.rows) as bar:
+            summary = batches.answer_file(classifier, table, out, bar)
+        summarise(summary, out, time.perf_counter() - started)
+    elif interactive:
+        converse(classifier)
+    else:
+        texts = demonstrate(classifier) if demo else texts or []
+        show(texts, list(classifier.predict(texts)), as_json=as_json)

@@ -1,0 +1,181 @@
+"""Tables to be labelled: rows with all their columns, in their order, without holding a file in memory."""
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from labeltune.columns import USUAL
+from labeltune.decoding import read_lines
+from labeltune.errors import UserError
+
+FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
+CHUNK = 4096
+"""Rows that are held at a time."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A file of rows to be labelled."""
+
+    path: Path
+    """The file."""
+    format: str
+    """One of `FORMATS`."""
+    encoding: str
+    """Encoding of a text file; a byte order mark decides over it."""
+    text: str
+    """The column with the text."""
+    columns: tuple[str, ...]
+    """Every column, in the file's order."""
+    rows: int
+    """How many rows there are."""
+
+    @classmethod
+    def survey(
+        cls, path: Path, *, format: str | None = None, text: str | None = None, encoding: str = "utf-8"
+    ) -> "Table":
+        """Read a file once from end to end, so that a bad row is told before the first one is labelled.
+
+        Args:
+            format: one of `FORMATS`; None goes by the file's name.
+            text: the column with the text; None finds it by its usual names.
+
+        Raises:
+            UserError: the file can't be read, a row is malformed, or no column is the text's.
+        """
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        kind = format or path.suffix.lower().removeprefix(".")
+        if kind not in FORMATS:
+            raise UserError(f"{path}: can't tell its format; name it one of {', '.join(FORMATS)} with --format")
+        columns: dict[str, None] = {}
+        count = 0
+        for row in _rows(path, kind, encoding):
+            columns.update(dict.fromkeys(row))
+            count += 1
+        if not count:
+            raise UserError(f"{path}: there are no rows")
+        return cls(
+            path=path,
+            format=kind,
+            encoding=encoding,
+            text=_text_column(path, tuple(columns), text),
+            columns=tuple(columns),
+            rows=count,
+        )
+
+    def chunks(self, skip: int = 0, size: int = CHUNK) -> Iterator[list[Row]]:
+        """Yield the rows, so many at a time, without the first `skip` ones."""
+        rows = itertools.islice(_rows(self.path, self.format, self.encoding), skip, None)
+        while chunk := list(itertools.islice(rows, size)):
+            yield chunk
+
+    def schema(self) -> pa.Schema | None:
+        """Types of the columns where the format has types, else None."""
+        if self.format == "parquet":
+            return parquet.read_schema(self.path)
+        return None if self.format in ("json", "jsonl") else pa.schema([(name, pa.string()) for name in self.columns])
+
+
+def lines(stream: Iterable[str], format: str, path: Path | None = None) -> Iterator[Row]:
+    """Rows of a stream of lines.
+
+    Args:
+        format: `txt`, a text a line, or `jsonl`, a text or an object a line.
+        path: where they come from, for the messages.
+
+    Raises:
+        UserError: a line is no text or object.
+    """
+    if format == "txt":
+        return ({"text": line.rstrip("\r\n")} for line in stream)
+    where = path or Path("-")
+    return (
+        _object(where, number, _parsed(where, number, line)) for number, line in enumerate(stream, 1) if line.strip()
+    )
+
+
+def _text_column(path: Path, columns: tuple[str, ...], wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted not in columns:
+            raise UserError(f"{path}: no column {wanted!r}; there are {', '.join(columns)}")
+        return wanted
+    usual = [name for name in columns if name.strip().casefold() in USUAL["text"]]
+    if len(columns) == 1 or len(usual) == 1:
+        return usual[0] if usual else columns[0]
+    reason = f"{' and '.join(usual)} may each be the text" if usual else "no column has a usual name of a text"
+    raise UserError(f"{path}: {reason}; columns: {', '.join(columns)}; name one with --text-column")
+
+
+def _rows(path: Path, format: str, encoding: str) -> Iterator[Row]:
+    if format == "parquet":
+        return _parquet(path)
+    if format in ("csv", "tsv"):
+        return _delimited(path, read_lines(path, encoding, "--encoding"), tabs=format == "tsv")
+    if format == "json":
+        return _array(path, "".join(read_lines(path, encoding, "--encoding")))
+    return lines(read_lines(path, encoding, "--encoding"), format, path)
+
+
+def _delimited(path: Path, lines: Iterator[str], *, tabs: bool) -> Iterator[Row]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    first = next(lines, "")
+    separator = "\t" if tabs else ";" if ";" in first and "," not in first else ","
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    reader = csv.reader(itertools.chain([first], lines), delimiter=separator, quoting=quoting, strict=True)
+    start = 1
+    names: list[str] = []
+    try:
+        for fields in reader:
+            if not names:
+                names = fields
+                if len(set(names)) < len(names):
+                    raise UserError(f"{path}: two columns have the same name: {', '.join(names)}")
+            elif fields:
+                if len(fields) != len(names):
+                    raise UserError(f"{path}:{start}: {len(fields)} fields where the header has {len(names)}")
+                yield dict(zip(names, fields, strict=True))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}:{start}: {error}; mend the quotes, or give it as JSON Lines") from None
+
+
+def _array(path: Path, content: str) -> Iterator[Row]:
+    values = _parsed(path, 1, content)
+    if not isinstance(values, list):
+        raise UserError(f"{path}: expected an array of objects; a file with an object a line is named .jsonl")
+    return (_object(path, number, value) for number, value in enumerate(values, 1))
+
+
+def _parsed(path: Path, number: int, content: str) -> Any:
+    try:
+        return json.loads(content)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = number + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else number
+        raise UserError(f"{path}:{line}: not valid JSON: {error}") from None
+
+
+def _object(path: Path, number: int, value: Any) -> Row:
+    if isinstance(value, str):
+        return {"text": value}
+    if not isinstance(value, dict):
+        raise UserError(f'{path}:{number}: expected a text or an object {{"text": ...}}, found {value!r:.60}')
+    return value
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        with parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=CHUNK):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: truncated, damaged or no Parquet: {str(error).splitlines()[0]}") from error
