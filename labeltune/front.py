@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from labeltune.architectures import architecture
 from labeltune.methods import plain
-from labeltune.networks import PooledClassification
+from labeltune.networks import OWN, PooledClassification
 from labeltune.prompts import Encoder
 
 SHORTEST = 4
@@ -25,6 +25,8 @@ class Front:
     """Token ids, `[front]`."""
     states: list[tuple[torch.Tensor, torch.Tensor]]
     """Keys and values of each layer, `[1, heads, front, size]`."""
+    hidden: torch.Tensor
+    """States behind the last layer, in fp32, `[front, size]`: a mean over all tokens needs them."""
 
     def cache(self, rows: int) -> DynamicCache:
         """Keys and values for a batch, to go on from."""
@@ -38,12 +40,12 @@ class Front:
 def shared_front(network: Any, encoder: Encoder) -> Front | None:
     """Compute the front of the prompts; None where it is short, or where a state depends on what comes after it.
 
-    A decoder's states depend on the tokens before alone; a mean over all tokens would need the front's own states.
+    A decoder's states depend on the tokens before alone.
     """
     inner: Any = plain(network)
     parts = architecture(inner.config)
     able = isinstance(inner, PooledClassification) and parts is not None and not parts.encoder
-    if not able or inner.pooling != "last":
+    if not able or inner.pooling == OWN:
         return None
     rows = encoder.encode(STARTS).input_ids
     length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)
@@ -53,5 +55,5 @@ def shared_front(network: Any, encoder: Encoder) -> Front | None:
     cache = DynamicCache()
     ids = torch.tensor([tokens], device=inner.device)
     with torch.no_grad():
-        inner.run(ids, torch.ones_like(ids), None, past_key_values=cache, use_cache=True)
-    return Front(tokens=tokens, states=[(layer.keys, layer.values) for layer in cache.layers])
+        hidden = inner.run(ids, torch.ones_like(ids), None, past_key_values=cache, use_cache=True)[0].float()
+    return Front(tokens=tokens, states=[(layer.keys, layer.values) for layer in cache.layers], hidden=hidden)

@@ -100,7 +100,7 @@ def lines(stream: Iterable[str], format: str, path: Path | None = None) -> Itera
         return ({"text": line.rstrip("\r\n")} for line in stream)
     where = path or Path("-")
     return (
-        _object(where, number, _parsed(where, number, line)) for number, line in enumerate(stream, 1) if line.strip()
+        _object(where, number, _parsed(where, number, line.strip())) for number, line in enumerate(stream, 1) if line.strip()
     )
 
 

@@ -118,7 +118,9 @@ class PooledClassification(_Network):
         hidden = self.run(input_ids if states is None else None, mask, states, **past).float()
         if self.pooling == OWN:
             return SequenceClassifierOutput(logits=self._own_head(hidden, attention_mask))
-        pooled = heads.pool(hidden, attention_mask, self.pooling)
+        if front is not None:
+            hidden = torch.cat([front.hidden.expand(len(mask), -1, -1), hidden], dim=1)  # [batch, front + length, size]
+        pooled = heads.pool(hidden, mask, self.pooling)
         return SequenceClassifierOutput(logits=getattr(self, self.head_name)(pooled))
 
     def _own_head(self: Any, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
