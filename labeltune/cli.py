@@ -22,6 +22,12 @@ def main(arguments: list[str] | None = None) -> None:
         _fetch(options.recipes)
     elif options.command == "compare":
         _compare(options.runs, as_json=options.json, figure=options.figure)
+    elif options.command == "doctor":
+        from labeltune import doctor
+
+        doctor.examine(options.recipe)
+    elif options.command == "init":
+        _init(options)
     elif options.command == "predict":
         _predict(options)
     elif options.command in conf.KINDS:
@@ -45,8 +51,31 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", nargs="+", metavar="EXP", help="experiments, branches, commits, or `workspace`")
     compare.add_argument("--figure", type=Path, metavar="FILE", help="draw the comparison into a PNG, SVG or PDF file")
     compare.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    doctor = commands.add_parser("doctor", help="what this machine can do, what is missing, what fits and how long")
+    doctor.add_argument("recipe", nargs="?", metavar="RECIPE", help="default: what params.yaml resolves to")
+    _add_init(commands)
     _add_predict(commands)
     return parser
+
+
+def _add_init(commands: Any) -> None:
+    init = commands.add_parser("init", help="look at your data, and write the files that describe it under conf/")
+    init.add_argument("data", metavar="FILE_OR_FOLDER", help="a table, a folder, or owner/name of the Hub")
+    init.add_argument("--name", help="what to call it; default: the file's name")
+    init.add_argument("--text", metavar="COLUMN", help="its text column, where that can't be told")
+    init.add_argument("--label", metavar="COLUMN", help="its label column, likewise")
+    init.add_argument("--model", help="a base model of `labeltune models`")
+    init.add_argument("--force", action="store_true", help="overwrite the files of that name")
+
+
+def _init(options: argparse.Namespace) -> None:
+    from labeltune import starters
+
+    dataset, recipe = starters.start(
+        options.data, name=options.name, text=options.text, label=options.label, model=options.model,
+        force=options.force,
+    )  # fmt: skip
+    terminal.say(f"wrote {dataset} and {recipe}: look at them, then run\n  dvc exp run -S recipe={recipe.stem}")
 
 
 def _add_predict(commands: Any) -> None:

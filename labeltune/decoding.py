@@ -108,6 +108,23 @@ def _undecodable(path: Path, codec: str, conf: str) -> str:
     return f"{found}; the file can be read as {', '.join(able)}: set encoding: {able[0]} in {conf}"
 
 
+def likely_encoding(path: Path) -> str:
+    """The encoding that a text file most likely is in.
+
+    Raises:
+        UserError: it is in none of the usual ones.
+    """
+    data = path.read_bytes()
+    if any(data.startswith(mark) for mark in MARKS):
+        return "utf-8"  # the mark decides over what is declared
+    if b"\0" not in data and _reads(data, "utf-8"):
+        return "utf-8"
+    able = _decodable(data, besides="")
+    if not able:
+        raise UserError(f"{path} is in none of the usual encodings: it is damaged or no text")
+    return able[0]
+
+
 def _decodable(data: bytes, besides: str) -> list[str]:
     """List the usual encodings that read all the bytes into assigned characters, the likeliest first."""
     runs = re.findall(rb"[\x80-\xff]+", data)

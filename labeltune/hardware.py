@@ -41,7 +41,7 @@ class Machine:
     def __str__(self) -> str:
         if device().type == "cuda":
             return f"{torch.cuda.get_device_name()}, {self.dtype}, {self.attention} attention"
-        return f"{_cpu_name()}, {self.threads} of {cores()} cores, {self.dtype}, {self.attention} attention"
+        return f"{cpu_name()}, {self.threads} of {cores()} cores, {self.dtype}, {self.attention} attention"
 
 
 def choose(settings: Train) -> Machine:
@@ -74,19 +74,26 @@ def choose_dtype(setting: str) -> str:
     able = torch.cpu.get_capabilities()
     if not (able.get("avx512_bf16") or able.get("amx_bf16")):
         return "fp32"  # emulated, several times slower
-    rates = _matmul_rates()
+    rates = matmul_rates()
     return "bf16" if rates["bf16"] > WORTHWHILE * rates["fp32"] else "fp32"
 
 
-def _matmul_rates() -> dict[str, float]:
+def matmul_rates() -> dict[str, float]:
     """GFLOP/s of a matrix product in fp32 and bf16, measured once per CPU and kept in the cache.
 
     The CPU's flags don't tell: among CPUs with avx512_bf16, bf16 was measured at 0.5 and at 4.5 times the rate of
     fp32. Kept, so that a noisy second measurement can't turn a repeated run into another one.
     """
-    kept = cache_dir() / "matmul" / f"{_cpu_name().replace(' ', '-')}-torch-{torch.__version__}.json"
+    kept = cache_dir() / "matmul" / f"{cpu_name().replace(' ', '-')}-torch-{torch.__version__}.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
+    rates = measure_matmul()
+    write_json(kept, rates)
+    return rates
+
+
+def measure_matmul() -> dict[str, float]:
+    """GFLOP/s of a matrix product in fp32 and bf16, now."""
     rates = {}
     for name in ("fp32", "bf16"):
         square = torch.ones(MATMUL_SIZE, MATMUL_SIZE, dtype=DTYPES[name])
@@ -96,11 +103,11 @@ def _matmul_rates() -> dict[str, float]:
             torch.mm(square, square)
             seconds.append(time.perf_counter() - started)
         rates[name] = round(2 * MATMUL_SIZE**3 / min(seconds) / 1e9, 1)
-    write_json(kept, rates)
     return rates
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the CPU calls itself."""
     return str(torch.cpu.get_capabilities().get("cpu_name", platform.processor() or platform.machine()))
 
 

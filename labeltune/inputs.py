@@ -59,7 +59,7 @@ class Table:
             raise UserError(f"{path}: can't tell its format; name it one of {', '.join(FORMATS)} with --format")
         columns: dict[str, None] = {}
         count = 0
-        for row in _rows(path, kind, encoding):
+        for row in rows(path, kind, encoding):
             columns.update(dict.fromkeys(row))
             count += 1
         if not count:
@@ -75,8 +75,8 @@ class Table:
 
     def chunks(self, skip: int = 0, size: int = CHUNK) -> Iterator[list[Row]]:
         """Yield the rows, so many at a time, without the first `skip` ones."""
-        rows = itertools.islice(_rows(self.path, self.format, self.encoding), skip, None)
-        while chunk := list(itertools.islice(rows, size)):
+        left = itertools.islice(rows(self.path, self.format, self.encoding), skip, None)
+        while chunk := list(itertools.islice(left, size)):
             yield chunk
 
     def schema(self) -> pa.Schema | None:
@@ -100,7 +100,9 @@ def lines(stream: Iterable[str], format: str, path: Path | None = None) -> Itera
         return ({"text": line.rstrip("\r\n")} for line in stream)
     where = path or Path("-")
     return (
-        _object(where, number, _parsed(where, number, line.strip())) for number, line in enumerate(stream, 1) if line.strip()
+        _object(where, number, _parsed(where, number, line.strip()))
+        for number, line in enumerate(stream, 1)
+        if line.strip()
     )
 
 
@@ -116,7 +118,12 @@ def _text_column(path: Path, columns: tuple[str, ...], wanted: str | None) -> st
     raise UserError(f"{path}: {reason}; columns: {', '.join(columns)}; name one with --text-column")
 
 
-def _rows(path: Path, format: str, encoding: str) -> Iterator[Row]:
+def rows(path: Path, format: str, encoding: str) -> Iterator[Row]:
+    """The rows of a file of one of `FORMATS`.
+
+    Raises:
+        UserError: a row is malformed; the message has its line.
+    """
     if format == "parquet":
         return _parquet(path)
     if format in ("csv", "tsv"):

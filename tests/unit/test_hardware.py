@@ -26,18 +26,18 @@ def test_auto_takes_bf16_only_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     if rates:
-        monkeypatch.setattr(hardware, "_matmul_rates", lambda: rates)
+        monkeypatch.setattr(hardware, "matmul_rates", lambda: rates)
     assert hardware.choose_dtype("auto") == expected
     assert hardware.choose_dtype("bf16") == "bf16"
 
 
 def test_the_measurement_is_made_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "MATMUL_SIZE", 8)
-    first = hardware._matmul_rates()
+    first = hardware.matmul_rates()
     (kept,) = Path(cache_dir() / "matmul").iterdir()
     assert json.loads(kept.read_text()) == first
     kept.write_text('{"fp32": 1.0, "bf16": 2.0}')
-    assert hardware._matmul_rates() == {"fp32": 1.0, "bf16": 2.0}
+    assert hardware.matmul_rates() == {"fp32": 1.0, "bf16": 2.0}
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
