@@ -51,7 +51,7 @@ def locate(dataset: Dataset) -> Dataset:
             f"conf/datasets/{dataset.name}.yaml: test: {folder} holds none of {dataset.test}, and yet "
             f"{found['validation']} to validate on: add a test file, or name that one in 'test' as well"
         )
-    say(f"{folder}: no {' or '.join(dataset.test or [])}, so {dataset.train} is split by prepare.split")
+    say(f"{folder} holds no {', '.join(dataset.test or [])}: {dataset.train} is split by prepare.split")
     return dataset.model_copy(update=found | {"all": dataset.train, "train": None})
 
 
