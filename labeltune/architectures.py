@@ -28,6 +28,8 @@ class Architecture:
     """Dropout that the backbone applies to embeddings by itself."""
     attention: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Linear layers of a layer's attention."""
+    mlp_output: str = "down_proj"
+    """Linear layer that ends a layer's MLP."""
     encoder: bool = False
     """Whether every token sees the tokens behind it too."""
 
@@ -37,6 +39,7 @@ _BERT = Architecture(
     norm=None,
     stem="embeddings",
     attention=("query", "key", "value", "attention.output.dense"),
+    mlp_output="output.dense",
     encoder=True,
 )
 ARCHITECTURES = {
@@ -46,12 +49,23 @@ ARCHITECTURES = {
     "qwen2": Architecture(),
     "qwen3": Architecture(),
     "gpt2": Architecture(
-        layers="h", norm="ln_f", positions="wpe", dropout="drop", attention=("attn.c_attn", "attn.c_proj")
+        layers="h",
+        norm="ln_f",
+        positions="wpe",
+        dropout="drop",
+        attention=("attn.c_attn", "attn.c_proj"),
+        mlp_output="mlp.c_proj",
     ),
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
-    "modernbert": Architecture(norm="final_norm", stem="embeddings", attention=("attn.Wqkv", "attn.Wo"), encoder=True),
+    "modernbert": Architecture(
+        norm="final_norm",
+        stem="embeddings",
+        attention=("attn.Wqkv", "attn.Wo"),
+        mlp_output="mlp.Wo",
+        encoder=True,
+    ),
 }
 
 
@@ -148,7 +162,7 @@ def adapter_targets(backbone: Any, wanted: str | list[str], base_name: str) -> l
 
     Args:
         backbone: the model without its head.
-        wanted: `auto`, `attention`, `all-linear`, or names.
+        wanted: `auto`, `attention`, `attention+mlp-output`, `all-linear`, or names.
 
     Raises:
         UserError: a name that no linear layer has, or an architecture whose attention is not known here.
@@ -171,6 +185,8 @@ def adapter_targets(backbone: Any, wanted: str | list[str], base_name: str) -> l
         )
     if known and (wanted == "attention" or (wanted == "auto" and not known.encoder)):
         return list(known.attention)
+    if known and wanted == "attention+mlp-output":
+        return [*known.attention, known.mlp_output]
     # Below a layer's number, as in `0.mlp.up_proj`: the whole path, for `dense` alone would also mean the pooler's.
     return sorted({path.split(".", 1)[1] for path in linear} if known else {path.rsplit(".", 1)[-1] for path in linear})
 

@@ -54,6 +54,8 @@ class Record:
     """Name of the data set."""
     license: str | None
     """Licence of the data set."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where its rows came from, with the commit where that is the Hub."""
     prior: list[float] | None = None
     """What is taken off each label's score, where `train.label_score` asks for it."""
     validation: dict[str, float] = field(default_factory=dict)
@@ -113,6 +115,7 @@ def _describe(folder: Path, record: Record) -> None:
                 "license": record.license,
                 "rows": record.rows,
                 "sha256": record.data,
+                "source": record.source,
             },
             "validation": record.validation,
             "calibration": asdict(record.calibration),
@@ -171,6 +174,7 @@ def load_record(folder: Path) -> Record:
         rows=content["data"]["rows"],
         dataset=content["data"]["name"],
         license=content["data"]["license"],
+        source=content["data"].get("source", {}),
         prior=content["prior"],
         validation=content["validation"],
         calibration=Calibration(**content["calibration"]),

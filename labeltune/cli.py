@@ -122,10 +122,11 @@ def _fetch(recipes: list[str]) -> None:
     from labeltune import lexicons
     from labeltune.bases import open_base
     from labeltune.fonts import families
-    from labeltune.tables import read_split
+    from labeltune.sources import locate
+    from labeltune.tables import pinned, read_split
 
     for resolved in [conf.resolve(recipe=name) for name in recipes] or [conf.resolve()]:
-        dataset = resolved.dataset
+        dataset = pinned(locate(resolved.dataset))
         given = [split for split in ("all", "train", "validation", "test") if getattr(dataset, split) is not None]
         frames = {split: read_split(dataset, split) for split in given}
         names = (

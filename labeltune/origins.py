@@ -1,6 +1,6 @@
 """The settings of conf/datasets and conf/models: where rows and weights come from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,7 +30,7 @@ class Origin(Section):
     hub: str | None = None
     """The name on the Hub; with another source, the Hub's name of the same thing, for the records."""
     revision: str | None = None
-    """With `source: hub`: commit, tag or branch; null takes the newest and records its commit."""
+    """On the Hub: commit, tag or branch; null takes the newest. Its commit is recorded."""
     license: str | None = None
     """SPDX name, or the name of the terms."""
     url: str | None = None
@@ -53,15 +53,17 @@ class Dataset(Origin):
     """Labelled rows: which files hold them, in which format and columns."""
 
     hub_config: str | None = None
-    """With `source: hub`: the data set's configuration, where it has several."""
+    """With rows of the Hub: the data set's configuration, where it has several."""
+    hub_splits: dict[Literal["all", "train", "validation", "test"], str] | None = None
+    """With `source: files`: take the rows from `hub` while `folder` is not there; split here -> split there."""
     all: str | dict[str, str] | None = None
     """One table that `prepare` splits: a file, a folder, or {label: file} for one file per class."""
     train: str | dict[str, str] | None = None
     """The training rows, where the data set is split already."""
-    validation: str | dict[str, str] | None = None
-    """The validation rows; null takes a share of `train`."""
-    test: str | dict[str, str] | None = None
-    """The test rows."""
+    validation: str | dict[str, str] | list[str] | None = None
+    """The validation rows; null takes a share of `train`. A list: the first file that is there."""
+    test: str | dict[str, str] | list[str] | None = None
+    """The test rows. A list: the first file that is there; where none is, `train` is split as `all` is."""
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "folder", "lines"] = "auto"
     """`folder`: a sub-folder per class with a text a file; `lines`: a file per class with a text a line."""
     encoding: str = "utf-8"
@@ -89,7 +91,24 @@ class Dataset(Origin):
             raise ValueError("'train' needs 'test' beside it; to split one table, name it 'all'")
         if self.all is not None and (self.validation is not None or self.test is not None):
             raise ValueError("'all' is split by prepare: leave out 'validation' and 'test'")
+        if self.source != "files" and (isinstance(self.validation, list) or isinstance(self.test, list)):
+            raise ValueError("a list of files to look for needs source: files")
+        if self.hub_splits is not None:
+            if self.source != "files" or not self.hub:
+                raise ValueError("'hub_splits' needs source: files, and the key 'hub'")
+            self.on_hub()
         return self
+
+    def on_hub(self) -> "Dataset":
+        """The same rows taken from the Hub; `folder` stays, for messages."""
+        splits = dict.fromkeys(("all", "train", "validation", "test")) | dict(self.hub_splits or {})
+        return Dataset.model_validate(self.model_dump() | {"source": "hub", "hub_splits": None} | splits)
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the rows come from, for the records."""
+        keys = {"files": ["folder"], "package": ["archives"], "hub": ["hub", "hub_config", "revision"]}[self.source]
+        given = self.model_dump(include={"source", "all", "train", "validation", "test", *keys})
+        return {key: value for key, value in given.items() if value is not None}
 
 
 class Model(Origin):

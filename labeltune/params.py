@@ -96,9 +96,9 @@ class Lora(Section):
     """The update is scaled by alpha / rank."""
     dropout: Fraction = 0.0
     """Dropout of the adapter's input; above 0 it costs about a third of the speed on a CPU."""
-    targets: list[str] | Literal["auto", "attention", "all-linear"] = "auto"
-    """Layers that get an adapter: the attention's, every linear one, or layer names; `auto`: the attention's in
-    decoders, every linear one in encoders."""
+    targets: list[str] | Literal["auto", "attention", "attention+mlp-output", "all-linear"] = "auto"
+    """Layers that get an adapter: the attention's, those and the last one of each MLP, every linear one, or layer
+    names; `auto`: the attention's in decoders, every linear one in encoders."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Biases that train beside the adapters: none, all of the model's, or those of the adapted layers."""
     rslora: bool = False

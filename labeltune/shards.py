@@ -59,6 +59,7 @@ def find_shards(dataset: Dataset, split: str) -> list[Shard]:
     if value is None:
         given = [name for name in ("all", "train", "validation", "test") if getattr(dataset, name) is not None]
         raise UserError(f"{key} is null; given are {', '.join(given)}")
+    assert not isinstance(value, list), "sources.locate has chosen one"
     root = dataset_folder(dataset)
     if isinstance(value, dict):
         if dataset.format not in ("auto", "lines"):

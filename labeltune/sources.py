@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from huggingface_hub import errors, snapshot_download
@@ -14,11 +15,44 @@ from labeltune.errors import UserError
 from labeltune.members import extract, select
 from labeltune.origins import Dataset, Model
 from labeltune.outputs import digest, replacing
+from labeltune.terminal import say
 
 RAW = Path("data/raw")
 # Never .bin or .py: pickles and a model's own code would be run when they are loaded.
 HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.jinja"]
 HUB_LEFT_OUT = ["*.bin", "*.py", "*.pt", "*.pkl", "*.msgpack", "onnx/*", "openvino/*", "original/*"]
+
+
+def locate(dataset: Dataset) -> Dataset:
+    """Settle what a data set leaves to what is there: its folder or the Hub, and which of several files.
+
+    Returns:
+        The data set with one source, and one name or none for each split.
+
+    Raises:
+        UserError: its folder is missing, or a validation file has no test file beside it.
+    """
+    if dataset.hub_splits is not None and not Path(dataset.folder or "").is_dir():
+        say(f"{dataset.folder} is not here: taking the rows of {dataset.hub} from the Hub")
+        return dataset.on_hub()
+    listed = [split for split in ("test", "validation") if isinstance(getattr(dataset, split), list)]
+    if not listed:
+        return dataset
+    folder = dataset_folder(dataset)
+    found: dict[str, Any] = {"test": dataset.test, "validation": dataset.validation}
+    for split in listed:  # the test file first: what serves as one can't validate as well
+        taken = found["test"] if split == "validation" else None
+        found[split] = next((name for name in found[split] if name != taken and (folder / name).exists()), None)
+    if found["test"] is not None:
+        say(f"{folder}: testing on {found['test']}, validating on {found['validation'] or 'a share of train'}")
+        return dataset.model_copy(update=found)
+    if found["validation"] is not None:
+        raise UserError(
+            f"conf/datasets/{dataset.name}.yaml: test: {folder} holds none of {dataset.test}, and yet "
+            f"{found['validation']} to validate on: add a test file, or name that one in 'test' as well"
+        )
+    say(f"{folder} holds no {', '.join(dataset.test or [])}: {dataset.train} is split by prepare.split")
+    return dataset.model_copy(update=found | {"all": dataset.train, "train": None})
 
 
 def dataset_folder(dataset: Dataset) -> Path:
@@ -30,7 +64,7 @@ def dataset_folder(dataset: Dataset) -> Path:
     assert dataset.source != "hub", "rows of the Hub have no folder"
     if dataset.source == "package":
         named = [dataset.all, dataset.train, dataset.validation, dataset.test]
-        values = [list(value.values()) if isinstance(value, dict) else [value] for value in named if value]
+        values = [list(value.values()) if isinstance(value, dict) else [str(value)] for value in named if value]
         return _extracted("datasets", dataset, [member for value in values for member in value])
     conf = f"conf/datasets/{dataset.name}.yaml"
     folder = Path(os.path.normpath(dataset.folder or ""))

@@ -2,7 +2,9 @@
 
 import datetime as dt
 import math
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +16,8 @@ from labeltune.errors import UserError
 from labeltune.origins import Dataset
 from labeltune.records import read_delimited, read_json, read_json_lines, read_parquet
 from labeltune.shards import Shard, find_shards
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def read_split(dataset: Dataset, split: str) -> pd.DataFrame:
@@ -96,6 +100,28 @@ def _canonical(value: object, row_id: str, key: str) -> str | None:
     raise UserError(f"{row_id}: one value is expected, found {type(value).__name__} {value!r:.60}; see {key}")
 
 
+def pinned(dataset: Dataset) -> Dataset:
+    """A data set of the Hub at the commit that its `revision` is now, so that its splits agree and it can be recorded.
+
+    Raises:
+        UserError: it can't be had, or there is no network and the cache holds another commit than the pinned one.
+    """
+    if dataset.source != "hub":
+        return dataset
+    import datasets
+
+    with _asking(dataset, ""):
+        builder: Any = datasets.load_dataset_builder(str(dataset.hub), dataset.hub_config, revision=dataset.revision)
+    if not COMMIT.fullmatch(str(builder.hash)):
+        return dataset  # a folder on disk that passes for one of the Hub
+    if COMMIT.fullmatch(dataset.revision or "") and builder.hash != dataset.revision:
+        raise UserError(
+            f"conf/datasets/{dataset.name}.yaml: revision: {dataset.revision} of {dataset.hub} is not in the cache, "
+            f"which holds {builder.hash}; run `labeltune fetch RECIPE` where there is a connection"
+        )
+    return dataset.model_copy(update={"revision": builder.hash})
+
+
 def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]]:
     """Rows of a data set of the Hub; class numbers become their names."""
     import datasets
@@ -105,17 +131,8 @@ def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]
     if not isinstance(value, str):
         raise UserError(f"{key}: {split}: with source: hub this is the name of a split, not {value!r}")
     where = f"hub: {dataset.hub}"
-    try:
+    with _asking(dataset, f", {split}: {value}"):
         table: Any = datasets.load_dataset(str(dataset.hub), dataset.hub_config, revision=dataset.revision, split=value)
-    except ValueError as error:
-        # An unknown split or configuration; the library's message lists those there are.
-        raise UserError(f"{key}: {where}, {split}: {value}, hub_config: {dataset.hub_config}: {error}") from error
-    except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(
-            f"{key}: {where} could not be loaded: {error}\nCheck the name and revision; with a connection, run "
-            "`labeltune fetch RECIPE`; behind a mirror set HF_ENDPOINT; for a private or gated one run "
-            "`hf auth login`."
-        ) from error
     names = list(table.features)
     text, label = (names[i] for i in find_columns(names, dataset.text, dataset.label, where, key))
     classes = table.features[label]
@@ -130,3 +147,28 @@ def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]
                 one,
                 raw if named is None else named[raw] if raw not in (None, -1) else None,
             )
+
+
+@contextmanager
+def _asking(dataset: Dataset, what: str) -> Iterator[None]:
+    """Say what to do where the Hub's library finds nothing."""
+    import datasets
+
+    key = f"conf/datasets/{dataset.name}.yaml"
+    try:
+        yield
+    except ValueError as error:
+        # An unknown split or configuration; the library's message lists those there are.
+        raise UserError(f"{key}: hub: {dataset.hub}{what}, hub_config: {dataset.hub_config}: {error}") from error
+    except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        local = (
+            f"\nOr put its files into {dataset.folder}, under the names in {key}; queued and --temp experiments see "
+            f"them after `dvc add {dataset.folder}`."
+            if dataset.folder
+            else ""
+        )
+        raise UserError(
+            f"{key}: hub: {dataset.hub} could not be loaded: {error}\nCheck the name and revision; with a connection, "
+            "run `labeltune fetch RECIPE`; behind a mirror set HF_ENDPOINT; for a private or gated one run "
+            f"`hf auth login`.{local}"
+        ) from error

@@ -7,20 +7,22 @@ from labeltune.bases import load_tokenizer, open_base
 from labeltune.origins import Dataset, Model
 from labeltune.params import Prepare, Prompt
 from labeltune.prompts import Encoder
-from labeltune.tables import read_split
+from labeltune.sources import locate
+from labeltune.tables import pinned, read_split
 
 PREPARED = Path("data/prepared")
 METRICS = Path("metrics/data.json")
 
 
 def main() -> None:
-    """Write data/prepared/{train,validation,test}.csv, labels.json beside them, and metrics/data.json."""
-    dataset, settings = conf.section("dataset", Dataset), conf.section("prepare", Prepare)
+    """Write the splits, labels.json and source.json into data/prepared/, and metrics/data.json."""
+    dataset = pinned(locate(conf.section("dataset", Dataset)))
+    settings = conf.section("prepare", Prepare)
     prompt, model = conf.section("prompt", Prompt), conf.section("model", Model)
     books = ledger.Ledger()
 
     given = [split for split in ("all", *ledger.SPLITS) if getattr(dataset, split) is not None]
-    with outputs.untouched(Path(dataset.folder) if dataset.folder else None):
+    with outputs.untouched(Path(dataset.folder) if dataset.folder and dataset.source == "files" else None):
         frames = {split: read_split(dataset, split) for split in given}
         frames = data.clean(frames, settings, dataset.labels, books)
         labels = data.label_set(frames, dataset.labels, dataset.verbalizer)
@@ -36,6 +38,7 @@ def main() -> None:
             )
             outputs.write_table(PREPARED / f"{split}.csv", rows)
         labels.save(PREPARED / "labels.json")
+        outputs.write_json(PREPARED / "source.json", dataset.provenance())
         figures = books.figures(frames, tokens, labels)
         outputs.write_json(METRICS, figures)
     ledger.show(figures, labels, PREPARED)

@@ -1,5 +1,6 @@
 """Fine-tune the base model and keep the best of it as an artefact."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def main() -> None:
         record = artefact.Record(
             labels=labels, prompt=prompt, train=settings, model=model, base_files=base.files, machine=machine,
             data=data, rows={split: len(rows) for split, rows in splits.items()}, dataset=dataset.name,
-            license=dataset.license,
+            license=dataset.license, source=json.loads((PREPARED / "source.json").read_text(encoding="utf-8")),
         )  # fmt: skip
         fingerprint = artefact.fingerprint(record)
         name = f"{dataset.name}-{model.name}-{settings.method}-{settings.head}-{settings.seed}-{fingerprint.digest[:8]}"

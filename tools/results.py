@@ -2,7 +2,9 @@
 
     python tools/results.py model train.method train.head
 
-The arguments are the keys of resolved.yaml that tell the configurations apart.
+The arguments are the keys of resolved.yaml that tell the configurations apart; `recipe=sst2-lora,sst2-full` keeps only
+the experiments with one of these values. The interval is the one over the test rows of the first seed's run; zero-shot
+and TF-IDF are shown where `compare` ran in the same experiment.
 """
 
 import json
@@ -12,12 +14,15 @@ import sys
 from collections import defaultdict
 from typing import Any
 
-NEEDED = ("metrics/metrics.json", "metrics/train.json", "costs/train.json")
+METRICS, COMPARISON = "metrics/metrics.json", "metrics/baseline_comparison.json"
+NEEDED = (METRICS, "metrics/train.json", "costs/train.json")
+CHEAPER = {"zero-shot": "zero_shot", "TF-IDF": "tfidf"}
 
 
 def main() -> None:
     """Group `dvc exp show` by the given keys and print a row per group."""
-    keys = sys.argv[1:]
+    wanted = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    keys = list(wanted)
     shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=True)
     groups: dict[tuple[str, ...], dict[int, Any]] = defaultdict(dict)
     for entry in json.loads(shown.stdout):
@@ -25,24 +30,43 @@ def main() -> None:
             data = experiment["revs"][0]["data"]
             params = data and data["params"].get("resolved.yaml", {}).get("data")
             metrics = data and {path: content.get("data") for path, content in data["metrics"].items()}
-            if params and all(metrics.get(path) for path in NEEDED):  # others wait, run or failed
-                groups[tuple(str(look_up(params, key)) for key in keys)][params["train"]["seed"]] = metrics
-    columns = [*keys, "accuracy, mean ± deviation", "per seed", "trainable", "median seconds", "peak MiB"]
+            if not params or not all(metrics.get(path) for path in NEEDED):  # it waits, runs or failed
+                continue
+            values = {key: str(look_up(params, key)) for key in keys}
+            if all(not wanted[key] or values[key] in wanted[key].split(",") for key in keys):
+                groups[tuple(values.values())][params["train"]["seed"]] = metrics
+    columns = [
+        *keys, "test rows", "accuracy, mean ± deviation", "per seed", "95% interval of the first", *CHEAPER,
+        "trainable", "median seconds", "peak MiB",
+    ]  # fmt: skip
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for values, seeds in sorted(groups.items()):
         ordered = [seeds[seed] for seed in sorted(seeds)]
-        accuracy = [100 * run["metrics/metrics.json"]["accuracy"] for run in ordered]
+        accuracy = [100 * run[METRICS]["accuracy"] for run in ordered]
+        interval = ordered[0][METRICS]["intervals"]["accuracy"]
         costs = [run["costs/train.json"] for run in ordered]
         deviation = statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0
         cells = [
             *values,
+            str(ordered[0][METRICS]["n"]),
             f"{statistics.mean(accuracy):.2f} ± {deviation:.2f}",
             ", ".join(f"{seed}: {value:.1f}" for seed, value in zip(sorted(seeds), accuracy, strict=True)),
+            f"{100 * interval['low']:.1f} to {100 * interval['high']:.1f}" if interval else "no row differs",
+            *(cheaper(ordered[0], name) for name in CHEAPER.values()),
             f"{ordered[0]['metrics/train.json']['parameters']['trainable']:,}",
             f"{statistics.median(cost['seconds'] for cost in costs):.0f}",
             f"{max(cost['peak_memory_mib'] for cost in costs):,}",
         ]
         print("| " + " | ".join(cells) + " |")
+
+
+def cheaper(run: Any, name: str) -> str:
+    """Accuracy of a cheaper model, where the comparison in Git is this run's own and not one from before."""
+    comparison = run.get(COMPARISON) or {}
+    own = comparison.get("fine_tuned_model", {})
+    same = all(own.get(key) == run[METRICS][key] for key in ("n", "accuracy", "macro_f1", "roc_auc"))
+    model = comparison.get("models", {}).get(name)
+    return f"{100 * model['accuracy']:.1f}" if same and model else "–"
 
 
 def look_up(content: Any, key: str) -> Any:

@@ -101,6 +101,9 @@ def test_the_stages_write_what_they_promise(project: Path) -> None:
     assert figures["n"] == 12
     np.testing.assert_allclose(predictions["p_ham"] + predictions["p_spam"], 1)
 
+    source = json.loads(Path("models/classifier/labeltune.json").read_text())["data"]["source"]
+    assert source == {"source": "files", "folder": "data/raw/messages", "all": "messages.csv"}
+
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(project: Path) -> None:
     run_all()
