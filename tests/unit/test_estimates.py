@@ -1,0 +1,54 @@
+"""Estimates: shapes against Transformers' own models, and what must hold of any estimate."""
+
+import pytest
+from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig, PretrainedConfig
+
+from labeltune.estimates import Shape, estimate
+from labeltune.params import Train
+
+SMOLLM2 = Shape(layers=30, layer_weights=3_538_944, embedding_weights=28_311_552, width=576)
+LOAD = {"rows": 781, "validation": 112, "tokens": 53.0, "gflops": 325.0}
+
+
+def settings(**given: object) -> Train:
+    return Train.model_validate({"seed": 0, "method": "lora", "epochs": 1, "batch_size": 8, **given})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
+                    num_key_value_heads=2),
+        BertConfig(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6),
+        GPT2Config(vocab_size=97, n_embd=48, n_layer=2, n_head=6),
+    ],
+    ids=["llama", "bert", "gpt2"],
+)  # fmt: skip
+def test_a_shape_counts_the_weights_of_the_model(config: PretrainedConfig) -> None:
+    shape = Shape.of(config)
+    model = AutoModel.from_config(config)
+    matrices = [p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "emb" not in name and "wte" not in name
+                and "wpe" not in name and "pooler" not in name]  # fmt: skip
+    assert shape.layer_weights * shape.layers == sum(matrices)
+    assert (shape.layers, shape.width, shape.embedding_weights) == (2, 48, 97 * 48)
+
+
+def test_work_that_is_left_out_takes_no_time() -> None:
+    whole = estimate(SMOLLM2, settings(), **LOAD)
+    top = estimate(SMOLLM2, settings(layers=8), **LOAD)
+    cut = estimate(SMOLLM2, settings(layers=4, depth=16), **LOAD)
+    full = estimate(SMOLLM2, settings(layers=8, method="full"), **LOAD)
+    assert whole.seconds > top.seconds > cut.seconds
+    assert full.seconds > top.seconds
+    assert full.memory_mib > top.memory_mib > cut.memory_mib
+    half = estimate(SMOLLM2, settings(), **LOAD | {"gflops": 650.0})
+    assert half.seconds < whole.seconds
+    more = estimate(SMOLLM2, settings(), **LOAD | {"rows": 1562, "validation": 224})
+    assert more.seconds - whole.seconds == pytest.approx(whole.seconds - 6.0)  # all but the loading grows
+
+
+def test_the_measured_run_of_the_top_eight_layers() -> None:
+    """89 s and 2.0 GiB, on 2 cores at 325 GFLOP/s in fp32 (docs/log.md)."""
+    found = estimate(SMOLLM2, settings(layers=8), **LOAD)
+    assert found.seconds == pytest.approx(89, rel=0.3)
+    assert found.memory_mib == pytest.approx(1912, rel=0.3)
