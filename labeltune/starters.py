@@ -73,7 +73,12 @@ def start(
         found = _of_hub(what, name, text, label)
     else:
         inside, folder = _placed(place, name)
-        found = survey.survey(inside, name, folder, text=text, label=label)
+        try:
+            found = survey.survey(inside, name, folder, text=text, label=label)
+        except UserError:
+            if inside != place:  # nothing is left of what can't be used
+                shutil.rmtree(folder)
+            raise
     survey.show(found)
     choices = choose(found, model)
     write_text(files[0], _dataset(name, what, found))

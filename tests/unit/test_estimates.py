@@ -27,8 +27,12 @@ def settings(**given: object) -> Train:
 def test_a_shape_counts_the_weights_of_the_model(config: PretrainedConfig) -> None:
     shape = Shape.of(config)
     model = AutoModel.from_config(config)
-    matrices = [p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "emb" not in name and "wte" not in name
-                and "wpe" not in name and "pooler" not in name]  # fmt: skip
+    other = ("emb", "wte", "wpe", "pooler")
+    matrices = [
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 2 and not any(part in name for part in other)
+    ]
     assert shape.layer_weights * shape.layers == sum(matrices)
     assert (shape.layers, shape.width, shape.embedding_weights) == (2, 48, 97 * 48)
 

@@ -14,7 +14,9 @@ from labeltune.errors import UserError
 from labeltune.tables import read_split
 
 ENGLISH = [(f"the film was {'good' if i % 2 else 'bad'} in its own way, number {i * 7919}", i % 2) for i in range(60)]
-CHINESE = [(f"这家酒店的房间{'很好' if i % 2 else '很差'}，第{i}次来住", "好评" if i % 2 else "差评") for i in range(60)]
+CHINESE = [
+    (f"这家酒店的房间{'很好' if i % 2 else '很差'}，第{i}次来住", "好评" if i % 2 else "差评") for i in range(60)
+]
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def test_unequal_labels_are_weighted_and_files_are_not_overwritten(top: Path, tm
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,label\na,x\nb,x\n", "needs two classes or more"),
+        ("text,label\na,x\nb,x\n", "at least two classes"),
         ("text,label\n", "there are no rows"),
         ("a,b\nlong text here,1\nanother long text,1\n", "no column looks like a label"),
     ],
@@ -124,6 +126,7 @@ def test_data_that_nothing_can_be_learnt_from(top: Path, tmp_path: Path, content
     with pytest.raises(UserError, match=message):
         start(tmp_path / "bad.csv")
     assert not (top / "conf/datasets/bad.yaml").exists()
+    assert not (top / "data/raw/bad").exists()
 
 
 def test_what_is_not_there_is_told(top: Path) -> None:
