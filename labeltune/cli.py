@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
         doctor.examine(options.recipe)
     elif options.command == "init":
         _init(options)
+    elif options.command == "serve":
+        _serve(options)
     elif options.command == "predict":
         _predict(options)
     elif options.command in conf.KINDS:
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("recipe", nargs="?", metavar="RECIPE", help="default: what params.yaml resolves to")
     _add_init(commands)
     _add_predict(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -108,6 +111,32 @@ def _predict(options: argparse.Namespace) -> None:
         encoding=options.encoding,
         as_json=options.json,
     )
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="answer over HTTP (extra `serve`); LABELTUNE_KEY asks for a key")
+    serve.add_argument("classifier", type=Path, metavar="CLASSIFIER", help="the trained folder: models/classifier")
+    serve.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine alone")
+    serve.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    serve.add_argument("--max-texts", type=int, default=32, metavar="N", help="of a request; default: %(default)s")
+    serve.add_argument("--max-bytes", type=int, default=2_000_000, metavar="N", help="default: %(default)s")
+    serve.add_argument("--max-in-flight", type=int, default=512, metavar="N", help="requests; default: %(default)s")
+    serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from labeltune.serve import Limits
+        from labeltune.service import serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: pip install -e '.[serve]'") from None
+    limits = Limits(
+        texts=options.max_texts,
+        bytes=options.max_bytes,
+        in_flight=options.max_in_flight,
+        seconds=options.timeout,
+    )
+    serve(options.classifier, host=options.host, port=options.port, limits=limits)
 
 
 def _list(kind: str) -> None:

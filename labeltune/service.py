@@ -1,0 +1,45 @@
+"""`labeltune serve`: the HTTP service as a process."""
+
+import os
+from pathlib import Path
+
+import torch
+import uvicorn
+
+from labeltune import terminal
+from labeltune.errors import UserError
+from labeltune.hardware import choose_threads
+from labeltune.predict import Classifier
+from labeltune.serve import Limits, create_app
+
+KEY = "LABELTUNE_KEY"
+HOME = ("127.0.0.1", "localhost", "::1")
+WARMING = "a text to warm up with"
+
+
+def serve(folder: Path, *, host: str, port: int, limits: Limits) -> None:
+    """Load a classifier and answer until Ctrl-C or SIGTERM; what was accepted is answered first.
+
+    Raises:
+        UserError: the classifier is not usable.
+    """
+    key = os.environ.get(KEY)
+    if key is not None and not key.strip():
+        raise UserError(f"{KEY} is empty: unset it to let everybody in, or give a key")
+    torch.set_num_threads(choose_threads("auto"))
+    classifier = Classifier.load(folder)
+    classifier.predict([WARMING])
+    if host not in HOME and key is None:
+        terminal.say(f"anybody who reaches {host}:{port} is answered: set {KEY} to ask for a key")
+    terminal.say(f"http://{host}:{port}/predict answers; /docs describes it; Ctrl-C stops")
+    uvicorn.run(
+        create_app(classifier, limits, key),
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=round(limits.seconds),
+        h11_max_incomplete_event_size=64 << 10,
+        limit_concurrency=4 * limits.in_flight,
+        server_header=False,
+    )
