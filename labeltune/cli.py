@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
         _init(options)
     elif options.command == "predict":
         _predict(options)
+    elif options.command == "chat":
+        _chat(options)
     elif options.command in conf.KINDS:
         _list(options.command)
     else:
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("recipe", nargs="?", metavar="RECIPE", help="default: what params.yaml resolves to")
     _add_init(commands)
     _add_predict(commands)
+    _add_chat(commands)
     return parser
 
 
@@ -107,6 +110,28 @@ def _predict(options: argparse.Namespace) -> None:
         text_column=options.text_column,
         encoding=options.encoding,
         as_json=options.json,
+    )
+
+
+def _add_chat(commands: Any) -> None:
+    chat = commands.add_parser("chat", help="try a classifier in the browser, and keep corrections")
+    chat.add_argument("classifier", type=Path, metavar="FOLDER", help="the trained classifier, say models/classifier")
+    chat.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine alone")
+    chat.add_argument("--port", type=int, default=8001, help="default: 8001; 0 takes a free one")
+    chat.add_argument("--language", choices=["en", "zh"], default="en", help="of what the chat says; default: en")
+    chat.add_argument("--corrections", type=Path, metavar="FILE", help="default: data/raw/corrections.jsonl")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from labeltune import chat
+    from labeltune.corrections import KEPT
+
+    chat.run(
+        options.classifier,
+        host=options.host,
+        port=options.port,
+        language=options.language,
+        corrections=options.corrections or KEPT,
     )
 
 
