@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from labeltune import corrections
+from labeltune import corrections, ledger
 from labeltune.corrections import Correction
 from labeltune.data import clean, split_rows
 from labeltune.errors import UserError
 from labeltune.labels import LabelSet
 from labeltune.ledger import Ledger
 from labeltune.params import Prepare
+from stages import configure, prepare
 
 LABELS = LabelSet(names=("ham", "spam"), words=("ham", "spam"))
 
@@ -199,3 +200,24 @@ def test_what_the_splits_hold_themselves_is_not_counted_again() -> None:
     assert {reason: +counts for reason, counts in ledger.found.items()} == {
         reason: +counts for reason, counts in without.found.items()
     }
+
+
+def test_prepare_trains_on_them_when_it_is_told_to(project: Path) -> None:
+    configure.main()
+    prepare.main()
+    before = {split: (project / f"data/prepared/{split}.csv").read_text() for split in ledger.SPLITS}
+    known = pd.read_csv(project / "data/prepared/test.csv")["text"][0]
+    for text, label in (("a text that nobody has seen before", "spam"), (known, "ham")):
+        corrections.append(corrections.KEPT, correction(text, label))
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("corrections: null", f"corrections: {corrections.KEPT}"))
+    configure.main()
+    prepare.main()
+    after = {split: (project / f"data/prepared/{split}.csv").read_text() for split in ledger.SPLITS}
+    added = after["train"].removeprefix(before["train"])
+    assert after == before | {"train": before["train"] + added}
+    assert added.startswith("corrections.jsonl:1,spam,a text that nobody has seen before,")
+    figures = json.loads((project / "metrics/data.json").read_text())
+    assert figures["corrections"] == 1
+    assert figures["rows_read"]["corrections"] == 2
+    assert figures["dropped"]["exact_across"] == 1
