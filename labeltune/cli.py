@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
         _serve(options)
     elif options.command == "predict":
         _predict(options)
+    elif options.command == "chat":
+        _chat(options)
     elif options.command in conf.KINDS:
         _list(options.command)
     else:
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_predict(commands)
     _add_serve(commands)
+    _add_chat(commands)
     return parser
 
 
@@ -121,6 +124,7 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--max-texts", type=int, default=32, metavar="N", help="of a request; default: %(default)s")
     serve.add_argument("--max-bytes", type=int, default=2_000_000, metavar="N", help="default: %(default)s")
     serve.add_argument("--max-in-flight", type=int, default=512, metavar="N", help="requests; default: %(default)s")
+    serve.add_argument("--chat", action="store_true", help="the chat as well, at /chat (extra `chat`)")
     serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
 
 
@@ -136,7 +140,29 @@ def _serve(options: argparse.Namespace) -> None:
         in_flight=options.max_in_flight,
         seconds=options.timeout,
     )
-    serve(options.classifier, host=options.host, port=options.port, limits=limits)
+    serve(options.classifier, host=options.host, port=options.port, limits=limits, chat=options.chat)
+
+
+def _add_chat(commands: Any) -> None:
+    chat = commands.add_parser("chat", help="try a classifier in the browser, and keep corrections")
+    chat.add_argument("classifier", type=Path, metavar="FOLDER", help="the trained classifier, say models/classifier")
+    chat.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine alone")
+    chat.add_argument("--port", type=int, default=8001, help="default: 8001; 0 takes a free one")
+    chat.add_argument("--language", choices=["en", "zh"], default="en", help="of what the chat says; default: en")
+    chat.add_argument("--corrections", type=Path, metavar="FILE", help="default: data/raw/corrections.jsonl")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from labeltune import chat
+    from labeltune.corrections import KEPT
+
+    chat.run(
+        options.classifier,
+        host=options.host,
+        port=options.port,
+        language=options.language,
+        corrections=options.corrections or KEPT,
+    )
 
 
 def _list(kind: str) -> None:

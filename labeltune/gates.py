@@ -60,3 +60,16 @@ def gate_across(frames: Frames, settings: Prepare, ledger: Ledger, progress: Pro
     near = pd.Series(matches >= 0, index=ranked.index) & (first == ranked["split"])
     ranked = gate(ranked, near, settings.near_across, "near_across", None, ledger)
     return {split: ranked[ranked["split"] == split].drop(columns="split").reset_index(drop=True) for split in SPLITS}
+
+
+def gate_added(frame: pd.DataFrame, added: pd.DataFrame, settings: Prepare, name: str, ledger: Ledger) -> pd.DataFrame:
+    """Put rows under rows that were gated before, and gate what only they bring: conflicts and duplicates."""
+    table = pd.concat([frame.assign(split="train"), added.assign(split=name)], ignore_index=True)
+    before = frame.groupby("text")["label"].transform("nunique").reindex(table.index, fill_value=1)
+    labels = table.groupby("text")["label"].transform("nunique")
+    table = gate(table, (labels > 1) & (before == 1), settings.conflicts, "conflicts", None, ledger)
+    again = table["text"].duplicated() & (table["split"] == name)
+    table = gate(table, again, settings.exact_inside, "exact_inside", None, ledger)
+    matches = near_earlier(table["text"].tolist(), [0] * len(table), settings.near_threshold, inside=True)
+    near = pd.Series(matches >= 0, index=table.index) & (table["split"] == name) & ~table["text"].duplicated()
+    return gate(table, near, settings.near_inside, "near_inside", None, ledger).drop(columns="split")

@@ -24,6 +24,8 @@ REASONS = {
     "balance": "balancing the classes",
     "train_rows": "prepare.train_rows",
 }
+CORRECTIONS = "corrections"
+"""What the books call the rows of `prepare.corrections`, beside the splits or the table."""
 UNGATED = ("balance", "train_rows")
 SHOWN = 8
 Frames = dict[str, pd.DataFrame]
@@ -43,7 +45,8 @@ class Ledger:
         """Everything that metrics/data.json holds.
 
         `found` counts what the gates saw, `dropped` what left the data, both by reason; a leak is a row that repeats
-        a row of another split, and `leaks_left` counts those that the settings kept.
+        a row of another split, and `leaks_left` counts those that the settings kept. `corrections` counts
+        the training rows that `prepare.corrections` added.
         """
         leaks = {
             kind: self._total(self.found[kind]) - self._total(self.dropped[kind])
@@ -59,6 +62,7 @@ class Ledger:
             "dropped": {reason: self._total(self.dropped[reason]) for reason in REASONS},
             "leaks_left": leaks,
             "moved": self.moved,
+            "corrections": self.read[CORRECTIONS] - sum(counts[CORRECTIONS] for counts in self.dropped.values()),
             "tokens": {split: _lengths(encoded) for split, encoded in tokens.items()},
         }
 
@@ -93,6 +97,8 @@ def show(figures: dict[str, Any], labels: LabelSet, folder: Path) -> None:
             terminal.say(f"  kept {kept:,}: {REASONS[reason]}")
     if figures["moved"]:
         terminal.say(f"  moved {figures['moved']:,}: near copies of a text stand in one split")
+    if figures["corrections"]:
+        terminal.say(f"  added {figures['corrections']:,}: corrections, to the training rows")
     rows = [
         [
             split,

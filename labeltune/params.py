@@ -1,6 +1,7 @@
 """The typed sections of a run's settings: what each stage reads from `resolved.yaml`."""
 
 from fractions import Fraction as Exact
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -12,6 +13,8 @@ from labeltune.sections import Fraction, Positive, Section, Share
 Gate = Literal["drop", "fail", "keep"]
 Method = Literal["full", "lora", "qlora"]
 Rate = Annotated[float, Field(gt=0)]
+WATCHED = PurePath("data/raw")
+"""The folder that `prepare` depends on."""
 RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
 
 
@@ -64,8 +67,19 @@ class Prepare(Section):
     """`smallest`: down-sample every class of the table, or of the training rows, to the smallest one."""
     train_rows: Positive | None = None
     """Train on a stratified sample of this many rows; null takes all."""
+    corrections: str | None = None
+    """A file that `labeltune chat` keeps, below data/raw, whose rows are added to the training rows; null adds none."""
     split: Split = Split()
     """Shares of the splits."""
+
+    @model_validator(mode="after")
+    def _corrections_are_watched(self) -> "Prepare":
+        path = PurePath(self.corrections or WATCHED)
+        if path.is_absolute() or ".." in path.parts or not path.is_relative_to(WATCHED):
+            raise ValueError(
+                f"corrections must lie below {WATCHED.as_posix()}, where DVC sees that they change: {path}"
+            )
+        return self
 
 
 class Prompt(Section):

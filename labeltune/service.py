@@ -17,7 +17,7 @@ HOME = ("127.0.0.1", "localhost", "::1")
 WARMING = "a text to warm up with"
 
 
-def serve(folder: Path, *, host: str, port: int, limits: Limits) -> None:
+def serve(folder: Path, *, host: str, port: int, limits: Limits, chat: bool = False) -> None:
     """Load a classifier and answer until Ctrl-C or SIGTERM; what was accepted is answered first.
 
     Raises:
@@ -32,8 +32,14 @@ def serve(folder: Path, *, host: str, port: int, limits: Limits) -> None:
     if host not in HOME and key is None:
         terminal.say(f"anybody who reaches {host}:{port} is answered: set {KEY} to ask for a key")
     terminal.say(f"http://{host}:{port}/predict answers; /docs describes it; Ctrl-C stops")
+    app = create_app(classifier, limits, key)
+    if chat:
+        from labeltune.chat import mount
+
+        mount(app, classifier)
+        terminal.say(f"http://{host}:{port}/chat is the page to talk to it in")
     uvicorn.run(
-        create_app(classifier, limits, key),
+        app,
         host=host,
         port=port,
         log_level="warning",

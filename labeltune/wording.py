@@ -1,4 +1,4 @@
-"""The report's words in its languages, and how it writes figures."""
+"""The words of the report and the chat in their languages, and how they write figures."""
 
 import tomllib
 from collections.abc import Iterable
@@ -26,9 +26,9 @@ Recorded = dict[str, Any] | None
 
 
 @cache
-def texts() -> dict[str, dict[str, dict[str, str]]]:
+def texts(source: Path = TEXTS) -> dict[str, dict[str, dict[str, str]]]:
     """Group -> key -> language -> text."""
-    return tomllib.loads(TEXTS.read_text(encoding="utf-8"))
+    return tomllib.loads(source.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,19 @@ class Wording:
 
     language: str
     """One of `LOCALES`."""
+    source: Path = TEXTS
+    """The file that holds the texts."""
 
     def text(self, key: str, **values: str) -> str:
         """A text without users' words, by `group.key`."""
         group, name = key.split(".")
-        return texts()[group][name][self.language].format(**values)
+        return texts(self.source)[group][name][self.language].format(**values)
 
     def line(self, key: str, **values: str | Name | Code | Line) -> Line:
         """A text with users' words or code in it, which no page reads as anything else."""
         group, name = key.split(".")
         runs: list[Run] = []
-        for words, place, _, _ in Formatter().parse(texts()[group][name][self.language]):
+        for words, place, _, _ in Formatter().parse(texts(self.source)[group][name][self.language]):
             runs += [words] if words else []
             if place is not None:
                 value = values[place]
@@ -56,12 +58,12 @@ class Wording:
 
     def named(self, group: str, name: str) -> Line:
         """What a thing of the program's is called: a perturbation, a model; its own name if it is a new one."""
-        known = texts()[group].get(name)
+        known = texts(self.source)[group].get(name)
         return (known[self.language],) if known else (Code(name),)
 
     def count(self, noun: str, number: int) -> str:
         """A number of things: `1 row`, `2 rows`; English keeps both forms, parted by a bar."""
-        forms = texts()["count"][noun][self.language].split("|")
+        forms = texts(self.source)["count"][noun][self.language].split("|")
         return (forms[0] if number == 1 else forms[-1]).format(f"{number:,}")
 
     def percent(self, value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from labeltune import conf, data, ledger, outputs, terminal
+from labeltune import conf, corrections, data, ledger, outputs, terminal
 from labeltune.bases import load_tokenizer, open_base
 from labeltune.origins import Dataset, Model
 from labeltune.params import Prepare, Prompt
@@ -22,12 +22,16 @@ def main() -> None:
     books = ledger.Ledger()
 
     given = [split for split in ("all", *ledger.SPLITS) if getattr(dataset, split) is not None]
-    with outputs.untouched(Path(dataset.folder) if dataset.folder and dataset.source == "files" else None):
+    added = corrections.given(settings)
+    folder = Path(dataset.folder) if dataset.folder and dataset.source == "files" else None
+    with outputs.untouched(folder), outputs.unchanged(added):
         frames = {split: read_split(dataset, split) for split in given}
         frames = data.clean(frames, settings, dataset.labels, books)
         labels = data.label_set(frames, dataset.labels, dataset.verbalizer)
         with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
             frames = data.split_rows(frames, settings, books, progress)
+        for path in added.values():
+            frames = corrections.add(frames, corrections.read(path, labels), settings, books)
 
         encoder = Encoder.of(load_tokenizer(open_base(model).folder), prompt, labels)
         tokens = {split: encoder.encode(frame["text"].tolist()) for split, frame in frames.items()}

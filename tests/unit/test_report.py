@@ -347,7 +347,8 @@ def test_a_chinese_report_is_chinese(evidence: Evidence) -> None:
 def test_every_text_that_the_code_names_is_there() -> None:
     texts = tomllib.loads(TEXTS.read_text(encoding="utf-8"))
     pattern = re.compile(rf'(?:line|text)\(\s*"((?:{"|".join(texts)})\.\w+)"')
-    named = {key for file in (ROOT / "labeltune").glob("*.py") for key in pattern.findall(file.read_text("utf-8"))}
+    files = {file for file in (ROOT / "labeltune").glob("*.py") if file.stem not in ("replies", "talk", "chat")}
+    named = {key for file in files for key in pattern.findall(file.read_text("utf-8"))}
     assert len(named) > 60
     assert all(key.split(".")[1] in texts[key.split(".")[0]] for key in named)
 
