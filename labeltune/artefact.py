@@ -56,6 +56,8 @@ class Record:
     """Licence of the data set."""
     source: dict[str, Any] = field(default_factory=dict)
     """Where its rows came from, with the commit where that is the Hub."""
+    chosen: dict[str, str] = field(default_factory=dict)
+    """Setting that was left open -> what was taken, and why; `train` holds the numbers."""
     prior: list[float] | None = None
     """What is taken off each label's score, where `train.label_score` asks for it."""
     validation: dict[str, float] = field(default_factory=dict)
@@ -109,6 +111,7 @@ def _describe(folder: Path, record: Record) -> None:
             "train": record.train.model_dump(),
             "base": {"model": record.model.model_dump(), "files": record.base_files},
             "machine": asdict(record.machine),
+            "chosen": record.chosen,
             "prior": record.prior,
             "data": {
                 "name": record.dataset,
@@ -123,8 +126,9 @@ def _describe(folder: Path, record: Record) -> None:
         },
     )
     text = card(
-        model=record.model, labels=record.labels, train=record.train, prompt=record.prompt, dataset=record.dataset,
-        license=record.license, rows=record.rows, validation=record.validation, calibration=record.calibration,
+        model=record.model, labels=record.labels, train=record.train, chosen=record.chosen, prompt=record.prompt,
+        dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation,
+        calibration=record.calibration,
     )  # fmt: skip
     (folder / CARD).write_bytes(text.encode())
     files = sorted(file for file in folder.iterdir() if file.is_file())
@@ -133,7 +137,7 @@ def _describe(folder: Path, record: Record) -> None:
 
 def fingerprint(record: Record) -> Fingerprint:
     """What the result of this training depends on; to be asked for once everything is imported."""
-    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to"})
+    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to", "depth_rows"})
     return Fingerprint(
         configuration={
             "train": train,
@@ -175,6 +179,7 @@ def load_record(folder: Path) -> Record:
         dataset=content["data"]["name"],
         license=content["data"]["license"],
         source=content["data"].get("source", {}),
+        chosen=content.get("chosen", {}),
         prior=content["prior"],
         validation=content["validation"],
         calibration=Calibration(**content["calibration"]),

@@ -23,6 +23,7 @@ def card(
     model: Model,
     labels: LabelSet,
     train: Train,
+    chosen: dict[str, str],
     prompt: Prompt,
     dataset: str,
     license: str | None,
@@ -36,6 +37,7 @@ def card(
         for name, word in zip(labels.names, labels.words, strict=True)
     )
     settings = "\n".join(f"| {name} | {value} |" for name, value in _settings(train).items())
+    reasons = "".join(f"\n\nChosen for `train.{name}: auto` was {reason}." for name, reason in chosen.items())
     figures = "\n".join(f"| {name} | {validation[name]:.3f} |" for name in ("accuracy", "macro_f1", "loss"))
     count = rows["validation"]
     return f"""---
@@ -72,7 +74,7 @@ The base model's licence ({model.license or "unknown"}) applies to this model as
 
 | setting | value |
 |---|---|
-{settings}
+{settings}{reasons}
 
 ## Figures
 

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -14,6 +13,7 @@ from labeltune.hygiene import Progress, near_earlier
 from labeltune.labels import LabelSet
 from labeltune.ledger import SPLITS, Frames, Ledger
 from labeltune.params import Prepare
+from labeltune.strata import stratified
 
 
 def clean(frames: Frames, settings: Prepare, labels: dict[str, str] | None, ledger: Ledger) -> Frames:
@@ -82,43 +82,6 @@ def split_rows(frames: Frames, settings: Prepare, ledger: Ledger, progress: Prog
     return frames
 
 
-def stratified(frame: pd.DataFrame, shares: Sequence[float | Fraction], seed: int) -> list[pd.DataFrame]:
-    """Split rows at random so that every part has the table's class shares, with exact part sizes.
-
-    Every part but the last has `floor(share * rows)` rows; the last has the rest. The parts are filled in turn: a
-    class's quota is its share of the rows that are still waiting; it gets the floor of it, and the rows then missing
-    go to the classes with the largest remainders, the class that comes first by name winning ties. Shares count as
-    the decimals they are written as: 0.29 of 100 is 29.
-
-    Args:
-        frame: the rows, with a column `label`.
-        shares: share of each part but the last, which gets what they leave.
-        seed: seed of the draw.
-
-    Returns:
-        One frame per part, its rows in the order of the table.
-
-    >>> table = pd.DataFrame({"label": ["ham", "spam"] * 747})
-    >>> [len(part) for part in stratified(table, [0.7, 0.1], seed=42)]
-    [1045, 149, 300]
-    """
-    order = np.random.default_rng(seed).permutation(len(frame))
-    labels = frame["label"].to_numpy()[order]
-    waiting = {name: order[labels == name].tolist() for name in sorted(set(labels))}
-    parts = []
-    for share in shares:
-        size, left = int(_exact(share) * len(frame)), sum(map(len, waiting.values()))
-        quotas = {name: Fraction(size * len(rows), left) for name, rows in waiting.items()}
-        taken = {name: int(quota) for name, quota in quotas.items()}
-        by_remainder = sorted(quotas, key=lambda name: taken[name] - quotas[name])
-        for name in by_remainder[: size - sum(taken.values())]:
-            taken[name] += 1
-        parts.append([row for name, rows in waiting.items() for row in rows[: taken[name]]])
-        waiting = {name: rows[taken[name] :] for name, rows in waiting.items()}
-    parts.append([row for rows in waiting.values() for row in rows])
-    return [frame.iloc[sorted(rows)].reset_index(drop=True) for rows in parts]
-
-
 def _keep_copies_together(frames: Frames, settings: Prepare, ledger: Ledger) -> Frames:
     """Move rows between the splits of one table so that near copies of a text stand in one of them.
 
@@ -145,10 +108,6 @@ def _keep_copies_together(frames: Frames, settings: Prepare, ledger: Ledger) -> 
                 split[row], split[other] = split[other], split[row]
                 ledger.moved += 1
     return {place: table[split == place].drop(columns="split").reset_index(drop=True) for place in SPLITS}
-
-
-def _exact(share: float | Fraction) -> Fraction:
-    return share if isinstance(share, Fraction) else Fraction(str(share))
 
 
 def _normalise(text: object, settings: Prepare) -> str:

@@ -7,6 +7,7 @@ each part reached where it was measured (docs/log.md).
 from dataclasses import dataclass
 from typing import Any
 
+from labeltune.depth import trained_layers
 from labeltune.params import Train
 
 FORWARD, BACKWARD, WEIGHTS = 2, 2, 2
@@ -69,7 +70,7 @@ class Estimate:
 
 
 def estimate(shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, gflops: float) -> Estimate:
-    """Estimate a training.
+    """Estimate a training; with `depth: auto` as if nothing was cut, so that it is rather too high.
 
     Args:
         rows: of the training split.
@@ -77,8 +78,9 @@ def estimate(shape: Shape, train: Train, *, rows: int, validation: int, tokens: 
         tokens: of a row with its prompt, on average.
         gflops: rate of matrix products on this machine, in 1e9 operations a second.
     """
-    depth = shape.layers if train.depth == "all" else int(train.depth)
-    top = depth if train.layers == "all" else min(depth, int(train.layers))
+    depth = train.depth if isinstance(train.depth, int) else shape.layers
+    layers = trained_layers(train.method, depth, on_gpu=False)[0] if train.layers == "auto" else train.layers
+    top = min(depth, layers) if isinstance(layers, int) else depth
     below = depth - top
     rate = gflops * 1e9
     back = BACKWARD + (WEIGHTS if train.method == "full" else 0)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from labeltune.depth import Choice
 from labeltune.hardware import peak_memory
 from labeltune.inference import probabilities
 from labeltune.metrics import accuracy, log_loss, macro_f1
@@ -68,10 +69,10 @@ def validation_figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -
     }
 
 
-def figures(history: History) -> dict[str, Any]:
+def figures(history: History, choice: Choice) -> dict[str, Any]:
     """What metrics/train.json holds: the kept model, and how it came about."""
     best = dict(history.best)
-    return {
+    return choice.figures() | {
         "best_step": history.best_step,
         "steps": history.validation[-1]["step"],
         "train": {name: history.train[-1][name] for name in ("loss", "accuracy")},
@@ -81,26 +82,28 @@ def figures(history: History) -> dict[str, Any]:
     }
 
 
-def costs(history: History) -> dict[str, float]:
-    """What costs/train.json holds: the figures that differ from run to run."""
+def costs(history: History, choice: Choice) -> dict[str, float]:
+    """What costs/train.json holds: the figures that differ from run to run; seconds include choosing the depth."""
+    seconds = choice.seconds + history.seconds
     return {
-        "seconds": round(history.seconds, 1),
-        "rows_per_second": round(history.rows_seen / history.seconds, 1),
+        "seconds": round(seconds, 1),
+        "choosing_seconds": round(choice.seconds, 1),
+        "rows_per_second": round(history.rows_seen / seconds, 1),
         "peak_memory_mib": peak_memory(),
     }
 
 
-def save(history: History, metrics: Path, costs_path: Path, curves: Path) -> None:
+def save(history: History, choice: Choice, metrics: Path, costs_path: Path, curves: Path) -> None:
     """Write the figures, the costs, and a table per curve."""
     write_table(curves / "train.csv", pd.DataFrame(history.train))
     write_table(curves / "validation.csv", pd.DataFrame(history.validation))
-    write_json(metrics, figures(history))
-    write_json(costs_path, costs(history))
+    write_json(metrics, figures(history, choice))
+    write_json(costs_path, costs(history, choice))
 
 
-def show(history: History, folder: Path) -> None:
+def show(history: History, choice: Choice, folder: Path) -> None:
     """Print the summary of `train`."""
-    spent = costs(history)
+    spent = costs(history, choice)
     say(
         f"trained {history.parameters['trainable']:,} of {history.parameters['total']:,} parameters in "
         f"{spent['seconds']:.0f} s, {spent['rows_per_second']:.0f} rows/s, at most {spent['peak_memory_mib']:,} MiB"

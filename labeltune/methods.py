@@ -20,7 +20,7 @@ def adapt(network: PreTrainedModel, settings: Train, base_name: str) -> nn.Modul
     """Leave exactly the weights to train that the method names; the others never move.
 
     `full`: the top `layers` layers, the norm behind them, and the head; with every layer also the embeddings.
-    `lora` and `qlora`: adapters in those layers, and the head unless it scores label words.
+    `lora` and `qlora`: adapters in those layers, and the head unless it scores label words at the model's full depth.
 
     Returns:
         The network, or a PEFT model around it.
@@ -109,10 +109,12 @@ def _with_adapters(network: Any, settings: Train, base_name: str) -> PeftModel:
                 modules_to_save=None if scoring else [part.rsplit(".", 1)[-1] for part in head_parts(network)],
             ),
         )
+    # A label's row is the model's own word, saved so that the adapter is complete by itself; a shortened model's states
+    # are not those that it was the word for, so that there the rows are where training begins.
+    words = settings.head == "label_scoring" and not network.shortened
     for name, parameter in adapted.named_parameters():
-        # A label's row is the model's own word, saved so that the adapter is complete by itself. What PEFT keeps of
-        # the head from before is never used, but `bias: all` would unfreeze it.
-        if ".original_module." in name or (settings.head == "label_scoring" and ".modules_to_save." in name):
+        # What PEFT keeps of the head from before is never used, but `bias: all` would unfreeze it.
+        if ".original_module." in name or (words and ".modules_to_save." in name):
             parameter.requires_grad_(False)
     return adapted
 

@@ -27,8 +27,14 @@ def macro_f1(labels: Indices, guesses: Indices, num_labels: int) -> float:
 
 def log_loss(labels: Indices, probabilities: Probabilities) -> float:
     """Mean negative natural logarithm of the probability given to the label, `[rows, num_labels]`."""
+    return float(row_losses(labels, probabilities).mean())
+
+
+def row_losses(labels: Indices, probabilities: Probabilities) -> NDArray[np.float64]:
+    """Each row's negative natural logarithm of the probability given to its label, `[rows]`."""
     given = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(given, np.finfo(np.float64).tiny)).mean())
+    losses: NDArray[np.float64] = -np.log(np.maximum(given, np.finfo(np.float64).tiny))
+    return losses
 
 
 def roc_auc(labels: Indices, probabilities: Probabilities) -> list[float | None]:

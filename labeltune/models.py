@@ -51,6 +51,7 @@ def load_network(
         UserError: a setting that this model can't do, with what to set instead.
     """
     config = AutoConfig.from_pretrained(base.folder)
+    whole = config.num_hidden_layers
     adapted = architectures.cut(config, base.name, settings.depth, settings.layers)
     words = None
     if settings.head == "label_scoring":
@@ -62,7 +63,7 @@ def load_network(
     if scoring:
         require_packable(config)
     network = _load(base, _describe(config, labels, tokenizer), settings, dtype, attention, scoring=scoring)
-    network.adapted_layers = adapted
+    network.adapted_layers, network.shortened = adapted, config.num_hidden_layers < whole
     if settings.method == "full" and dtype != "fp32":
         network.autocast = DTYPES[dtype]
     if scoring:

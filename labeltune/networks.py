@@ -21,10 +21,12 @@ class _Network:
 
     Attributes that `models.load_network` sets:
         adapted_layers: how many top layers train; those below are the trunk.
+        shortened: whether the base model has layers above its depth.
         autocast: type of the arithmetic where it differs from that of the weights, else None.
     """
 
     adapted_layers: int
+    shortened: bool
     autocast: torch.dtype | None = None
     extra_tokens: int = 0
     """Tokens that each row has in the layers beyond its prompt."""

@@ -136,10 +136,14 @@ class Train(Section):
     pooling: Literal["auto", "first", "last", "mean"] = "auto"
     """Hidden state that the head sees: of the first or last token, or the mean over all; `auto`: the last one in
     decoders; in encoders what Transformers' own classifier takes, and the first one with `head: mlp`."""
-    depth: Positive | Literal["all"] = "all"
-    """Cut the model after this many layers."""
-    layers: Positive | Literal["all"] = "all"
-    """Train in only this many top layers of those that are left."""
+    depth: Positive | Literal["all", "auto"] = "all"
+    """Cut the model after this many layers; `auto`: the shallowest whose regression on the untuned model's states is
+    within a standard error of the best layer's, on the validation rows; at least a third of the model."""
+    depth_rows: Positive | Literal["all"] = 512
+    """With `depth: auto`: training rows to fit the regressions to, and most validation rows to judge them by."""
+    layers: Positive | Literal["all", "auto"] = "all"
+    """Train in only this many top layers of those that are left; `auto`: on a CPU, with adapters, a quarter of them and
+    at most 8, else all."""
     lora: Lora = Lora()
     """With `method: lora` and `qlora`."""
     head_dropout: Fraction = 0.1

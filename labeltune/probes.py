@@ -3,28 +3,20 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
-import pandas as pd
-import psutil
 
+from labeltune import soundings
 from labeltune.baselines import Baseline, Costs, Split, Splits
-from labeltune.data import stratified
-from labeltune.errors import UserError
 from labeltune.features import Features, States
 from labeltune.frozen import Untuned, read
 from labeltune.inference import probabilities
 from labeltune.prompts import Encoder
 from labeltune.regression import Regression, figures, lowest, size
-from labeltune.watch import POOLINGS, watched_layers
+from labeltune.strata import sample
+from labeltune.watch import POOLINGS
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
-FIRST = 0.01
-"""C with which layers and poolings are compared."""
-
-MEMORY_SHARE = 0.5
-GIB = 1 << 30
 
 Progress = Callable[[int], None]
 
@@ -53,10 +45,9 @@ def sampled(splits: Splits, rows: int | str, seed: int) -> Splits:
 
 
 def _sample(split: Split, rows: int | str, seed: int) -> Split:
-    if rows == "all" or int(rows) >= len(split):
+    taken = sample(split.labels.tolist(), rows, seed)
+    if len(taken) == len(split):
         return split
-    table = pd.DataFrame({"label": split.labels, "row": range(len(split))})
-    taken = stratified(table, [Fraction(int(rows), len(split))], seed)[0]["row"].tolist()
     return Split(
         ids=[split.ids[row] for row in taken],
         texts=[split.texts[row] for row in taken],
@@ -74,12 +65,11 @@ def choose(states: dict[str, States], splits: Splits, num_labels: int, *, layers
     train, validation = splits["train"], splits["validation"]
 
     def fit(place: int, pooling: int, c: float) -> tuple[Regression, dict[str, float]]:
-        fitted, seen = (states[split][:, place, pooling].astype(np.float64) for split in ("train", "validation"))
-        model = Regression.fit(fitted, train.labels, num_labels, c=c, standardise=True)
-        return model, figures(validation.labels, model.probabilities(seen))
+        model, given = soundings.fit(states, train.labels, num_labels, place=place, pooling=pooling, c=c)
+        return model, figures(validation.labels, given)
 
     places = [(place, pooling) for place in range(len(layers)) for pooling in range(len(POOLINGS))]
-    losses = {(place, pooling): fit(place, pooling, FIRST)[1]["log_loss"] for place, pooling in places}
+    losses = {(place, pooling): fit(place, pooling, soundings.FIRST)[1]["log_loss"] for place, pooling in places}
     place, pooling = lowest(losses.items())
     tried = {c: fit(place, pooling, c) for c in STRENGTHS}
     c = lowest((c, found["log_loss"]) for c, (_, found) in tried.items())
@@ -112,12 +102,12 @@ def answer(
         UserError: states of so many rows do not fit in memory.
     """
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
-    layers = watched_layers(model.network)
-    _require_memory(model, len(train) + len(validation), len(layers))
     tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
     started = time.perf_counter()
-    first = read(model, tokens["train"] + tokens["validation"], layers=layers, progress=progress).states
-    states = {"train": first[: len(train)], "validation": first[len(train) :]}
+    sounding = soundings.take(
+        model, tokens["train"], tokens["validation"], key="baselines.probe_rows", progress=progress
+    )
+    layers, states = sounding.layers, sounding.states
     probe = choose(states, splits, num_labels, layers=layers)
     spent = time.perf_counter() - started
 
@@ -158,14 +148,3 @@ def answer(
             )
         )
     return found, features
-
-
-def _require_memory(model: Untuned, rows: int, layers: int) -> None:
-    """Refuse rows whose states, of every layer and pooling, would fill more than half of the memory that is free."""
-    needed = rows * layers * len(POOLINGS) * model.network.config.hidden_size * np.float32().itemsize
-    free = psutil.virtual_memory().available
-    if needed > MEMORY_SHARE * free:
-        raise UserError(
-            f"baselines.probe_rows: the states of {rows:,} rows take {needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB "
-            f"are free; set it to at most {int(rows * MEMORY_SHARE * free / needed / 2):,}"
-        )

@@ -37,6 +37,14 @@ class Rows:
         states = {} if self.states is None else {"states": self.states[row]}
         return {"input_ids": self.input_ids[row], "label": self.labels[row], "row": row, **states}
 
+    def take(self, rows: list[int]) -> "Rows":
+        """Some of the rows, without states."""
+        return Rows(
+            ids=[self.ids[row] for row in rows],
+            input_ids=[self.input_ids[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+        )
+
 
 def encode(frame: pd.DataFrame, encoder: Encoder, labels: LabelSet) -> Rows:
     """Encode prepared rows.

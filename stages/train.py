@@ -8,6 +8,7 @@ import torch
 
 from labeltune import artefact, bases, checkpoints, conf, fit, hardware, history, methods, outputs, terminal, tracking
 from labeltune.blueprint import Blueprint
+from labeltune.depth import settle
 from labeltune.labels import LabelSet
 from labeltune.origins import Dataset, Model
 from labeltune.params import Prompt, Train
@@ -15,9 +16,8 @@ from labeltune.prompts import Encoder
 from labeltune.rows import encode
 
 PREPARED = Path("data/prepared")
-TRAINED = Path("models/trained")
+TRAINED, CURVES = Path("models/trained"), Path("plots/curves")
 METRICS, COSTS = Path("metrics/train.json"), Path("costs/train.json")
-CURVES = Path("plots/curves")
 
 
 def main() -> None:
@@ -32,12 +32,14 @@ def main() -> None:
     with checkpoints.workspace(), outputs.unchanged(files) as data:
         labels, base = LabelSet.load(PREPARED / "labels.json"), bases.open_base(model)
         encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
-        plan = Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
         splits = {split: encode(outputs.read_prepared(path), encoder, labels) for split, path in files.items()}
+        plan = Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
+        plan, choice = settle(plan, *splits.values())
         record = artefact.Record(
-            labels=labels, prompt=prompt, train=settings, model=model, base_files=base.files, machine=machine,
+            labels=labels, prompt=prompt, train=plan.train, model=model, base_files=base.files, machine=machine,
             data=data, rows={split: len(rows) for split, rows in splits.items()}, dataset=dataset.name,
             license=dataset.license, source=json.loads((PREPARED / "source.json").read_text(encoding="utf-8")),
+            chosen=choice.reasons,
         )  # fmt: skip
         fingerprint = artefact.fingerprint(record)
         name = f"{dataset.name}-{model.name}-{settings.method}-{settings.head}-{settings.seed}-{fingerprint.digest[:8]}"
@@ -48,9 +50,9 @@ def main() -> None:
             network, trained = fit.fine_tune(plan, *splits.values(), store=store, callbacks=callbacks)
             record = replace(record, prior=methods.prior(network), validation=trained.best)
             artefact.save(TRAINED, network, encoder.tokenizer, base, record)
-            history.save(trained, METRICS, COSTS, CURVES)
+            history.save(trained, choice, METRICS, COSTS, CURVES)
             store.remove()
-    history.show(trained, TRAINED)
+    history.show(trained, choice, TRAINED)
 
 
 if __name__ == "__main__":

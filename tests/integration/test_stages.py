@@ -144,6 +144,28 @@ def test_a_reloaded_classifier_answers_as_the_trained_one(project: Path, head: s
     assert again.abstained == predictions["abstained"].tolist()
 
 
+def test_what_is_left_open_is_settled_recorded_and_needs_no_second_look(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change("conf/recipes/test.yaml", "layers: 2", "head: linear, depth: auto, layers: auto")
+    for stage in STAGES[:4]:
+        stage()
+    figures = json.loads(Path("metrics/train.json").read_text())["depth"]
+    content = json.loads(Path("models/classifier/labeltune.json").read_text())
+    assert figures["probes"]["layers"] == [0, 1, 2, 3, 4]
+    assert (figures["probes"]["rows"], figures["probes"]["validation_rows"]) == (42, 6)
+    assert isinstance(content["train"]["depth"], int)
+    assert {name: content["train"][name] for name in ("depth", "layers")} == {
+        name: figures[name] for name in ("depth", "layers")
+    }
+    assert content["chosen"] == figures["reasons"]
+    assert figures["reasons"]["depth"] in Path("models/classifier/README.md").read_text()
+    monkeypatch.setattr("labeltune.soundings.take", lambda *_, **__: pytest.fail("read again"))
+    loaded = Classifier.load(Path("models/classifier"))
+    assert len(loaded.network.model.layers) == figures["depth"]
+    assert loaded.record.chosen == figures["reasons"]
+
+
 def test_calibrating_changes_the_confidence_and_copies_the_weights(project: Path) -> None:
     change("conf/recipes/test.yaml", "epochs: 2", "epochs: 6, learning_rate: 3e-3")
     run_all()

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from labeltune import baselines, features, frozen, ngrams, probes, regression
+from labeltune import baselines, features, frozen, ngrams, probes, regression, soundings
 from labeltune.baselines import Split
 from labeltune.errors import UserError
 from labeltune.labels import LabelSet
@@ -180,7 +180,7 @@ def test_more_states_than_memory_are_refused_before_they_are_computed(
 ) -> None:
     made = plan(tiny_base("llama"))
     model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=False)
-    monkeypatch.setattr(probes, "MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr(soundings, "MEMORY_SHARE", 1e-9)
     with pytest.raises(UserError, match="baselines.probe_rows: the states of 32 rows take .* set it to at most"):
         probes.answer(model, three(spam_rows(20)), made.encoder, 2)
 

@@ -5,12 +5,13 @@ from labeltune.origins import Model
 from labeltune.params import Prompt, Train
 
 
-def text(calibration: Calibration = NONE, **train: object) -> str:
+def text(calibration: Calibration = NONE, chosen: dict[str, str] | None = None, **train: object) -> str:
     return card(
         calibration=calibration,
         model=Model(name="base", source="files", folder="x", hub="org/base", license="Apache-2.0"),
         labels=LabelSet(names=("负面", "spam"), words=("差评", "spam")),
         train=Train.model_validate({"seed": 7, **train}),
+        chosen=chosen or {},
         prompt=Prompt(template="{labels}? {text} Label:", max_length=99),
         dataset="messages",
         license=None,
@@ -44,3 +45,10 @@ def test_a_card_says_what_its_confidence_is_worth() -> None:
     shown = text(fitted)
     assert "a temperature of 1.500, fitted on 1,200 validation rows" in shown
     assert "abstains below a confidence of 0.750: it answered 95.0%" in shown
+
+
+def test_a_card_tells_what_was_left_open_and_why() -> None:
+    shown = text(depth=4, chosen={"depth": "4 of 30: because"})
+    assert "| depth | 4 |" in shown
+    assert "Chosen for `train.depth: auto` was 4 of 30: because." in shown
+    assert "Chosen for" not in text()

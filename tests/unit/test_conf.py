@@ -78,7 +78,7 @@ def test_everything_wrong_is_said_at_once_with_file_and_key(folder: Path) -> Non
         "params.yaml: prepare.split: train + validation + test must be 1, not 1.2",
         "params.yaml: train.seed: got 'two', should be a valid integer",
         "params.yaml: train.heads: no key in train 'heads'. Did you mean 'head'? There are: seed,",
-        "params.yaml: train.layers: got 'al', should be a valid integer or 'all'. Did you mean 'all'?",
+        "params.yaml: train.layers: got 'al', should be a valid integer or 'all' or 'auto'. Did you mean 'all'?",
         "params.yaml: train.lora.rank: got 0, should be greater than 0",
         "small.yaml: source: got 'hbu', should be 'files', 'package' or 'hub'. Did you mean 'hub'?",
     ):

@@ -3,10 +3,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from labeltune.data import clean, split_rows, stratified
+from labeltune.data import clean, split_rows
 from labeltune.errors import UserError
 from labeltune.ledger import Ledger
 from labeltune.params import Prepare
+from labeltune.strata import stratified
 
 
 def settings(**changes: Any) -> Prepare:

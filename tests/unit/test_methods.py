@@ -212,6 +212,19 @@ def test_exactly_the_biases_that_were_asked_for_train_and_are_saved(
     assert logits(made, merged) == pytest.approx(answers, rel=5e-6, abs=5e-6)
 
 
+@pytest.mark.parametrize(("depth", "moves"), [("all", False), (LAYERS, False), (LAYERS - 1, True)])
+def test_label_rows_train_where_the_model_was_cut(
+    tiny_base: Bases, tmp_path: Path, depth: int | str, moves: bool
+) -> None:
+    made = plan(tiny_base("llama"), depth=depth)
+    before = made.load().score.weight.detach().clone()
+    network = tune(made)[0]
+    rows_of_words = methods.plain(network).score.weight
+    assert torch.equal(rows_of_words, before) is not moves
+    again = reloaded(made, network, tmp_path / "saved")
+    assert (logits(made, again.network) == logits(made, network)).all()
+
+
 def gradients(made: Blueprint, network: Any) -> tuple[dict[str, torch.Tensor], list[int]]:
     """Gradients of a training batch, and the layers in the order in which they ran."""
     runs: list[int] = []

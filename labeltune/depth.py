@@ -1,0 +1,172 @@
+"""Depth: after which layer the model is cut, and how many of its layers train, where the settings leave that open."""
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoConfig, PretrainedConfig
+
+from labeltune import frozen, soundings
+from labeltune.architectures import architecture
+from labeltune.blueprint import Blueprint
+from labeltune.hardware import device
+from labeltune.metrics import row_losses
+from labeltune.models import is_encoder
+from labeltune.params import Train
+from labeltune.regression import single_threaded
+from labeltune.rows import Rows
+from labeltune.soundings import Sounding
+from labeltune.strata import sample
+from labeltune.terminal import progress, say
+from labeltune.watch import POOLINGS
+
+SEED = 0
+"""Of the sample: not the training's, so that all its seeds have the same depth."""
+LEAST = 3
+"""A depth of at least one layer in so many: a regression sees what a layer knows, not what the layers can learn."""
+TOP = 4
+"""On a CPU one layer in so many trains."""
+MOST = 8
+"""Most layers that train on a CPU: twice as many gained nothing (docs/log.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was taken where a setting left it open."""
+
+    taken: dict[str, int | str] = field(default_factory=dict)
+    """The depth and the layers, nothing where neither was left open."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Setting -> what was chosen, and why."""
+    probes: dict[str, Any] | None = None
+    """What each layer's regression gave on the validation rows, where the depth was left open."""
+    seconds: float = 0.0
+    """What choosing took."""
+
+    def figures(self) -> dict[str, Any]:
+        """What metrics/train.json holds of it, nothing where nothing was left open."""
+        if not self.taken:
+            return {}
+        return {"depth": {**self.taken, "reasons": self.reasons} | ({"probes": self.probes} if self.probes else {})}
+
+
+def settle(plan: Blueprint, train: Rows, validation: Rows) -> tuple[Blueprint, Choice]:
+    """Choose what `train.depth: auto` and `train.layers: auto` leave open, on training and validation rows alone.
+
+    Returns:
+        The plan with numbers, or `all`, as depth and layers, and what was chosen.
+
+    Raises:
+        UserError: states of `train.depth_rows` rows do not fit in memory.
+    """
+    settings = plan.train
+    if "auto" not in (settings.depth, settings.layers):
+        return plan, Choice()
+    started = time.perf_counter()
+    config = AutoConfig.from_pretrained(plan.base.folder)
+    chosen: dict[str, int | str] = {"depth": settings.depth, "layers": settings.layers}
+    reasons, probes = {}, None
+    if architecture(config) is None:
+        for name in [name for name, value in chosen.items() if value == "auto"]:
+            chosen[name] = "all"
+            reasons[name] = f"all: where {config.model_type} keeps its layers is not known here"
+    if chosen["depth"] == "auto":
+        chosen["depth"], reasons["depth"], probes = _depth(plan, config, train, validation)
+    if chosen["layers"] == "auto":
+        depth = config.num_hidden_layers if chosen["depth"] == "all" else int(chosen["depth"])
+        chosen["layers"], reasons["layers"] = trained_layers(settings.method, depth, on_gpu=device().type == "cuda")
+    for name, reason in reasons.items():
+        say(f"train.{name}: auto takes {reason}")
+    settled = replace(plan, train=Train.model_validate(settings.model_dump() | chosen))
+    return settled, Choice(taken=chosen, reasons=reasons, probes=probes, seconds=time.perf_counter() - started)
+
+
+def trained_layers(method: str, depth: int, *, on_gpu: bool) -> tuple[int | str, str]:
+    """How many top layers train of a model of `depth` layers, and why."""
+    if method == "full":
+        return "all", "all: every weight trains with method: full"
+    if on_gpu:
+        return "all", "all: a GPU trains them as fast as it can be fed"
+    top = min(MOST, max(1, depth // TOP))
+    return top, f"{top}: a quarter of {depth}, at most {MOST}, as a CPU trains adapters"
+
+
+def _depth(plan: Blueprint, config: PretrainedConfig, train: Rows, validation: Rows) -> tuple[int, str, dict[str, Any]]:
+    """The depth, why, and the figures of every layer."""
+    settings, count = plan.train, config.num_hidden_layers
+    fitted, seen = (part.take(sample(part.labels, settings.depth_rows, SEED)) for part in (train, validation))
+    untuned = frozen.load(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
+    with progress("reading every layer of the untuned model", len(fitted) + len(seen)) as advance:
+        sounding = soundings.take(untuned, fitted.input_ids, seen.input_ids, key="train.depth_rows", progress=advance)
+    pooling = "own" if is_encoder(config) else "last"
+    pooling = pooling if settings.pooling == "auto" else settings.pooling
+    losses, right, poolings = _losses(sounding, fitted.labels, seen.labels, len(plan.labels), pooling)
+    least = max(-(-count // LEAST), settings.layers if isinstance(settings.layers, int) else 1)
+    place, best = shallowest(losses, [layer >= least for layer in sounding.layers])
+    mean, share = losses.mean(axis=1), right.mean(axis=1)
+    depth = sounding.layers[place]
+    reason = (
+        f"{depth} of {count}: from layer {least} on the first whose regression is within a standard error of the best, "
+        f"that of layer {sounding.layers[best]}; validation log-loss {mean[place]:.3f} against {mean[best]:.3f}, "
+        f"accuracy {share[place]:.3f} against {share[best]:.3f}"
+    )
+    table = {
+        "layers": list(sounding.layers),
+        "poolings": poolings,
+        "log_loss": mean.round(6).tolist(),
+        "accuracy": share.round(6).tolist(),
+        "rows": len(fitted),
+        "validation_rows": len(seen),
+    }
+    return depth, reason, table
+
+
+def _losses(
+    sounding: Sounding, fitted: list[int], seen: list[int], num_labels: int, pooling: str
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
+    """What regressions on each layer's states gave: losses and hits of the validation rows, and the pooling.
+
+    Args:
+        pooling: of the state that the head will see; what is none of `POOLINGS` is stood for by the better one.
+
+    Returns:
+        Each row's loss and whether it was right, both `[layers, rows]`, and the layers' poolings.
+    """
+    able = [pooling] if pooling in POOLINGS else list(POOLINGS)
+    answers = np.array(seen)
+    found = []
+    with single_threaded():
+        for place in range(len(sounding.layers)):
+            tried = []
+            for name in able:
+                _, given = soundings.fit(
+                    sounding.states, np.array(fitted), num_labels, place=place, pooling=POOLINGS.index(name)
+                )
+                tried.append((row_losses(answers, given), given.argmax(axis=1) == answers, name))
+            found.append(min(tried, key=lambda one: float(one[0].mean())))
+    losses, right, poolings = zip(*found, strict=True)
+    return np.stack(losses), np.stack(right), list(poolings)
+
+
+def shallowest(losses: NDArray[np.float64], allowed: list[bool]) -> tuple[int, int]:
+    """The first allowed layer that is not worse than the best by more than a standard error, and the best.
+
+    The error is that of the mean difference between the two layers' losses, row by row: what both find hard counts for
+    neither. The rule of one standard error is that of Breiman et al. (1984), section 3.4.3.
+
+    Args:
+        losses: of the validation rows, `[layers, rows]`.
+
+    >>> shallowest(np.array([[9.0, 9.0, 9.0], [1.0, 1.3, 1.0], [1.0, 1.0, 1.1], [1.0, 1.2, 1.1]]), [True] * 4)
+    (1, 2)
+    """
+    places = np.flatnonzero(allowed)
+    best = int(places[losses[places].mean(axis=1).argmin()])
+    for place in places:
+        difference = losses[place] - losses[best]
+        error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+        if difference.mean() <= error:
+            return int(place), best
+    raise AssertionError("the best is within its own error")

@@ -1,0 +1,162 @@
+"""What `auto` takes for depth and layers, against rules put together by hand."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from labeltune import depth, soundings
+from labeltune.baselines import Split
+from labeltune.estimates import Shape, estimate
+from labeltune.params import Train
+from labeltune.probes import sampled
+from labeltune.soundings import Sounding
+from tests.conftest import spam_rows
+from tests.tiny import UNKNOWN
+from tests.tuning import plan, rows
+
+Bases = Callable[..., Path]
+
+
+def given(made: Any, count: int, start: int = 0) -> Any:
+    chosen = spam_rows(count)[start:]
+    return rows(made, [text for _, text in chosen], [int(label == "spam") for label, _ in chosen])
+
+
+def planted(train: list[int], validation: list[int], layers: int, from_layer: int) -> Sounding:
+    """Random states in which the label shows from a layer on, in the last token's state alone."""
+    rng = np.random.default_rng(0)
+    states = {}
+    for name, labels in (("train", train), ("validation", validation)):
+        drawn = rng.normal(size=(len(labels), layers + 1, 2, 8)).astype(np.float32)
+        drawn[:, from_layer:] = drawn[:, from_layer : from_layer + 1]  # as good, all of them
+        drawn[:, from_layer:, 1, 3] += 2 * np.array(labels)[:, None]
+        states[name] = drawn
+    return Sounding(layers=tuple(range(layers + 1)), states=states, seconds=1.0)
+
+
+@pytest.mark.parametrize(("layers", "from_layer"), [(6, 4), (6, 1), (4, 4)])
+def test_the_shallowest_of_equal_layers_is_taken_and_never_less_than_a_third(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, layers: int, from_layer: int
+) -> None:
+    made = plan(tiny_base("llama", num_hidden_layers=layers), head="linear", depth="auto", layers=1)
+    train, validation = given(made, 60), given(made, 90, 120)
+    sounding = planted(train.labels, validation.labels, layers, from_layer)
+    monkeypatch.setattr(soundings, "take", lambda *_, **__: sounding)
+    settled, choice = depth.settle(made, train, validation)
+
+    losses = []
+    for layer in range(layers + 1):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+        model.fit(sounding.states["train"][:, layer, 1].astype(float), train.labels)
+        losses.append(log_loss(validation.labels, model.predict_proba(sounding.states["validation"][:, layer, 1])))
+    assert choice.probes is not None
+    np.testing.assert_allclose(choice.probes["log_loss"], losses, atol=1e-5)
+    assert choice.probes["poolings"] == ["last"] * (layers + 1)
+    least = -(-layers // 3)
+    assert settled.train.depth == max(from_layer, least)
+    assert choice.reasons["depth"].startswith(f"{settled.train.depth} of {layers}: from layer {least} on")
+    assert settled.train.layers == 1
+    assert "layers" not in choice.reasons
+    assert choice.figures()["depth"]["depth"] == settled.train.depth
+
+
+def test_a_layer_that_is_surely_worse_is_not_taken_and_an_unsure_one_is() -> None:
+    rng = np.random.default_rng(1)
+    hard = rng.exponential(size=200)  # what every layer finds hard counts for none
+    surely, unsure = hard + 0.05 + rng.normal(scale=0.01, size=200), hard + rng.normal(scale=0.5, size=200)
+    unsure += 0.5 * (unsure - hard).std() / 200**0.5 - (unsure - hard).mean()  # half an error worse
+    losses = np.stack([surely, unsure, hard])
+    assert depth.shallowest(losses, [True] * 3) == (1, 2)
+    assert depth.shallowest(losses, [True, False, True]) == (2, 2)
+    assert depth.shallowest(losses[:, :1], [True] * 3)[0] == depth.shallowest(losses[:, :1], [True] * 3)[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "on_gpu", "expected"),
+    [
+        ("lora", 30, False, 7),
+        ("lora", 16, False, 4),
+        ("qlora", 80, False, 8),
+        ("lora", 3, False, 1),
+        ("lora", 30, True, "all"),
+        ("full", 30, False, "all"),
+    ],
+)
+def test_how_many_layers_train(method: str, count: int, on_gpu: bool, expected: int | str) -> None:
+    taken, reason = depth.trained_layers(method, count, on_gpu=on_gpu)
+    assert taken == expected
+    assert reason.startswith(f"{expected}: ")
+
+
+def test_no_fewer_layers_are_left_than_train_and_what_is_given_stays(tiny_base: Bases) -> None:
+    folder = tiny_base("llama", num_hidden_layers=4)
+    made = plan(folder, depth="auto", layers=4)
+    settled, choice = depth.settle(made, given(made, 10), given(made, 15, 20))
+    assert (settled.train.depth, settled.train.layers) == (4, 4)
+    assert choice.seconds > 0
+    made = plan(folder, depth=2, layers="auto")
+    settled, choice = depth.settle(made, given(made, 2), given(made, 3, 4))
+    assert (settled.train.depth, settled.train.layers) == (2, 1)
+    assert choice.probes is None
+    made = plan(folder, depth=2, layers=1)
+    assert depth.settle(made, given(made, 2), given(made, 3, 4)) == (made, depth.Choice())
+    assert depth.Choice().figures() == {}
+
+
+def test_every_seed_has_the_same_depth_and_the_baselines_sample(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(tiny_base("llama"), depth="auto", depth_rows=16)
+    train, validation = given(made, 30), given(made, 50, 60)
+    read: list[Any] = []
+    take = soundings.take
+    monkeypatch.setattr(soundings, "take", lambda *given, **options: read.append(given[1:]) or take(*given, **options))
+    first, chosen = depth.settle(made, train, validation)
+    other = replace(made, train=Train.model_validate(made.train.model_dump() | {"seed": 7}))
+    assert depth.settle(other, train, validation)[1].taken == chosen.taken
+    assert read[0] == read[1]
+    assert isinstance(first.train.depth, int)
+    assert chosen.probes is not None
+    assert (chosen.probes["rows"], chosen.probes["validation_rows"]) == (16, 16)
+    splits = {
+        name: Split(ids=part.ids, texts=part.ids, labels=np.array(part.labels))
+        for name, part in (("train", train), ("validation", validation), ("test", validation))
+    }
+    ids = {name: part.ids for name, part in sampled(splits, 16, 0).items()}
+    tokens = dict(zip(train.ids, train.input_ids, strict=True))
+    assert read[0][0] == [tokens[name] for name in ids["train"]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "auto"])
+def test_an_encoder_is_judged_by_its_pooling_or_else_by_the_better_one(tiny_base: Bases, pooling: str) -> None:
+    made = plan(tiny_base("bert"), head="linear", depth="auto", pooling=pooling, layers="auto")
+    settled, choice = depth.settle(made, given(made, 20), given(made, 30, 40))
+    assert choice.probes is not None
+    assert set(choice.probes["poolings"]) <= ({"mean"} if pooling == "mean" else {"mean", "last"})
+    assert settled.build() is not None
+
+
+def test_a_family_that_is_not_known_keeps_every_layer(tiny_base: Bases) -> None:
+    made = plan(tiny_base(UNKNOWN), head="linear", depth="auto", layers="auto")
+    settled, choice = depth.settle(made, given(made, 2), given(made, 3, 4))
+    assert (settled.train.depth, settled.train.layers) == ("all", "all")
+    assert "not known here" in choice.reasons["depth"]
+
+
+def test_an_estimate_takes_auto() -> None:
+    shape = Shape(layers=32, layer_weights=100, embedding_weights=100, width=8)
+    options = {"rows": 10_000, "validation": 100, "tokens": 50.0, "gflops": 0.1}
+
+    def seconds(**train: Any) -> float:
+        return estimate(shape, Train.model_validate({"seed": 0, **train}), **options).seconds
+
+    assert seconds(layers="auto") == seconds(layers=8) < seconds()
+    assert seconds(depth="auto", layers=4) == seconds(layers=4)
