@@ -114,7 +114,8 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         allowed = key is None or request.url.path in OPEN or _holds(request, key)
         response = await call(request) if allowed else _refuse(401, "give the key as Authorization: Bearer KEY")
-        response.headers["Content-Security-Policy"] = PAGE if request.url.path in DOCS else STRICT
+        # What is mounted here, as the chat, has a policy of its own.
+        response.headers.setdefault("Content-Security-Policy", PAGE if request.url.path in DOCS else STRICT)
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 

@@ -26,6 +26,8 @@ def serve(folder: Path, *, host: str, port: int, limits: Limits, chat: bool = Fa
     key = os.environ.get(KEY)
     if key is not None and not key.strip():
         raise UserError(f"{KEY} is empty: unset it to let everybody in, or give a key")
+    if chat and key is not None:
+        raise UserError(f"the chat has no log-in and can't send a key: unset {KEY}, or run `labeltune chat` beside")
     torch.set_num_threads(choose_threads("auto"))
     classifier = Classifier.load(folder)
     classifier.predict([WARMING])
