@@ -193,7 +193,7 @@ torch.set_num_threads(1)
 texts = json.loads(sys.argv[1])
 answers = {}
 for folder in sys.argv[2:]:
-    classifier = Classifier.load(Path(folder))
+    classifier = Classifier.load(Path(folder), merge=False)
     from labeltune.inference import compute_logits
     ids = classifier.encoder.encode(texts).input_ids
     pad_id = classifier.encoder.tokenizer.pad_token_id
