@@ -86,6 +86,13 @@ class Chat:
         printed, _ = self.process.communicate(timeout=60)
         return self.process.returncode, printed
 
+    def close(self) -> None:
+        """End it whatever it does, and leave nothing of it."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+
 
 class Page:
     """One tab, and everything that it reports."""
@@ -124,7 +131,7 @@ def chat(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cha
     try:
         yield started
     finally:
-        started.process.kill()
+        started.close()
 
 
 @pytest.fixture(scope="module")
