@@ -131,6 +131,7 @@ def _describe(folder: Path, record: Record) -> None:
         model=record.model, labels=record.labels, train=record.train, chosen=record.chosen, prompt=record.prompt,
         dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation,
         calibration=record.calibration,
+        examples=record.examples,
     )  # fmt: skip
     (folder / CARD).write_bytes(text.encode())
     files = sorted(file for file in folder.iterdir() if file.is_file())

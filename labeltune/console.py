@@ -73,7 +73,9 @@ def converse(classifier: Classifier, ask: Callable[[str], str] = input) -> None:
             break
         if text.casefold() in LEAVE:
             break
-        if fault := unusable(text):
+        if not text:
+            terminal.say("an empty line has no label; type a text, or quit")
+        elif fault := unusable(text):
             terminal.say(f"that {fault}; type a text, or quit")
         else:
             say(text, classifier.predict([text])[0])

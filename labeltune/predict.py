@@ -188,12 +188,12 @@ class Classifier:
 
         Args:
             texts: held in memory; `stream` is for more than fit there.
-            allow_blank: answer also a text with nothing in it, by the prompt alone.
+            allow_blank: answer also a blank text, by the prompt alone.
             batch_tokens: most tokens of a batch, padding included; None takes what suits the device.
             progress: called with the number of texts done since the last call.
 
         Raises:
-            UserError: there is no text; one is no string, has nothing in it, or is not valid Unicode.
+            UserError: there is no text; one is no string, blank, or not valid Unicode.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
@@ -235,7 +235,7 @@ class Classifier:
             batch_tokens: as in `predict`.
 
         Raises:
-            UserError: a text is no string, has nothing in it, or is not valid Unicode.
+            UserError: a text is no string, blank, or not valid Unicode.
         """
         waiting = iter([texts] if isinstance(texts, str) else texts)
         while chunk := list(islice(waiting, together)):

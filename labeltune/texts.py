@@ -1,13 +1,13 @@
 """Texts as they are given: which of them can be answered."""
 
-BLANK = "has nothing in it"
+BLANK = "is blank"
 
 
 def unusable(text: object) -> str | None:
     """Why there is no answer to a text, None where there is one.
 
     >>> unusable(" "), unusable("free entry")
-    ('has nothing in it', None)
+    ('is blank', None)
     """
     if not isinstance(text, str):
         return "is no string"

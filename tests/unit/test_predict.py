@@ -119,7 +119,7 @@ def test_a_stream_without_end_takes_texts_as_they_are_needed(classifier: Classif
     ("texts", "message"),
     [
         ([], "there is no text to label"),
-        (["a", " \n"], r"texts\[1\] has nothing in it: ' \\n'"),
+        (["a", " \n"], r"texts\[1\] is blank: ' \\n'"),
         (["a", None], r"texts\[1\] is no string: None"),
         (["a", "\ud83d"], r"texts\[1\] is not valid Unicode"),
     ],
