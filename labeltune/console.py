@@ -188,8 +188,12 @@ def _predict_file(
         )
         return
     started = time.perf_counter()
-    with nullcontext() if as_json else terminal.bar(f"labelling {source}", table.rows) as bar:
-        summary = batches.answer_file(classifier, table, out, bar, batch_tokens=batch_tokens)
+    try:
+        with nullcontext() if as_json else terminal.bar(f"labelling {source}", table.rows) as bar:
+            summary = batches.answer_file(classifier, table, out, bar, batch_tokens=batch_tokens)
+    except KeyboardInterrupt:
+        print("the answers so far are kept: the same command goes on behind them", file=sys.stderr)
+        raise
     if as_json:
         print(json.dumps(asdict(summary), ensure_ascii=False))
     else:
