@@ -28,6 +28,8 @@ CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
 RECORD = "labeltune.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+"""Ends of names of files that Python may run code from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,7 @@ def _describe(folder: Path, record: Record) -> None:
         model=record.model, labels=record.labels, train=record.train, chosen=record.chosen, prompt=record.prompt,
         dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation,
         calibration=record.calibration,
+        examples=record.examples,
     )  # fmt: skip
     (folder / CARD).write_bytes(text.encode())
     files = sorted(file for file in folder.iterdir() if file.is_file())
@@ -158,11 +161,23 @@ def load_record(folder: Path) -> Record:
     Raises:
         UserError: the folder is no artefact, or a file is missing or was changed.
     """
-    hashes = _read(folder / MANIFEST)["sha256"]
-    missing = [name for name in hashes if not (folder / name).is_file()]
-    changed = [name for name in hashes if name not in missing and digest(folder / name) != hashes[name]]
-    if missing or changed:
-        what = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"changed: {', '.join(changed)}"] * bool(changed)
+    hashes = _read(folder / MANIFEST).get("sha256")
+    if not isinstance(hashes, dict) or not any(name.endswith(".safetensors") for name in hashes):
+        raise UserError(f"{folder / MANIFEST} is damaged: it names no weights; train again with `dvc repro`")
+    held = sorted(file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    pickled = [name for name in held if Path(name).suffix.lower() in PICKLES]
+    if pickled:
+        raise UserError(
+            f"{folder} holds {', '.join(pickled)}: pickles, which can run code when they are opened, are never loaded; "
+            "a classifier's weights are .safetensors files. Get it from whom you trust, or train again with `dvc repro`"
+        )
+    found = {
+        "missing": [name for name in hashes if name not in held],
+        "changed": [name for name in hashes if name in held and digest(folder / name) != hashes[name]],
+        "not a part of it": [name for name in held if name not in hashes and name != MANIFEST],
+    }
+    what = [f"{how}: {', '.join(names)}" for how, names in found.items() if names]
+    if what:
         raise UserError(f"{folder} is damaged ({'; '.join(what)}); restore it, or train again with `dvc repro`")
     content = _read(folder / RECORD)
     if content["format"] != FORMAT:

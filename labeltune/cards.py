@@ -1,5 +1,8 @@
 """The model card: what a classifier is, what it was made from, how well it did, and where not to trust it."""
 
+import json
+from collections.abc import Sequence
+
 import labeltune
 from labeltune.calibration import Calibration
 from labeltune.labels import LabelSet
@@ -30,8 +33,10 @@ def card(
     rows: dict[str, int],
     validation: dict[str, float],
     calibration: Calibration,
+    examples: Sequence[str],
 ) -> str:
     """Return the card as Markdown with the header that the Hugging Face Hub reads."""
+    listing = "\n".join(f"    {json.dumps(text, ensure_ascii=False)}," for text in examples or ["a text"])
     listed = "\n".join(
         f"- {name}" + (f" (as “{word}” in the prompt)" if word != name else "")
         for name, word in zip(labels.names, labels.words, strict=True)
@@ -56,9 +61,13 @@ Made with labeltune {labeltune.__version__}: {METHODS[train.method]};
 files.
 
 ```python
-from pathlib import Path
-from labeltune.predict import Classifier
-print(Classifier.load(Path("models/classifier")).predict(["a text"]).probabilities)
+from labeltune import Classifier
+
+texts = [
+{listing}
+]
+for answer in Classifier.load("models/classifier").predict(texts):
+    print(answer.label, answer.confidence, answer.abstained)
 ```
 
 ## Labels

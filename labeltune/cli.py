@@ -92,10 +92,13 @@ def _add_predict(commands: Any) -> None:
     what.add_argument("--interactive", action="store_true", help="label what is typed, line by line")
     what.add_argument("--demo", action="store_true", help="label the examples of the data set")
     what.add_argument("--file", metavar="FILE", help="CSV, TSV, JSON, JSON Lines, Parquet, a text a line; - for a pipe")
-    predict.add_argument("--out", type=Path, metavar="FILE", help="where the rows of --file go: .csv, .jsonl, .parquet")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="its rows with answers: .csv, .jsonl, .parquet, or -")
     predict.add_argument("--format", metavar="FORMAT", help="of --file, where its name does not tell")
     predict.add_argument("--text-column", metavar="NAME", help="of --file, where it has no usual name")
     predict.add_argument("--encoding", default="utf-8", help="of --file; default: %(default)s")
+    predict.add_argument(
+        "--batch-tokens", type=int, metavar="N", help="tokens computed at once; fewer take less memory"
+    )
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -112,6 +115,7 @@ def _predict(options: argparse.Namespace) -> None:
         format=options.format,
         text_column=options.text_column,
         encoding=options.encoding,
+        batch_tokens=options.batch_tokens,
         as_json=options.json,
     )
 

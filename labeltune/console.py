@@ -2,26 +2,32 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from labeltune import batches, terminal
+from labeltune import batches, inputs, terminal
 from labeltune.batches import Summary
 from labeltune.errors import UserError
 from labeltune.inputs import Table
 from labeltune.predict import Answer, Classifier
+from labeltune.texts import unusable
 
 BAR = 20
 """Cells of a confidence of 1."""
 SHOWN = 60
 """Characters of a text in the table."""
+PIPE = "-"
 LEAVE = ("quit", "exit", "退出")
 
 
@@ -67,10 +73,12 @@ def converse(classifier: Classifier, ask: Callable[[str], str] = input) -> None:
             break
         if text.casefold() in LEAVE:
             break
-        if text:
-            say(text, classifier.predict([text])[0])
-        else:
+        if not text:
             terminal.say("an empty line has no label; type a text, or quit")
+        elif fault := unusable(text):
+            terminal.say(f"that {fault}; type a text, or quit")
+        else:
+            say(text, classifier.predict([text])[0])
     terminal.say("bye")
 
 
@@ -124,6 +132,7 @@ def predict(
     format: str | None,
     text_column: str | None,
     encoding: str,
+    batch_tokens: int | None,
     as_json: bool,
 ) -> None:
     """The work of `labeltune predict`.
@@ -131,22 +140,61 @@ def predict(
     Raises:
         UserError: the classifier, a file or a text is not usable.
     """
-    blank = [text for text in texts or [] if not text.strip()]
-    if blank:
-        raise UserError("--text is blank: a classifier needs something to read")
-    if file and file != "-" and not out:
-        raise UserError("--file needs --out: name the file that the answers go to, .csv, .jsonl or .parquet")
+    for text in texts or []:
+        if fault := unusable(text):
+            raise UserError(f"--text {fault}: {text!r:.60}")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise UserError(f"--batch-tokens: {batch_tokens} is too few; leave it out, or give 1 or more")
+    options = {"format": format, "text": text_column, "encoding": encoding}
+    if file == PIPE:
+        _predict_pipe(folder, out, options, batch_tokens=batch_tokens)
+        return
+    if file:
+        _predict_file(folder, Path(file), out, options, batch_tokens=batch_tokens, as_json=as_json)
+        return
     classifier = Classifier.load(folder)
-    if file == "-":
-        batches.pipe(classifier, sys.stdin, sys.stdout, format=format or "txt")
-    elif file and out:
-        started = time.perf_counter()
-        table = Table.survey(Path(file), format=format, text=text_column, encoding=encoding)
-        with terminal.bar(f"labelling {file}", table.rows) as bar:
-            summary = batches.answer_file(classifier, table, out, bar)
-        summarise(summary, out, time.perf_counter() - started)
-    elif interactive:
+    if interactive:
         converse(classifier)
     else:
         texts = demonstrate(classifier) if demo else texts or []
-        show(texts, list(classifier.predict(texts)), as_json=as_json)
+        show(texts, classifier.predict(texts, batch_tokens=batch_tokens), as_json=as_json)
+
+
+def _predict_pipe(folder: Path, out: Path | None, options: dict[str, Any], *, batch_tokens: int | None) -> None:
+    """Label what comes through a pipe, as it comes."""
+    if out and str(out) != PIPE:
+        raise UserError(f"--out: the answers to a pipe go to the output; leave --out away, and add > {out}")
+    text = options["text"] or "text"
+    read = partial(os.read, sys.stdin.fileno(), inputs.BLOCK)
+    blocks = inputs.arriving(read, format=options["format"] or "txt", text=text, encoding=options["encoding"])
+    batches.answer_blocks(Classifier.load(folder), blocks, sys.stdout.buffer, text=text, batch_tokens=batch_tokens)
+
+
+def _predict_file(
+    folder: Path, source: Path, out: Path | None, options: dict[str, Any], *, batch_tokens: int | None, as_json: bool
+) -> None:
+    """Label a file; what is wrong with it is told before the classifier is loaded."""
+    if not out:
+        raise UserError("--file needs --out: name the file that the answers go to, .csv, .jsonl or .parquet, or -")
+    piped = str(out) == PIPE
+    if not piped:
+        batches.kind_of(out, source)
+    table = Table.survey(source, **options)
+    classifier = Classifier.load(folder)
+    if piped:
+        target, names = sys.stdout.buffer, table.columns
+        batches.answer_blocks(
+            classifier, table.chunks(), target, text=table.text, columns=names, batch_tokens=batch_tokens
+        )
+        return
+    started = time.perf_counter()
+    try:
+        with nullcontext() if as_json else terminal.bar(f"labelling {source}", table.rows) as bar:
+            summary = batches.answer_file(classifier, table, out, bar, batch_tokens=batch_tokens)
+    except KeyboardInterrupt:
+        print("the answers so far are kept: the same command goes on behind them", file=sys.stderr)
+        raise
+    if as_json:
+        print(json.dumps(asdict(summary), ensure_ascii=False))
+    else:
+        summarise(summary, out, time.perf_counter() - started)

@@ -1,10 +1,11 @@
 """Tables to be labelled: rows with all their columns, in their order, without holding a file in memory."""
 
+import codecs
 import csv
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,12 @@ from labeltune.decoding import read_lines
 from labeltune.errors import UserError
 
 FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
-CHUNK = 4096
-"""Rows that are held at a time."""
+PIPED = ("txt", "jsonl")
+"""Those whose rows can be taken as they come."""
+CHUNK = 1024
+"""Rows that are held at a time: enough to sort by length, few enough to lose little when stopped."""
+BLOCK = 1 << 16
+"""Bytes of a pipe that are taken at a time, as many as Linux keeps in one."""
 Row = dict[str, Any]
 
 
@@ -79,31 +84,82 @@ class Table:
         while chunk := list(itertools.islice(left, size)):
             yield chunk
 
-    def schema(self) -> pa.Schema | None:
-        """Types of the columns where the format has types, else None."""
+    def schema(self) -> pa.Schema:
+        """Types of the columns: the format's own, or those that hold every value of JSON.
+
+        Raises:
+            UserError: a column holds values that no type does, such as numbers and texts.
+        """
         if self.format == "parquet":
             return parquet.read_schema(self.path)
-        return None if self.format in ("json", "jsonl") else pa.schema([(name, pa.string()) for name in self.columns])
+        if self.format not in ("json", "jsonl"):
+            return pa.schema([(name, pa.string()) for name in self.columns])
+        try:
+            found = dict.fromkeys(
+                pa.Table.from_pylist([{name: row.get(name) for name in self.columns} for row in chunk]).schema
+                for chunk in self.chunks()
+            )
+            merged = pa.unify_schemas(list(found), promote_options="permissive")
+        except pa.ArrowException as error:
+            raise UserError(f"{self.path}: a column holds values of several types ({error}); write .jsonl") from None
+        return pa.schema([pa.field(one.name, pa.string()) if pa.types.is_null(one.type) else one for one in merged])
 
 
-def lines(stream: Iterable[str], format: str, path: Path | None = None) -> Iterator[Row]:
+def lines(stream: Iterable[str], format: str, path: Path, first: int = 1) -> Iterator[Row]:
     """Rows of a stream of lines.
 
     Args:
         format: `txt`, a text a line, or `jsonl`, a text or an object a line.
         path: where they come from, for the messages.
+        first: number of the first line, likewise.
 
     Raises:
         UserError: a line is no text or object.
     """
     if format == "txt":
         return ({"text": line.rstrip("\r\n")} for line in stream)
-    where = path or Path("-")
     return (
-        _object(where, number, _parsed(where, number, line.strip()))
-        for number, line in enumerate(stream, 1)
+        _object(path, number, _parsed(path, number, line.strip()))
+        for number, line in enumerate(stream, first)
         if line.strip()
     )
+
+
+def arriving(read: Callable[[], bytes], *, format: str, text: str, encoding: str = "utf-8") -> Iterator[list[Row]]:
+    """Rows of a pipe as they come: as many as are there, but one at least.
+
+    Args:
+        read: waits for some bytes and returns those that are there; none at the end.
+        format: one of `PIPED`, as in `lines`.
+        text: the key of an object's text.
+
+    Raises:
+        UserError: a line is not in the encoding, no text or object, or an object without a text.
+    """
+    path, number, left, more = Path("-"), 1, "", True
+    if format not in PIPED:
+        raise UserError(f"--format: {format!r} can't come through a pipe, only {' and '.join(PIPED)}; name a file")
+    try:
+        "".encode(encoding)
+        decoder = codecs.getincrementaldecoder("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)()
+    except LookupError:
+        raise UserError(f"--encoding: {encoding!r} is unknown") from None
+    while more:
+        block = read()
+        more = bool(block)
+        try:
+            *whole, left = (left + decoder.decode(block, final=not more)).split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number} or later: {error}; name the encoding with --encoding") from None
+        if left and not more:
+            whole.append(left)
+        found = list(lines(whole, format, path, number))
+        without = next((row for row in found if text not in row), None)
+        if without is not None:
+            raise UserError(f"{path}:{number} or later: no {text!r} in {without!r:.60}; name it with --text-column")
+        if found:
+            yield found
+        number += len(whole)
 
 
 def _text_column(path: Path, columns: tuple[str, ...], wanted: str | None) -> str:
@@ -165,10 +221,16 @@ def _array(path: Path, content: str) -> Iterator[Row]:
 
 def _parsed(path: Path, number: int, content: str) -> Any:
     try:
-        return json.loads(content)
+        value = json.loads(content)
     except (json.JSONDecodeError, RecursionError) as error:
         line = number + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else number
         raise UserError(f"{path}:{line}: not valid JSON: {error}") from None
+    if "\\ud" in content.lower():  # half of a pair of UTF-16, which no file of UTF-8 can hold
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{path}:{number}: not valid Unicode: half of a surrogate pair") from None
+    return value
 
 
 def _object(path: Path, number: int, value: Any) -> Row:

@@ -1,10 +1,9 @@
 """Methods: which weights train, all of them or low-rank adapters, and exactly those."""
 
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -14,6 +13,9 @@ from labeltune.bases import quiet
 from labeltune.models import head_parts
 from labeltune.networks import LabelScoring
 from labeltune.params import Train
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def adapt(network: PreTrainedModel, settings: Train, base_name: str) -> nn.Module:
@@ -42,7 +44,7 @@ def adapt(network: PreTrainedModel, settings: Train, base_name: str) -> nn.Modul
 
 def plain(network: Any) -> Any:
     """The Transformers model inside a PEFT model, or the model itself."""
-    return network.get_base_model() if isinstance(network, PeftModel) else network
+    return network.get_base_model() if hasattr(network, "get_base_model") else network
 
 
 def prior(network: nn.Module) -> list[float] | None:
@@ -85,7 +87,9 @@ def transposed(network: nn.Module) -> bool:
     return any(isinstance(module, Conv1D) for module in network.modules())
 
 
-def _with_adapters(network: Any, settings: Train, base_name: str) -> PeftModel:
+def _with_adapters(network: Any, settings: Train, base_name: str) -> "PeftModel":
+    from peft import LoraConfig, get_peft_model
+
     lora, config = settings.lora, network.config
     backbone = network.backbone()
     scoring = isinstance(network, LabelScoring)

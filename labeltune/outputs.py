@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import psutil
 from numpy.typing import NDArray
 
 from labeltune.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -53,19 +55,23 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def write_table(path: Path, frame: pd.DataFrame) -> None:
+def write_table(path: Path, frame: "pd.DataFrame") -> None:
     """Write a CSV file in UTF-8 with standard quoting; numbers keep every digit."""
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def read_prepared(path: Path) -> pd.DataFrame:
+def read_prepared(path: Path) -> "pd.DataFrame":
     """Read one of prepare's CSV files, every value as text."""
+    import pandas as pd  # half a second, which predicting need not wait for
+
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
 
 
-def read_predictions(path: Path, names: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+def read_predictions(path: Path, names: Sequence[str]) -> tuple["pd.DataFrame", NDArray[np.float64]]:
     """Read one of the predictions' CSV files: its rows, and their calibrated probabilities `[rows, num_labels]`."""
+    import pandas as pd
+
     text = {"id": str, "text": str, "label": str, "prediction": str}
     rows = pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
     return rows, rows[[f"p_{name}" for name in names]].to_numpy(dtype=np.float64)

@@ -5,28 +5,29 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel
 
 from labeltune import weights
 from labeltune.artefact import Record, load_record
-from labeltune.bases import Base, load_tokenizer, quiet
+from labeltune.bases import Base, load_tokenizer
 from labeltune.blueprint import Blueprint
 from labeltune.calibration import Calibration
 from labeltune.errors import UserError
 from labeltune.front import Front, shared_front
 from labeltune.hardware import device, inference_tokens
 from labeltune.inference import compute_logits
-from labeltune.methods import transposed
 from labeltune.prompts import Encoder
 from labeltune.quantisation import fill_from
+from labeltune.texts import BLANK, unusable
 
-STREAMED = 4096
+if TYPE_CHECKING:
+    import pandas as pd
+
+STREAMED = 1024
 """Texts of a stream that are answered together."""
 
 
@@ -86,17 +87,22 @@ class Predictions(Sequence[Answer]):
     def __getitem__(self, row: int | slice) -> "Answer | Predictions":
         if isinstance(row, slice):
             return replace(self, logits=self.logits[row], truncated=self.truncated[row])
-        given = self.calibration.probabilities(self.logits[row][None])[0]
-        confidence = float(given.max())
-        return Answer(
-            label=self.names[int(given.argmax())],
-            confidence=confidence,
-            probabilities=dict(zip(self.names, given.tolist(), strict=True)),
-            abstained=confidence < self.calibration.threshold,
-            truncated=self.truncated[row],
-        )
+        return next(iter(replace(self, logits=self.logits[row][None], truncated=[self.truncated[row]])))
 
-    def table(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def __iter__(self) -> Iterator[Answer]:
+        given = self.probabilities
+        confidence = given.max(axis=1).tolist()
+        rows = zip(given.argmax(axis=1).tolist(), confidence, given.tolist(), self.truncated, strict=True)
+        for guess, sure, shares, truncated in rows:
+            yield Answer(
+                label=self.names[guess],
+                confidence=sure,
+                probabilities=dict(zip(self.names, shares, strict=True)),
+                abstained=sure < self.calibration.threshold,
+                truncated=truncated,
+            )
+
+    def table(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """One row per text: id, text, label, prediction, confidence, abstained, truncated, p_NAME and logit_NAME."""
         given, names = self.probabilities, self.names
         columns = {f"p_{name}": given[:, i] for i, name in enumerate(names)}
@@ -158,11 +164,7 @@ class Classifier:
         if full:
             weights.load_all(network, folder)
         else:
-            with quiet():
-                config = LoraConfig.from_pretrained(str(folder))
-                config.fan_in_fan_out = transposed(network)  # GPT-2 in 4 bits isn't, merged it is again
-                network = PeftModel.from_pretrained(network, str(folder), config=config)
-            weights.require_loaded(network, folder)
+            network = weights.load_adapter(network, folder)
             if merge:
                 network = network.merge_and_unload(safe_merge=True)
         network = network.to(device()).eval()
@@ -171,7 +173,12 @@ class Classifier:
         return cls(record=record, network=network, encoder=encoder, front=front, folders=folders)
 
     def predict(
-        self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Callable[[int], None] | None = None
+        self,
+        texts: Iterable[str],
+        *,
+        allow_blank: bool = False,
+        batch_tokens: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Predictions:
         """Answer every text, in their order; threads may share a classifier.
 
@@ -181,18 +188,20 @@ class Classifier:
 
         Args:
             texts: held in memory; `stream` is for more than fit there.
+            allow_blank: answer also a blank text, by the prompt alone.
             batch_tokens: most tokens of a batch, padding included; None takes what suits the device.
             progress: called with the number of texts done since the last call.
 
         Raises:
-            UserError: there is no text, or one is no string.
+            UserError: there is no text; one is no string, blank, or not valid Unicode.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise UserError("there is no text to label")
         for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(f"texts[{place}] is no string: {text!r:.60}")
+            fault = unusable(text)
+            if fault and not (allow_blank and fault == BLANK):
+                raise UserError(f"texts[{place}] {fault}: {text!r:.60}")
         encoded = self.encoder.encode(texts)
         with self.turn:
             logits = compute_logits(
@@ -210,8 +219,24 @@ class Classifier:
             calibration=self.record.calibration,
         )
 
-    def stream(self, texts: Iterable[str]) -> Iterator[Answer]:
-        """Answer texts without end, some thousands at a time, in their order; errors are those of `predict`."""
-        waiting = iter(texts)
-        while chunk := list(islice(waiting, STREAMED)):
-            yield from self.predict(chunk)
+    def stream(
+        self, texts: Iterable[str], *, together: int = STREAMED, batch_tokens: int | None = None
+    ) -> Iterator[Answer]:
+        """Answer texts without end, in their order, with no more of them in memory than are answered together.
+
+        >>> classifier = Classifier.load("models/classifier")  # doctest: +SKIP
+        >>> with open("texts.txt") as lines:  # doctest: +SKIP
+        ...     for answer in classifier.stream(line for line in lines if line.strip()):
+        ...         print(answer.label, answer.confidence)
+
+        Args:
+            texts: taken as they are needed.
+            together: how many to wait for before they are answered; few answer sooner, many are faster a text.
+            batch_tokens: as in `predict`.
+
+        Raises:
+            UserError: a text is no string, blank, or not valid Unicode.
+        """
+        waiting = iter([texts] if isinstance(texts, str) else texts)
+        while chunk := list(islice(waiting, together)):
+            yield from self.predict(chunk, batch_tokens=batch_tokens)

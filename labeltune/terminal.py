@@ -1,6 +1,7 @@
 """What people see while a stage runs and when it ends."""
 
 import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,9 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # the reader has all it wants, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(141)  # as the shell tells of SIGPIPE
     except OSError as error:
         if error.errno not in WRITING_FAILED:
             raise

@@ -1,15 +1,19 @@
 """The weights of a classifier: from its folder into a network, every one of them or none."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from labeltune.artefact import Record
-from labeltune.bases import Base, open_base
+from labeltune.bases import Base, open_base, quiet
 from labeltune.errors import UserError
+from labeltune.methods import transposed
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -47,16 +51,29 @@ def load_all(network: PreTrainedModel, folder: Path) -> None:
             weight.copy_(saved[name])
 
 
-def require_loaded(network: PeftModel, folder: Path) -> None:
-    """Refuse weights of an adapter that did not all arrive in the network, bit for bit.
+def load_adapter(network: PreTrainedModel, folder: Path) -> "PeftModel":
+    """Put the saved adapter around the network.
 
     Raises:
-        UserError: some did not.
+        UserError: some of its weights did not arrive, bit for bit.
     """
+    from peft import LoraConfig, PeftModel, get_peft_model_state_dict  # a second, which a full model need not wait for
+
+    with quiet():
+        config = LoraConfig.from_pretrained(str(folder))
+        config.fan_in_fan_out = transposed(network)  # GPT-2 in 4 bits isn't, merged it is again
+        try:
+            adapted = PeftModel.from_pretrained(network, str(folder), config=config)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            what = next(line.strip() for line in str(error).splitlines() if "size mismatch" in line)
+            raise UserError(f"{folder / ADAPTER} does not fit the model it describes: {what}") from None
     saved = load_file(folder / ADAPTER)
-    held = get_peft_model_state_dict(network, save_embedding_layers=False)
+    held = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     different = sorted(set(saved) ^ set(held)) + [
         name for name in saved.keys() & held.keys() if not torch.equal(saved[name], held[name])
     ]
     if different:
         raise UserError(f"{folder / ADAPTER} does not fit the model it describes: {different[:3]}")
+    return adapted

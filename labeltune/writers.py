@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from labeltune.errors import UserError
 from labeltune.inputs import Row, Table
 
 FIELDS = ("label", "confidence", "probabilities", "abstained", "truncated")
@@ -21,20 +21,42 @@ TAKEN = "predicted_"
 
 def columns_of(table: Table) -> dict[str, str]:
     """Field -> the column that it is written to."""
-    return {field: TAKEN + field if field in table.columns else field for field in FIELDS}
+    return {field: free(field, table.columns) for field in FIELDS}
+
+
+def free(field: str, taken: Collection[str]) -> str:
+    """A name for a field that is not taken.
+
+    >>> free("label", ["text", "label"])
+    'predicted_label'
+    """
+    while field in taken:
+        field = TAKEN + field
+    return field
+
+
+def schema_of(table: Table) -> pa.Schema:
+    """Types of all columns of a file of answers.
+
+    Raises:
+        UserError: no type holds all values of a column.
+    """
+    types = (pa.string(), pa.float64(), pa.string(), pa.bool_(), pa.bool_())
+    return pa.schema([*table.schema(), *map(pa.field, columns_of(table).values(), types)])
 
 
 class Writer:
     """Rows to a file of one of `WRITTEN`, some at a time."""
 
-    def __init__(self, path: Path, kind: str, table: Table) -> None:
-        self.path, self.kind, self.table = path, kind, table
+    def __init__(self, path: Path, kind: str, table: Table, schema: pa.Schema | None) -> None:
+        self.path, self.kind, self.table, self.schema = path, kind, table, schema
         self.names = columns_of(table)
         self.stack = ExitStack()
-        self.parquet: parquet.ParquetWriter | None = None
 
     def __enter__(self) -> "Writer":
-        if self.kind != "parquet":
+        if self.kind == "parquet":
+            self.parquet = self.stack.enter_context(parquet.ParquetWriter(self.path, self.schema))
+        else:
             self.stream = self.stack.enter_context(self.path.open("w", encoding="utf-8", newline=""))
         if self.kind == "csv":
             names = [*self.table.columns, *self.names.values()]
@@ -52,23 +74,9 @@ class Writer:
         elif self.kind == "jsonl":
             self.stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         else:
-            self._write_parquet(rows)
-
-    def _write_parquet(self, rows: list[Row]) -> None:
-        probabilities = self.names["probabilities"]
-        flat = [row | {probabilities: _cell(row[probabilities])} for row in rows]
-        if self.parquet is None:
-            own = (
-                self.table.schema()
-                or pa.Table.from_pylist([{name: row.get(name) for name in self.table.columns} for row in flat]).schema
-            )
-            types = (pa.string(), pa.float64(), pa.string(), pa.bool_(), pa.bool_())
-            self.schema = pa.schema([*own, *(pa.field(*pair) for pair in zip(self.names.values(), types, strict=True))])
-            self.parquet = self.stack.enter_context(parquet.ParquetWriter(self.path, self.schema))
-        try:
+            probabilities = self.names["probabilities"]
+            flat = [row | {probabilities: _cell(row[probabilities])} for row in rows]
             self.parquet.write_table(pa.Table.from_pylist(flat, schema=self.schema))
-        except pa.ArrowException as error:
-            raise UserError(f"the columns change their types between rows ({error}); write .jsonl instead") from None
 
 
 def _cell(value: Any) -> Any:

@@ -26,7 +26,7 @@ def main() -> None:
     with outputs.unchanged({"validation": VALIDATION}):
         rows = outputs.read_prepared(VALIDATION)
         with terminal.progress("predicting the validation rows", len(rows)) as progress:
-            answers = classifier.predict(rows["text"].tolist(), progress=progress)
+            answers = classifier.predict(rows["text"].tolist(), allow_blank=True, progress=progress)
         labels = np.array(record.labels.index(rows["label"].tolist()))
         fitted = calibration.calibrate(answers.logits, labels, settings)
         artefact.save_calibrated(CLASSIFIER, TRAINED, replace(record, calibration=fitted, examples=examples))

@@ -29,7 +29,8 @@ def main() -> None:
         rows = outputs.read_prepared(TEST)
         started = time.perf_counter()
         with terminal.progress("predicting the test rows", len(rows)) as progress:
-            answers = classifier.predict(rows["text"].tolist(), batch_tokens=limit, progress=progress)
+            texts = rows["text"].tolist()
+            answers = classifier.predict(texts, allow_blank=True, batch_tokens=limit, progress=progress)
         spent = time.perf_counter() - started
         names, given = record.labels.names, answers.probabilities
         labels = np.array(record.labels.index(rows["label"].tolist()))

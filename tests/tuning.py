@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from labeltune import artefact, checkpoints, fit, methods
 from labeltune.bases import load_tokenizer, open_base
 from labeltune.blueprint import Blueprint
+from labeltune.calibration import Calibration
 from labeltune.hardware import Machine
 from labeltune.history import History
 from labeltune.inference import compute_logits
@@ -80,6 +83,20 @@ def reloaded(made: Blueprint, network: Any, folder: Path, *, merge: bool = False
     if not folder.exists():
         artefact.save(folder, network, made.encoder.tokenizer, made.base, record(made, methods.prior(network)))
     return Classifier.load(folder, merge=merge)
+
+
+def saved(base: Path, folder: Path, **changes: Any) -> Path:
+    """A classifier of random adapters, calibrated so that it abstains now and then, as `calibrate` leaves it."""
+    made = plan(base, layers=2, **changes)
+    network: Any = made.build()
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(7)
+        for parameter in methods.trained(network).values():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    unsure = Calibration(temperature=0.05, fitted=True, rows=7, threshold=0.7)
+    kept = replace(record(made), calibration=unsure, examples=TEXTS[:2])
+    artefact.save(folder, network, made.encoder.tokenizer, made.base, kept)
+    return folder
 
 
 def logits(made: Blueprint, network: Any, texts: Sequence[str] = TEXTS) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The same texts through every way of using a classifier give the same answers."""
 
 import contextlib
-import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -72,8 +71,10 @@ def test_every_way_gives_the_same_answers(
     assert [line.pop("text") for line in told] == texts
     assert told == expected
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("".join(json.dumps({"text": text}) + "\n" for text in texts)))
-    cli.main(["predict", str(TRAINED), "--file", "-", "--format", "jsonl"])
+    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with Path("in.jsonl").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        cli.main(["predict", str(TRAINED), "--file", "-", "--format", "jsonl"])
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.pop("text") for line in told] == texts
     same(told, expected)
@@ -92,8 +93,8 @@ def same(found: list[dict], expected: list[dict]) -> None:
 
 def test_the_dialogue_answers_until_it_is_ended(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classifier = labeltune.Classifier.load(TRAINED)
-    for ending in ("quit", "EXIT", EOFError, KeyboardInterrupt):
-        lines = iter(["win a prize now", "  ", ending, "never asked"])
+    for ending in ("quit", "EXIT", "退出", EOFError, KeyboardInterrupt):
+        lines = iter(["win a prize now", "  ", "\udcff", ending, "never asked"])
 
         def ask(prompt: str, lines: object = lines) -> str:
             line = next(lines)  # type: ignore[call-overload]
@@ -106,6 +107,7 @@ def test_the_dialogue_answers_until_it_is_ended(trained: Path, capsys: pytest.Ca
         assert "ham, spam" in said
         assert classifier.predict(["win a prize now"])[0].label in said
         assert "an empty line has no label" in said
+        assert "that is not valid Unicode" in said
         assert said.rstrip().endswith("bye")
         assert next(lines) == "never asked"
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,14 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from rich.console import Console
 
-from labeltune import batches
-from labeltune.batches import answer_file, pipe
+from labeltune import batches, inputs
+from labeltune.batches import answer_blocks, answer_file
 from labeltune.calibration import Calibration
 from labeltune.errors import UserError
 from labeltune.inputs import Table
 from labeltune.outputs import write_json
 from labeltune.predict import Predictions
+from labeltune.terminal import Bar
 
 ROWS = [{"id": f"{i:03}", "text": f"text {i}" if i % 7 else " ", "label": "mine"} for i in range(40)]
 
@@ -35,11 +37,13 @@ class Stub:
         self.asked: list[str] = []
         self.stop = stop
 
-    def predict(self, texts: Iterable[str]) -> Predictions:
+    def predict(self, texts: Iterable[str], *, progress: Callable[[int], None] | None = None, **_: Any) -> Predictions:
         texts = list(texts)
         if self.stop is not None and len(self.asked) + len(texts) > self.stop:
             raise KeyboardInterrupt
         self.asked += texts
+        if progress:
+            progress(len(texts))
         odd = np.array([int(text[-1]) % 2 for text in texts])
         logits = np.stack([2.0 - 4.0 * odd, np.zeros(len(texts))], axis=1).astype(np.float32)
         return Predictions(
@@ -133,7 +137,7 @@ def test_answers_of_other_work_are_never_taken(stub: Stub, tmp_path: Path, chang
 def test_rows_that_change_meanwhile_are_refused(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "in.csv")
     predict = stub.predict
-    monkeypatch.setattr(stub, "predict", lambda texts: write(source, ROWS[:20]) and predict(texts))
+    monkeypatch.setattr(stub, "predict", lambda texts, **_: write(source, ROWS[:20]) and predict(texts))
     with pytest.raises(UserError, match=r"in.csv changed while it was read"):
         answer_file(stub, Table.survey(source), tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
@@ -149,6 +153,7 @@ def test_rows_that_change_meanwhile_are_refused(stub: Stub, tmp_path: Path, monk
         ("a.csv", "text\n", "there are no rows"),
         ("a.jsonl", '{"text": "a"}\n{"text"\n', "a.jsonl:2: not valid JSON"),
         ("a.jsonl", '{"text": "a"}\n3\n', r"a.jsonl:2: expected a text or an object"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "\\uD83D"}\n', r"a.jsonl:2: not valid Unicode"),
         ("a.json", '{"text": "a"}', "expected an array"),
         ("a.parquet", "no", "truncated, damaged or no Parquet"),
         ("a.xlsx", "no", "can't tell its format"),
@@ -180,13 +185,94 @@ def test_the_target_is_not_the_source_and_has_a_known_format(stub: Stub, tmp_pat
         answer_file(stub, table, tmp_path / "out.xlsx")
 
 
-def test_a_pipe_answers_line_by_line(stub: Stub) -> None:
-    out = io.StringIO()
-    assert pipe(stub, io.StringIO("a 1\n\nb 2\n"), out, format="txt") == 3
-    assert [json.loads(line)["label"] for line in out.getvalue().splitlines()] == ["odd", None, "even"]
-    out = io.StringIO()
-    pipe(stub, io.StringIO('{"id": 7, "text": "a 1", "label": "x"}\n'), out, format="jsonl")
-    assert json.loads(out.getvalue()).items() >= {"id": 7, "label": "x", "predicted_label": "odd"}.items()
+def test_a_labelled_file_can_be_labelled_again(stub: Stub, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    answer_file(stub, Table.survey(write(tmp_path / "in.csv")), first)
+    summary = answer_file(stub, Table.survey(first), second)
+    assert summary.renamed["label"] == "predicted_predicted_label"
+    for old, new in zip(read(first), read(second), strict=True):
+        assert {name: new[name] for name in old} == old
+        assert new["predicted_predicted_label"] == old["predicted_label"]
+        assert new["predicted_confidence"] == old["confidence"]
+
+
+def test_types_of_json_are_those_that_hold_every_row(stub: Stub, tmp_path: Path) -> None:
+    rows = [{"text": f"t {i}", "empty": None, "late": "x" if i > 20 else None, "n": i if i < 9 else i / 4}
+            for i in range(30)]  # fmt: skip
+    answer_file(stub, Table.survey(write(tmp_path / "in.jsonl", rows)), tmp_path / "out.parquet")
+    found = read(tmp_path / "out.parquet")
+    assert [{name: row[name] for name in rows[0]} for row in found] == rows
+    stub.asked.clear()
+    table = Table.survey(write(tmp_path / "mixed.jsonl", [*rows, {"text": "a", "n": "nine"}]))
+    with pytest.raises(UserError, match=r"mixed.jsonl: a column holds values of several types"):
+        answer_file(stub, table, tmp_path / "mixed.parquet")
+    assert not stub.asked
+
+
+def test_parquet_is_written_in_large_groups(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "JOINED", 25)
+    answer_file(stub, Table.survey(write(tmp_path / "in.csv")), tmp_path / "out.parquet")
+    assert parquet.read_metadata(tmp_path / "out.parquet").num_row_groups == 2
+
+
+def test_the_bar_counts_every_row_once_and_those_of_before(stub: Stub, tmp_path: Path) -> None:
+    table, out = Table.survey(write(tmp_path / "in.csv")), tmp_path / "out.csv"
+    with pytest.raises(KeyboardInterrupt):
+        answer_file(Stub(tmp_path / "classifier", stop=20), table, out)
+    bar = Bar("labelling", table.rows, Console(file=io.StringIO()))
+    answer_file(stub, table, out, bar)
+    assert (bar.skipped, bar.done) == (24, 40)
+
+
+def test_answers_half_written_before_a_power_cut_are_dropped(stub: Stub, tmp_path: Path) -> None:
+    table, out = Table.survey(write(tmp_path / "in.csv")), tmp_path / "out.csv"
+    with pytest.raises(KeyboardInterrupt):
+        answer_file(Stub(tmp_path / "classifier", stop=20), table, out)
+    part = tmp_path / ".out.csv.answers"
+    part.write_bytes(part.read_bytes()[:-9])  # the note arrived on the disk, the answers did not
+    assert answer_file(stub, table, out).resumed == 0
+    assert len(read(out)) == 40
+
+
+def arriving(*blocks: bytes, format: str = "txt", **options: str) -> list[list[dict[str, Any]]]:
+    return list(inputs.arriving(iter([*blocks, b""]).__next__, format=format, **{"text": "text"} | options))
+
+
+def test_rows_of_a_pipe_come_as_they_are_there() -> None:
+    euro = "\ufeffone €\r\ntwo".encode()
+    found = arriving(euro[:8], euro[8:], b" 2\n\nthr", b"ee")
+    assert found == [[{"text": "one €"}], [{"text": "two 2"}, {"text": ""}], [{"text": "three"}]]
+    assert arriving("你好\n".encode("gb18030"), encoding="gb18030") == [[{"text": "你好"}]]
+    assert arriving(b'{"text": "a", "n": 1}\n\n"b"\n', format="jsonl") == [[{"text": "a", "n": 1}, {"text": "b"}]]
+    assert arriving() == []
+
+
+@pytest.mark.parametrize(
+    ("blocks", "options", "message"),
+    [
+        ([b'"a"\n', b'"b"\n{'], {"format": "jsonl"}, "-:3: not valid JSON"),
+        ([b'{"body": "a"}\n'], {"format": "jsonl"}, "no 'text' in {'body': 'a'}; name it with --text-column"),
+        ([b"a\n", b"\xff\n"], {}, "-:2 or later: .*name the encoding with --encoding"),
+        ([b"\xe2\x82"], {}, "-:1 or later: .*unexpected end of data"),
+        ([], {"encoding": "klingon"}, "--encoding: 'klingon' is unknown"),
+        ([], {"format": "csv"}, "--format: 'csv' can't come through a pipe, only txt and jsonl"),
+    ],
+)
+def test_a_bad_pipe_is_told(blocks: list[bytes], options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        arriving(*blocks, **options)
+
+
+def test_blocks_are_answered_row_by_row(stub: Stub) -> None:
+    out = io.BytesIO()
+    blocks = [[{"text": "a 1"}, {"text": " "}], [{"id": 7, "text": "b 2", "label": "x"}]]
+    assert answer_blocks(stub, blocks, out, text="text") == 3
+    first, second, third = map(json.loads, out.getvalue().splitlines())
+    assert (first["label"], second["label"], stub.asked) == ("odd", None, ["a 1", "b 2"])
+    assert third.items() >= {"id": 7, "label": "x", "predicted_label": "even"}.items()
+    out = io.BytesIO()
+    answer_blocks(stub, blocks[:1], out, text="text", columns=("text", "label"))
+    assert "label" not in json.loads(out.getvalue().splitlines()[0])
 
 
 def test_a_reply_without_a_text_has_every_field() -> None:

@@ -1,3 +1,6 @@
+import ast
+from collections.abc import Sequence
+
 from labeltune.calibration import NONE, Calibration
 from labeltune.cards import card
 from labeltune.labels import LabelSet
@@ -5,9 +8,15 @@ from labeltune.origins import Model
 from labeltune.params import Prompt, Train
 
 
-def text(calibration: Calibration = NONE, chosen: dict[str, str] | None = None, **train: object) -> str:
+def text(
+    calibration: Calibration = NONE,
+    chosen: dict[str, str] | None = None,
+    examples: Sequence[str] = (),
+    **train: object,
+) -> str:
     return card(
         calibration=calibration,
+        examples=examples,
         model=Model(name="base", source="files", folder="x", hub="org/base", license="Apache-2.0"),
         labels=LabelSet(names=("负面", "spam"), words=("差评", "spam")),
         train=Train.model_validate({"seed": 7, **train}),
@@ -52,3 +61,10 @@ def test_a_card_tells_what_was_left_open_and_why() -> None:
     assert "| depth | 4 |" in shown
     assert "Chosen for `train.depth: auto` was 4 of 30: because." in shown
     assert "Chosen for" not in text()
+
+
+def test_a_card_tries_the_examples() -> None:
+    for examples in ([], ['say "hi"\\n', "你好"]):
+        code = text(examples=examples).split("```python\n")[1].split("```")[0]
+        (texts,) = (node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Assign))
+        assert ast.literal_eval(texts) == (examples or ["a text"])
