@@ -1,5 +1,7 @@
 """The model card: what a classifier is, what it was made from, how well it did, and where not to trust it."""
 
+from dataclasses import dataclass
+
 import labeltune
 from labeltune.calibration import Calibration
 from labeltune.labels import LabelSet
@@ -16,6 +18,29 @@ HEADS = {
     "linear": "a linear classifier was trained on top",
     "mlp": "a classifier of three layers, 512 and 256 wide, was trained on top",
 }
+USE = """\
+`labeltune.json` holds every setting and the hashes of the base model and of the data, `manifest.json` those of these
+files.
+
+```python
+from pathlib import Path
+from labeltune.predict import Classifier
+print(Classifier.load(Path("models/classifier")).predict(["a text"]).probabilities)
+```
+"""
+ELSEWHERE = "Figures on test rows stand in the project's `metrics/metrics.json`."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What the card of an export has in other words."""
+
+    header: str
+    """YAML that the Hub reads."""
+    use: str
+    """What lies in the folder, and how it is used."""
+    figures: str
+    """How well it does on test rows."""
 
 
 def card(
@@ -29,6 +54,7 @@ def card(
     rows: dict[str, int],
     validation: dict[str, float],
     calibration: Calibration,
+    exported: Exported | None = None,
 ) -> str:
     """Return the card as Markdown with the header that the Hugging Face Hub reads."""
     listed = "\n".join(
@@ -38,27 +64,15 @@ def card(
     settings = "\n".join(f"| {name} | {value} |" for name, value in _settings(train).items())
     figures = "\n".join(f"| {name} | {validation[name]:.3f} |" for name in ("accuracy", "macro_f1", "loss"))
     count = rows["validation"]
+    header = exported.header if exported else _header(model, train)
     return f"""---
-base_model: {model.title}
-library_name: {"transformers" if train.method == "full" else "peft"}
-pipeline_tag: text-classification
-tags:
-- labeltune
----
+{header}---
 
 # {dataset}: a text classifier made from {model.title}
 
 Made with labeltune {labeltune.__version__}: {METHODS[train.method]};
 {HEADS[train.head]}.
-`labeltune.json` holds every setting and the hashes of the base model and of the data, `manifest.json` those of these
-files.
-
-```python
-from pathlib import Path
-from labeltune.predict import Classifier
-print(Classifier.load(Path("models/classifier")).predict(["a text"]).probabilities)
-```
-
+{exported.use if exported else USE}
 ## Labels
 
 {listed}
@@ -82,7 +96,7 @@ On the {count:,} validation rows, by which the kept step was chosen, so that the
 |---|---|
 {figures}
 
-One row is {100 / count:.2f} points of accuracy. Figures on test rows stand in the project's `metrics/metrics.json`.
+One row is {100 / count:.2f} points of accuracy. {exported.figures if exported else ELSEWHERE}
 
 ## Limits
 
@@ -99,6 +113,15 @@ One row is {100 / count:.2f} points of accuracy. Figures on test rows stand in t
 ```
 {prompt.template}
 ```
+"""
+
+
+def _header(model: Model, train: Train) -> str:
+    return f"""base_model: {model.title}
+library_name: {"transformers" if train.method == "full" else "peft"}
+pipeline_tag: text-classification
+tags:
+- labeltune
 """
 
 
