@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 ROWS = 16
 """Texts of a batch."""
-STREAMED = 256
+STREAMED = 64
 """Lines of standard input that are answered together, texts of like length in one batch."""
 
 Offsets = list[tuple[int, int]]
