@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 import labeltune
 from labeltune.bases import Base, quiet
 from labeltune.calibration import NONE, Calibration
-from labeltune.cards import card
+from labeltune.cards import Exported, card
 from labeltune.errors import UserError
 from labeltune.fingerprint import Fingerprint, code_hashes, versions
 from labeltune.hardware import Machine
@@ -127,15 +127,18 @@ def _describe(folder: Path, record: Record) -> None:
             "examples": record.examples,
         },
     )
-    text = card(
-        model=record.model, labels=record.labels, train=record.train, chosen=record.chosen, prompt=record.prompt,
-        dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation,
-        calibration=record.calibration,
-        examples=record.examples,
-    )  # fmt: skip
-    (folder / CARD).write_bytes(text.encode())
+    (folder / CARD).write_bytes(model_card(record).encode())
     files = sorted(file for file in folder.iterdir() if file.is_file())
     write_json(folder / MANIFEST, {"sha256": {file.name: digest(file) for file in files}})
+
+
+def model_card(record: Record, exported: Exported | None = None) -> str:
+    """The card of a classifier, or of an export of it."""
+    return card(
+        model=record.model, labels=record.labels, train=record.train, chosen=record.chosen, prompt=record.prompt,
+        dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation,
+        calibration=record.calibration, examples=record.examples, exported=exported,
+    )  # fmt: skip
 
 
 def fingerprint(record: Record) -> Fingerprint:

@@ -165,7 +165,9 @@ def log_probabilities(states: torch.Tensor, project: Project, candidates: Candid
         logits = project(part).float()  # [rows, 1 + nodes, vocabulary]
         return logits[:, edge_states, edge_tokens] - logits.logsumexp(2)[:, edge_states]  # [rows, edges]
 
-    parts = states.chunk(-(-states.shape[0] * states.shape[1] // STATES_AT_ONCE))
+    # A graph has no gradient to keep anything for, and must not depend on the batch's size.
+    whole = torch.compiler.is_exporting()
+    parts = [states] if whole else states.chunk(-(-states.shape[0] * states.shape[1] // STATES_AT_ONCE))
     # Logits are the largest tensors by far: of 256 states and Gemma's vocabulary 268 MB, so keep none for the gradient.
     scored: list[Any] = (
         [score(parts[0])]

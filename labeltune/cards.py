@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import labeltune
 from labeltune.calibration import Calibration
@@ -19,6 +20,33 @@ HEADS = {
     "linear": "a linear classifier was trained on top",
     "mlp": "a classifier of three layers, 512 and 256 wide, was trained on top",
 }
+USE = """\
+`labeltune.json` holds every setting and the hashes of the base model and of the data, `manifest.json` those of these
+files.
+
+```python
+from labeltune import Classifier
+
+texts = [
+{listing}
+]
+for answer in Classifier.load("models/classifier").predict(texts):
+    print(answer.label, answer.confidence, answer.abstained)
+```
+"""
+ELSEWHERE = "Figures on test rows stand in the project's `metrics/metrics.json`."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What the card of an export has in other words."""
+
+    header: str
+    """YAML that the Hub reads."""
+    use: str
+    """What lies in the folder, and how it is used."""
+    figures: str
+    """How well it does on test rows."""
 
 
 def card(
@@ -34,6 +62,7 @@ def card(
     validation: dict[str, float],
     calibration: Calibration,
     examples: Sequence[str],
+    exported: Exported | None = None,
 ) -> str:
     """Return the card as Markdown with the header that the Hugging Face Hub reads."""
     listing = "\n".join(f"    {json.dumps(text, ensure_ascii=False)}," for text in examples or ["a text"])
@@ -45,31 +74,15 @@ def card(
     reasons = "".join(f"\n\nChosen for `train.{name}: auto` was {reason}." for name, reason in chosen.items())
     figures = "\n".join(f"| {name} | {validation[name]:.3f} |" for name in ("accuracy", "macro_f1", "loss"))
     count = rows["validation"]
+    header = exported.header if exported else _header(model, train)
     return f"""---
-base_model: {model.title}
-library_name: {"transformers" if train.method == "full" else "peft"}
-pipeline_tag: text-classification
-tags:
-- labeltune
----
+{header}---
 
 # {dataset}: a text classifier made from {model.title}
 
 Made with labeltune {labeltune.__version__}: {METHODS[train.method]};
 {HEADS[train.head]}.
-`labeltune.json` holds every setting and the hashes of the base model and of the data, `manifest.json` those of these
-files.
-
-```python
-from labeltune import Classifier
-
-texts = [
-{listing}
-]
-for answer in Classifier.load("models/classifier").predict(texts):
-    print(answer.label, answer.confidence, answer.abstained)
-```
-
+{exported.use if exported else USE.format(listing=listing)}
 ## Labels
 
 {listed}
@@ -93,7 +106,7 @@ On the {count:,} validation rows, by which the kept step was chosen, so that the
 |---|---|
 {figures}
 
-One row is {100 / count:.2f} points of accuracy. Figures on test rows stand in the project's `metrics/metrics.json`.
+One row is {100 / count:.2f} points of accuracy. {exported.figures if exported else ELSEWHERE}
 
 ## Limits
 
@@ -110,6 +123,15 @@ One row is {100 / count:.2f} points of accuracy. Figures on test rows stand in t
 ```
 {prompt.template}
 ```
+"""
+
+
+def _header(model: Model, train: Train) -> str:
+    return f"""base_model: {model.title}
+library_name: {"transformers" if train.method == "full" else "peft"}
+pipeline_tag: text-classification
+tags:
+- labeltune
 """
 
 

@@ -30,6 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
         _init(options)
     elif options.command == "serve":
         _serve(options)
+    elif options.command == "export":
+        from labeltune.export import export
+
+        export(options.classifier, to=options.to, out=options.out, rows=options.rows, text_column=options.text_column)
     elif options.command == "predict":
         _predict(options)
     elif options.command == "chat":
@@ -61,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_serve(commands)
     _add_chat(commands)
+    _add_export(commands)
     return parser
 
 
@@ -167,6 +172,20 @@ def _chat(options: argparse.Namespace) -> None:
         language=options.language,
         corrections=options.corrections or KEPT,
     )
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a classifier for Transformers, onnxruntime or the Hub, verified")
+    export.add_argument("classifier", type=Path, metavar="CLASSIFIER", help="the trained folder: models/classifier")
+    export.add_argument(
+        "--to",
+        required=True,
+        choices=("merged", "onnx", "onnx-int8", "hub-folder"),
+        help="a Transformers folder; an ONNX graph, also with weights of 8 bits (extra `scale`); a folder to upload",
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where it goes, whole or not at all")
+    export.add_argument("--rows", type=Path, metavar="FILE", help="to verify with; default: data/prepared/test.csv")
+    export.add_argument("--text-column", metavar="NAME", help="of --rows, where it has no usual name")
 
 
 def _list(kind: str) -> None:

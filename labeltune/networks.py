@@ -82,7 +82,8 @@ def right_padded(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple
     >>> right_padded(torch.tensor([[0, 0, 7, 8]]), torch.tensor([[0, 0, 1, 1]]))[0].tolist()
     [[7, 8, 0, 0]]
     """
-    if bool(attention_mask[:, 0].all()):
+    # A graph that is exported can't branch by values; it is fed rows padded on the right.
+    if torch.compiler.is_exporting() or bool(attention_mask[:, 0].all()):
         return input_ids, attention_mask
     order = attention_mask.argsort(dim=1, descending=True, stable=True)
     return input_ids.gather(1, order), attention_mask.gather(1, order)

@@ -72,7 +72,8 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, candidates: Cand
     >>> packed.seen[0].long().tolist()  # 5 does not see 7
     [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 1]]
     """
-    assert bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()), "prompts must be padded on the right"
+    if not torch.compiler.is_exporting():  # a graph can't ask
+        assert bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()), "prompts must be padded on the right"
     device, nodes = input_ids.device, candidates.nodes
     count, total = len(nodes), input_ids.shape[1] + len(nodes)
     family = torch.zeros(count + 1, count + 1, dtype=torch.bool)  # [node, node or ancestor]; the last is no node

@@ -101,7 +101,7 @@ class Encoder:
             if truncated[row]:
                 input_ids[row] = self._cut(text)
             elif not input_ids[row]:
-                input_ids[row] = [self._filler()]
+                input_ids[row] = [self.filler()]
         return Encoded(input_ids=input_ids, lengths=lengths, truncated=truncated)
 
     def _tokenize(self, prompts: list[str], **options: bool) -> dict[str, list[Any]]:
@@ -124,7 +124,7 @@ class Encoder:
         first = inside[(keep + 1) // 2]
         return ids[:first] + ids[first + len(inside) - keep :]
 
-    def _filler(self) -> int:
+    def filler(self) -> int:
         """Token of a prompt that gives none, such as a blank text without a template."""
         candidates = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         return next(token for token in candidates if token is not None)

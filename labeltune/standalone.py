@@ -1,0 +1,138 @@
+"""Label texts with an exported classifier; labeltune itself is not needed.
+
+In the folder of an export this file is predict.py:
+
+    python predict.py "a text" "another text"
+    python predict.py < texts.jsonl
+
+A JSON string a line goes in, an answer a line comes out as JSON; from Python, `Classifier(folder).predict(["a text"])`.
+It needs transformers and torch or, where there is a model.onnx, onnxruntime and tokenizers.
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROWS = 16
+"""Texts of a batch."""
+STREAMED = 64
+"""Lines of standard input that are answered together, texts of like length in one batch."""
+
+Offsets = list[tuple[int, int]]
+Encode = Callable[[str], tuple[list[int], Offsets]]
+Run = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+
+
+class Classifier:
+    """An exported classifier in memory."""
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.settings: dict[str, Any] = json.loads((folder / "labeltune.json").read_text(encoding="utf-8"))
+        self.encode, self.run = (_onnx if (folder / "model.onnx").is_file() else _transformers)(folder)
+
+    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Answer each text: label, confidence, probabilities, abstained, truncated, and the logits behind them."""
+        encoded = [self.tokens(text) for text in texts]
+        answers: list[dict[str, Any]] = [{} for _ in texts]
+        order = sorted(range(len(texts)), key=lambda row: -len(encoded[row][0]))
+        for start in range(0, len(order), ROWS):
+            rows = order[start : start + ROWS]
+            longest = len(encoded[rows[0]][0])
+            ids = np.full((len(rows), longest), self.settings["pad_token_id"], dtype=np.int64)  # [batch, length]
+            mask = np.zeros_like(ids)
+            for place, row in enumerate(rows):
+                tokens = encoded[row][0]
+                ids[place, : len(tokens)] = tokens  # padded on the right
+                mask[place, : len(tokens)] = 1
+            for row, logits in zip(rows, self.run(ids, mask), strict=True):
+                answers[row] = self._answer(logits.astype(np.float64), encoded[row][1])
+        return answers
+
+    def tokens(self, text: str) -> tuple[list[int], bool]:
+        """Tokens of the prompt around a text, and whether the text lost some from its middle to fit.
+
+        Control tokens that are written in a text are split into ordinary ones.
+        """
+        front, back, most = (self.settings[key] for key in ("front", "back", "max_length"))
+        ids, offsets = self.encode(front + text + back)
+        if len(ids) <= most:
+            return ids or [self.settings["blank_token_id"]], False
+        begin, end = len(front), len(front) + len(text)
+        inside = [i for i, (a, b) in enumerate(offsets) if a < b and begin <= a and b <= end]
+        keep = len(inside) - (len(ids) - most)
+        first = inside[(keep + 1) // 2]
+        return ids[:first] + ids[first + len(inside) - keep :], True
+
+    def _answer(self, logits: NDArray[np.float64], truncated: bool) -> dict[str, Any]:
+        exponential = np.exp(logits - logits.max())
+        given = exponential / exponential.sum()
+        confidence = float(given.max())
+        return {
+            "label": self.settings["labels"][int(given.argmax())],
+            "confidence": confidence,
+            "probabilities": dict(zip(self.settings["labels"], given.tolist(), strict=True)),
+            "abstained": confidence < self.settings["threshold"],
+            "truncated": truncated,
+            "logits": logits.tolist(),
+        }
+
+
+def _transformers(folder: Path) -> tuple[Encode, Run]:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    own = (folder / "pooled.py").is_file()  # a class that Transformers lacks
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=own).eval()
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def encode(prompt: str) -> tuple[list[int], Offsets]:
+        found = tokenizer(prompt, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
+        return found["input_ids"], found["offset_mapping"]
+
+    def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        tokens, real = (torch.from_numpy(array).to(model.device) for array in (ids, mask))
+        with torch.inference_mode():
+            return model(input_ids=tokens, attention_mask=real).logits.float().cpu().numpy()
+
+    return encode, run
+
+
+def _onnx(folder: Path) -> tuple[Encode, Run]:
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=onnxruntime.get_available_providers())
+
+    def encode(prompt: str) -> tuple[list[int], Offsets]:
+        found = tokenizer.encode(prompt)
+        return found.ids, found.offsets
+
+    def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+
+    return encode, run
+
+
+def main() -> None:
+    """Answer the arguments, or the lines of standard input."""
+    classifier = Classifier(Path(__file__).parent)
+    texts = iter(sys.argv[1:]) if len(sys.argv) > 1 else (json.loads(line) for line in sys.stdin if line.strip())
+    while chunk := list(itertools.islice(texts, STREAMED)):
+        for answer in classifier.predict(chunk):
+            print(json.dumps(answer, ensure_ascii=True), flush=True)
+
+
+if __name__ == "__main__":
+    main()
