@@ -137,7 +137,7 @@ def _describe(folder: Path, record: Record) -> None:
 
 def fingerprint(record: Record) -> Fingerprint:
     """What the result of this training depends on; to be asked for once everything is imported."""
-    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to", "depth_rows"})
+    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to", "depth_rows", "trunk_budget"})
     return Fingerprint(
         configuration={
             "train": train,
