@@ -128,32 +128,32 @@ def view(backbone: Any, start: int, stop: int) -> Any:
     """
     parts = ARCHITECTURES[backbone.config.model_type]
     layers = layer_list(backbone)
-    part = _replaced(backbone, parts.layers, nn.ModuleList(layers[start:stop]))
+    part = replaced(backbone, parts.layers, nn.ModuleList(layers[start:stop]))
     part.config = copy.copy(backbone.config)
     part.config.num_hidden_layers = stop - start
     if getattr(part.config, "layer_types", None):
         part.config.layer_types = part.config.layer_types[start:stop]
     if stop < len(layers) and parts.norm:
-        part = _replaced(part, parts.norm, nn.Identity())
+        part = replaced(part, parts.norm, nn.Identity())
     if start > 0:
         for name, stand_in in ((parts.stem, _Passed()), (parts.positions, _Zero()), (parts.dropout, nn.Identity())):
             if name:
-                part = _replaced(part, name, stand_in)
+                part = replaced(part, name, stand_in)
     return part
 
 
 def without_pooler(backbone: Any) -> Any:
     """The backbone without the part of the head that some families keep in it; shares every weight."""
-    return backbone if getattr(backbone, "pooler", None) is None else _replaced(backbone, "pooler", None)
+    return backbone if getattr(backbone, "pooler", None) is None else replaced(backbone, "pooler", None)
 
 
-def _replaced(module: nn.Module, path: str, child: nn.Module | None) -> Any:
-    """A shallow copy of a module in which the one at `path` is another."""
+def replaced(module: nn.Module, path: str, child: nn.Module | None) -> Any:
+    """A shallow copy of a module in which the one at `path` is another; it shares every weight."""
     name, _, rest = path.partition(".")
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     inner = module._modules[name]
-    twin._modules[name] = _replaced(inner, rest, child) if rest and inner is not None else child
+    twin._modules[name] = replaced(inner, rest, child) if rest and inner is not None else child
     return twin
 
 

@@ -143,7 +143,7 @@ def model_card(record: Record, exported: Exported | None = None) -> str:
 
 def fingerprint(record: Record) -> Fingerprint:
     """What the result of this training depends on; to be asked for once everything is imported."""
-    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to", "depth_rows"})
+    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to", "depth_rows", "trunk_budget"})
     return Fingerprint(
         configuration={
             "train": train,

@@ -24,6 +24,7 @@ from labeltune.errors import UserError
 from labeltune.fingerprint import Fingerprint
 from labeltune.locks import held
 from labeltune.manifests import CheckpointError, checkpoint_name
+from labeltune.outputs import repository
 from labeltune.terminal import WRITING_FAILED, say
 
 MIB = 1024**2
@@ -36,8 +37,8 @@ TORCH_WORDS = ("inline_container", "PytorchStreamWriter", "iostream error")
 
 
 def root() -> Path:
-    """Where checkpoints lie: also of queued and temporary runs in the main repository, as DVC deletes their folders."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".checkpoints"
+    """Where checkpoints lie."""
+    return repository() / ".checkpoints"
 
 
 @contextmanager

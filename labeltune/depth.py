@@ -99,7 +99,14 @@ def _depth(plan: Blueprint, config: PretrainedConfig, train: Rows, validation: R
     fitted, seen = (part.take(sample(part.labels, settings.depth_rows, SEED)) for part in (train, validation))
     untuned = frozen.load(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
     with progress("reading every layer of the untuned model", len(fitted) + len(seen)) as advance:
-        sounding = soundings.take(untuned, fitted.input_ids, seen.input_ids, key="train.depth_rows", progress=advance)
+        sounding = soundings.take(
+            untuned,
+            fitted.input_ids,
+            seen.input_ids,
+            key="train.depth_rows",
+            budget=settings.trunk_budget,
+            progress=advance,
+        )
     pooling = "own" if is_encoder(config) else "last"
     pooling = pooling if settings.pooling == "auto" else settings.pooling
     losses, right, poolings = _losses(sounding, fitted.labels, seen.labels, len(plan.labels), pooling)

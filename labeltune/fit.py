@@ -51,7 +51,7 @@ def fine_tune(
     resume = store.resume(settings.resume)
     network: Any = plan.build()
     trainer: RowTrainer | None = None
-    train, validation = with_states(plain(network), [train, validation], pad_id)
+    train, validation = with_states(plan, plain(network), [train, validation])
     batch, accumulation = settings.batch_size, settings.accumulation
     while True:
         try:

@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from labeltune.architectures import architecture
+from labeltune.inference import spread
 from labeltune.methods import plain
 from labeltune.networks import OWN, PooledClassification
 from labeltune.prompts import Encoder
@@ -24,9 +25,9 @@ class Front:
     tokens: list[int]
     """Token ids, `[front]`."""
     states: list[tuple[torch.Tensor, torch.Tensor]]
-    """Keys and values of each layer, `[1, heads, front, size]`."""
+    """Keys and values of each layer that was asked for, `[1, heads, front, size]`."""
     hidden: torch.Tensor
-    """States behind the last layer, in fp32, `[front, size]`: a mean over all tokens needs them."""
+    """States behind the last one of these, in fp32, `[front, size]`: a mean over all tokens needs them."""
 
     def cache(self, rows: int) -> DynamicCache:
         """Keys and values for a batch, to go on from."""
@@ -37,10 +38,13 @@ class Front:
         return len(row) > len(self.tokens) and row[: len(self.tokens)] == self.tokens
 
 
-def shared_front(network: Any, encoder: Encoder) -> Front | None:
+def shared_front(network: Any, encoder: Encoder, *, stop: int | None = None) -> Front | None:
     """Compute the front of the prompts; None where it is short, or where a state depends on what comes after it.
 
     A decoder's states depend on the tokens before alone.
+
+    Args:
+        stop: the layer to stop before; None runs all of them.
     """
     inner: Any = plain(network)
     parts = architecture(inner.config)
@@ -52,8 +56,13 @@ def shared_front(network: Any, encoder: Encoder) -> Front | None:
     if length < SHORTEST:
         return None
     tokens = rows[0][:length]
-    cache = DynamicCache()
     ids = torch.tensor([tokens], device=inner.device)
-    with torch.no_grad():
-        hidden = inner.run(ids, torch.ones_like(ids), None, past_key_values=cache, use_cache=True)[0].float()
-    return Front(tokens=tokens, states=[(layer.keys, layer.values) for layer in cache.layers], hidden=hidden)
+
+    def passed(_: list[int]) -> Front:
+        cache = DynamicCache()
+        hidden = inner.run(ids, torch.ones_like(ids), None, stop=stop, past_key_values=cache, use_cache=True)
+        states = [(layer.keys, layer.values) for layer in cache.layers]
+        return Front(tokens=tokens, states=states, hidden=hidden[0].float())
+
+    (front,) = spread(passed, [[0]], inner.device, sharing=False)
+    return front

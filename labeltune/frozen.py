@@ -14,7 +14,7 @@ from labeltune.errors import UserError
 from labeltune.features import States
 from labeltune.front import Front, shared_front
 from labeltune.hardware import Machine, device, inference_tokens
-from labeltune.inference import pad, spread, token_batches
+from labeltune.inference import pad, row_batches, spread
 from labeltune.labels import LabelSet
 from labeltune.models import is_encoder, load_network
 from labeltune.params import Train
@@ -32,6 +32,8 @@ class Untuned:
     """It, on its device."""
     pad_id: int
     """Token that fills up batches."""
+    files: dict[str, str]
+    """File of it -> sha256."""
     size: int
     """Bytes of its files."""
     front: Front | None
@@ -86,9 +88,11 @@ def load(base: Base, labels: LabelSet, encoder: Encoder, machine: Machine, *, sc
         except UserError as error:  # not for these labels or this model; its states can be read all the same
             missing = str(error)
     network = (loaded("linear") if network is None else network).to(device()).eval()
+    network.every_state = True
     return Untuned(
         network=network,
         pad_id=encoder.tokenizer.pad_token_id,
+        files=base.files,
         size=sum((base.folder / name).stat().st_size for name in base.files),
         front=shared_front(network, encoder),
         missing=missing,
@@ -112,7 +116,8 @@ def read(
         progress: called with the number of rows done since the last call.
     """
     network, front = model.network, model.front
-    skipped = [len(front.tokens) if front and front.begins(ids) else 0 for ids in input_ids]
+    extra = network.extra_tokens if scoring else 0
+    batches, skipped = row_batches(input_ids, front, extra, inference_tokens())
     states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
     scores = np.empty((len(input_ids), network.config.num_labels), dtype=np.float32)
     spent = dict.fromkeys(layers, 0.0)
@@ -137,8 +142,7 @@ def read(
                 pooled[:, :, MEAN] = share * means + (1 - share) * pooled[:, :, MEAN]
             return pooled, logits, watch.seconds, time.perf_counter() - begun
 
-        batches = _batches(input_ids, skipped, network.extra_tokens if scoring else 0)
-        for rows, result in zip(batches, spread(passed, batches, network.device), strict=True):
+        for rows, result in zip(batches, spread(passed, batches, network.device, sharing=False), strict=True):
             states[rows], logits, seconds, batch_seconds = result
             if scoring:
                 scores[rows] = logits
@@ -155,20 +159,14 @@ def read(
     )
 
 
-def _batches(input_ids: Sequence[list[int]], skipped: Sequence[int], extra: int) -> list[list[int]]:
-    """Rows of like length together, those that go on from the front apart from the others."""
-    batches = []
-    for skip in sorted(set(skipped)):
-        alike = [row for row, other in enumerate(skipped) if other == skip]
-        lengths = [len(input_ids[row]) - skip + extra for row in alike]
-        batches += [[alike[place] for place in batch] for batch in token_batches(lengths, inference_tokens())]
-    return batches
-
-
 def _front_means(network: Any, front: Front, watch: Watch) -> States:
     """Mean state of the front's tokens behind each layer, `[layers, size]`."""
     ids = torch.tensor([front.tokens], device=network.device)
-    watch.begin(torch.ones_like(ids))
-    with torch.inference_mode():
+
+    def passed(_: list[int]) -> States:
+        watch.begin(torch.ones_like(ids))
         network.run(ids, torch.ones_like(ids), None)
-    return watch.pooled()[0, :, MEAN]
+        return watch.pooled()[0, :, MEAN]
+
+    (means,) = spread(passed, [[0]], network.device, sharing=False)
+    return means

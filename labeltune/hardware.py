@@ -40,8 +40,8 @@ class Machine:
 
     def __str__(self) -> str:
         if device().type == "cuda":
-            return f"{torch.cuda.get_device_name()}, {self.dtype}, {self.attention} attention"
-        return f"{cpu_name()}, {self.threads} of {cores()} cores, {self.dtype}, {self.attention} attention"
+            return f"{device_name()}, {self.dtype}, {self.attention} attention"
+        return f"{device_name()}, {self.threads} of {cores()} cores, {self.dtype}, {self.attention} attention"
 
 
 def choose(settings: Train) -> Machine:
@@ -56,6 +56,11 @@ def choose(settings: Train) -> Machine:
 def device() -> torch.device:
     """The first CUDA GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """What the GPU, else the CPU, calls itself."""
+    return torch.cuda.get_device_name() if device().type == "cuda" else cpu_name()
 
 
 def choose_dtype(setting: str) -> str:

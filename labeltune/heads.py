@@ -19,9 +19,13 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
         return (hidden.float() * weights).sum(1) / weights.sum(1)
     if pooling == "first":
         return hidden[:, 0]
-    positions = torch.arange(attention_mask.shape[1], device=hidden.device)
-    last = (attention_mask * positions).argmax(1)  # [batch]
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    return hidden[torch.arange(len(hidden), device=hidden.device), last_position(attention_mask)]
+
+
+def last_position(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Where the last token of each row stands, `[batch]`, by the mask `[batch, length]`."""
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask * positions).argmax(1)
 
 
 def linear_head(size: int, num_labels: int, generator: torch.Generator, spread: float) -> nn.Linear:

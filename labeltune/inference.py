@@ -53,6 +53,28 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
+def row_batches(
+    input_ids: Sequence[Sequence[int]], front: Any, extra: int, batch_tokens: int
+) -> tuple[list[list[int]], list[int]]:
+    """Batches of rows of like length, those that go on from the front apart from the others.
+
+    Args:
+        front: the `front.Front` of the prompts, or None.
+        extra: tokens that each row has in the layers beyond its prompt.
+        batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
+
+    Returns:
+        The rows of each batch, and how many tokens each row leaves to the front.
+    """
+    skipped = [len(front.tokens) if front and front.begins(ids) else 0 for ids in input_ids]
+    batches: list[list[int]] = []
+    for skip in sorted(set(skipped)):
+        alike = [row for row, other in enumerate(skipped) if other == skip]
+        lengths = [len(input_ids[row]) - skip + extra for row in alike]
+        batches += [[alike[place] for place in batch] for batch in token_batches(lengths, batch_tokens)]
+    return batches, skipped
+
+
 def compute_logits(
     network: nn.Module,
     input_ids: Sequence[Sequence[int]],
@@ -75,12 +97,7 @@ def compute_logits(
     """
     device = next(network.parameters()).device
     extra = getattr(network, "extra_tokens", 0)  # behind a PEFT model it is found too
-    skipped = [len(front.tokens) if front and front.begins(ids) else 0 for ids in input_ids]
-    batches: list[list[int]] = []
-    for skip in sorted(set(skipped)):
-        alike = [row for row, other in enumerate(skipped) if other == skip]
-        lengths = [len(input_ids[row]) - skip + extra for row in alike]
-        batches += [[alike[place] for place in batch] for batch in token_batches(lengths, batch_tokens)]
+    batches, skipped = row_batches(input_ids, front, extra, batch_tokens)
 
     def answer(rows: list[int]) -> NDArray[np.float32]:
         skip = skipped[rows[0]]
@@ -113,11 +130,16 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def spread(work: Callable[[list[int]], Result], batches: Sequence[list[int]], device: torch.device) -> Iterator[Result]:
+def spread(
+    work: Callable[[list[int]], Result], batches: Sequence[list[int]], device: torch.device, *, sharing: bool = True
+) -> Iterator[Result]:
     """Do forward passes of several batches at once, one CPU thread each; yields the results in their order.
 
     Threads that share a batch wait for one another at every operation; with a batch each they don't, and the last bits
     don't depend on how many there are. A GPU takes one batch after the other.
+
+    Args:
+        sharing: whether several threads may share a lone batch, so that its last bits depend on how many there are.
     """
     threads = torch.get_num_threads()
 
@@ -125,7 +147,7 @@ def spread(work: Callable[[list[int]], Result], batches: Sequence[list[int]], de
         with torch.inference_mode():  # each thread has its own
             return work(rows)
 
-    if device.type != "cpu" or threads == 1 or len(batches) == 1:
+    if device.type != "cpu" or threads == 1 or (len(batches) == 1 and sharing):
         yield from map(passed, batches)
         return
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from labeltune import heads
+from labeltune import heads, tips
 from labeltune.architectures import layer_list, view, without_pooler
 from labeltune.candidates import Candidates, log_probabilities, normalise, vocabulary_logits
 from labeltune.packing import Packed, model_masks, pack
@@ -30,6 +30,8 @@ class _Network:
     autocast: torch.dtype | None = None
     extra_tokens: int = 0
     """Tokens that each row has in the layers beyond its prompt."""
+    every_state: bool = False
+    """Whether somebody looks at states of the top layer that the head does not read."""
 
     @property
     def trunk_layers(self: Any) -> int:
@@ -50,9 +52,10 @@ class _Network:
             kept.train()
         return self
 
-    def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """States behind the trunk, `[batch, length + extra_tokens, size]`."""
-        return self.run(input_ids, attention_mask, None, stop=self.trunk_layers)
+    def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, front: Any = None) -> torch.Tensor:
+        """States behind the trunk, `[batch, length + extra_tokens, size]`, of tokens that go on from `front`."""
+        mask, past = _behind(front, attention_mask)
+        return self.run(input_ids, mask, None, stop=self.trunk_layers, **past)
 
     def run(
         self: Any,
@@ -61,19 +64,38 @@ class _Network:
         states: torch.Tensor | None,
         *,
         stop: int | None = None,
+        places: torch.Tensor | None = None,
         **inputs: Any,
     ) -> torch.Tensor:
-        """Hidden states of the layers before `stop`, or of all, from tokens or from the trunk's states."""
+        """Hidden states of the layers before `stop`, or of all, from tokens or from the trunk's states.
+
+        Args:
+            places: the positions that are read, `[batch, places]`; None stands for all of them.
+        """
         part = without_pooler(self.backbone())  # heads are fp32, and run on what comes out of here
         if self.trunk_layers:
             top = self.config.num_hidden_layers
             part = view(part, self.trunk_layers if states is not None else 0, top if stop is None else stop)
+        if places is not None:
+            part = tips.tipped(part, places)
         with self.arithmetic():
             return part(input_ids, attention_mask=attention_mask, inputs_embeds=states, **inputs).last_hidden_state
+
+    def reads_tips(self: Any) -> bool:
+        """Whether the top layer is computed only where it is read."""
+        return tips.able(self.config) and not self.every_state
 
     def arithmetic(self: Any) -> AbstractContextManager[Any]:
         """Autocast, where the weights are kept in fp32 and the arithmetic is done in another type."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+def _behind(front: Any, attention_mask: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The mask with the front's tokens before the row's, `[batch, front + length]`, and their keys and values."""
+    if front is None:
+        return attention_mask, {}
+    mask = torch.cat([attention_mask.new_ones(len(attention_mask), len(front.tokens)), attention_mask], dim=1)
+    return mask, {"past_key_values": front.cache(len(mask)), "use_cache": True}
 
 
 def right_padded(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,11 +136,13 @@ class PooledClassification(_Network):
         assert attention_mask is not None, "padding can't be told from tokens without the mask"
         if input_ids is not None and states is None:
             input_ids, attention_mask = right_padded(input_ids, attention_mask)
-        mask, past = attention_mask, {}
-        if front is not None:
-            mask = torch.cat([mask.new_ones(len(mask), len(front.tokens)), mask], dim=1)  # [batch, front + length]
-            past = {"past_key_values": front.cache(len(mask)), "use_cache": True}
-        hidden = self.run(input_ids if states is None else None, mask, states, **past).float()
+        mask, past = _behind(front, attention_mask)
+        tokens = input_ids if states is None else None
+        if self.pooling == "last" and self.reads_tips():
+            places = heads.last_position(attention_mask).unsqueeze(1)  # [batch, 1]
+            tip = self.run(tokens, mask, states, places=places, **past)[:, 0].float()
+            return SequenceClassifierOutput(logits=getattr(self, self.head_name)(tip))
+        hidden = self.run(tokens, mask, states, **past).float()
         if self.pooling == OWN:
             return SequenceClassifierOutput(logits=self._own_head(hidden, attention_mask))
         if front is not None:
@@ -167,8 +191,8 @@ class LabelScoring(_Network):
         """Tokens that each row has in the layers beyond its prompt: the nodes of the label words' tree."""
         return len(self.candidates.nodes)
 
-    def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """States behind the trunk, `[batch, length + extra_tokens, size]`."""
+    def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, front: None = None) -> torch.Tensor:
+        """States behind the trunk, `[batch, length + extra_tokens, size]`; trees of label words have no front."""
         packed = pack(input_ids, attention_mask, self.candidates, self.pad_id)
         return self._run_packed(packed, attention_mask, None, stop=self.trunk_layers)
 
@@ -190,18 +214,20 @@ class LabelScoring(_Network):
         else:
             input_ids, attention_mask = right_padded(input_ids, attention_mask)
         packed = pack(input_ids, attention_mask, self.candidates, self.pad_id)
-        hidden = self._run_packed(packed, attention_mask, states)
+        places = packed.state_positions if self.reads_tips() else None
+        hidden = self._run_packed(packed, attention_mask, states, places=places)
+        read = packed.states(hidden) if places is None else hidden  # [batch, 1 + nodes, size]
         softcap = getattr(self.config, "final_logit_softcapping", None)
         project = vocabulary_logits(self.get_output_embeddings().weight, softcap)
-        scores = log_probabilities(packed.states(hidden), project, self.candidates)
+        scores = log_probabilities(read, project, self.candidates)
         logits = normalise(scores, self.candidates, "mean" if self.score_by == "mean" else "sum")
         return SequenceClassifierOutput(logits=logits if self.prior is None else logits - logits.new_tensor(self.prior))
 
     def _run_packed(
-        self: Any, packed: Packed, attention_mask: torch.Tensor, states: torch.Tensor | None, stop: int | None = None
+        self: Any, packed: Packed, attention_mask: torch.Tensor, states: torch.Tensor | None, **options: Any
     ) -> torch.Tensor:
         # Without a tree the usual mask does, which every attention kernel takes.
         tree = bool(self.candidates.nodes)
         masks = model_masks(self.config, packed, self.autocast or self.dtype) if tree else attention_mask
         ids = packed.input_ids if states is None else None
-        return self.run(ids, masks, states, stop=stop, position_ids=packed.position_ids)
+        return self.run(ids, masks, states, position_ids=packed.position_ids, **options)

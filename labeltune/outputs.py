@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def repository() -> Path:
+    """The main repository, also in queued and temporary experiments, whose own folders DVC deletes."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` that takes its place if the block succeeds, and vanishes if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        if not psutil.pid_exists(int(left.suffixes[-2][1:])):  # its process was killed
-            _delete(left)
+    sweep(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -35,6 +38,13 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         _delete(temporary)
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Delete what killed processes left half-written beside a file or folder of this name."""
+    for left in folder.glob(f".{name}.*.part"):
+        if not psutil.pid_exists(int(left.suffixes[-2][1:])):
+            _delete(left)
 
 
 def _delete(path: Path) -> None:

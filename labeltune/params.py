@@ -144,6 +144,9 @@ class Train(Section):
     layers: Positive | Literal["all", "auto"] = "all"
     """Train in only this many top layers of those that are left; `auto`: on a CPU, with adapters, a quarter of them and
     at most 8, else all."""
+    trunk_budget: Annotated[int, Field(ge=0)] = 4096
+    """MiB on the disk, of all trainings together, for states of layers that do not train, so that other seeds, rates,
+    heads and experiments need not compute them; 0 keeps none."""
     lora: Lora = Lora()
     """With `method: lora` and `qlora`."""
     head_dropout: Fraction = 0.1

@@ -85,7 +85,13 @@ def choose(states: dict[str, States], splits: Splits, num_labels: int, *, layers
 
 
 def answer(
-    model: Untuned, splits: Splits, encoder: Encoder, num_labels: int, progress: Progress | None = None
+    model: Untuned,
+    splits: Splits,
+    encoder: Encoder,
+    num_labels: int,
+    *,
+    budget: int,
+    progress: Progress | None = None,
 ) -> tuple[list[Baseline], dict[str, Features]]:
     """Answer the test rows by a probe, and by label scoring where the model can; the two share one pass.
 
@@ -93,6 +99,7 @@ def answer(
 
     Args:
         splits: of the training and the validation rows those that are read.
+        budget: MiB that the shelf may take.
         progress: called with the number of rows read since the last call.
 
     Returns:
@@ -103,13 +110,13 @@ def answer(
     """
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
     tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
-    started = time.perf_counter()
     sounding = soundings.take(
-        model, tokens["train"], tokens["validation"], key="baselines.probe_rows", progress=progress
+        model, tokens["train"], tokens["validation"], key="baselines.probe_rows", budget=budget, progress=progress
     )
     layers, states = sounding.layers, sounding.states
+    started = time.perf_counter()
     probe = choose(states, splits, num_labels, layers=layers)
-    spent = time.perf_counter() - started
+    spent = sounding.seconds + time.perf_counter() - started
 
     reading = read(model, tokens["test"], layers=(probe.layer,), scoring=model.missing is None, progress=progress)
     place, pooling = layers.index(probe.layer), POOLINGS.index(probe.pooling)

@@ -10,11 +10,11 @@ import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from labeltune import trunk
+from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
 from labeltune.inference import Tensors, pad, pad_states
 from labeltune.labels import LabelSet
 from labeltune.prompts import Encoder
-from labeltune.terminal import bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,12 @@ def collate(rows: list[dict[str, Any]], pad_id: int) -> Tensors:
     return batch | {name + "s": torch.tensor([row[name] for row in rows]) for name in ("label", "row")}
 
 
-def with_states(network: Any, parts: list[Rows], pad_id: int) -> list[Rows]:
-    """Compute the frozen trunk once for all rows, where there is one and its states fit in memory."""
-    rows = [ids for part in parts for ids in part.input_ids]
-    if network.trunk_layers == 0 or not trunk.fits(network, rows):
+def with_states(plan: Blueprint, network: Any, parts: list[Rows]) -> list[Rows]:
+    """The rows with the frozen trunk's states, where there is a trunk and room for them."""
+    if network.trunk_layers == 0:
         return parts
-    with bar(f"layers 1 to {network.trunk_layers}, once", len(rows)) as progress:
-        states: Iterator[torch.Tensor] = iter(trunk.states(network, rows, pad_id=pad_id, progress=progress.advance))
+    found = trunk.known(plan, network, [ids for part in parts for ids in part.input_ids])
+    if found is None:
+        return parts
+    states: Iterator[torch.Tensor] = iter(found)
     return [replace(part, states=list(islice(states, len(part)))) for part in parts]

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import psutil
+import torch
 
 from labeltune.errors import UserError
 from labeltune.features import States
-from labeltune.frozen import Untuned, read
+from labeltune.frozen import Reading, Untuned, read
 from labeltune.metrics import Indices, Probabilities
+from labeltune.passes import pass_key
 from labeltune.regression import Regression
+from labeltune.shelf import Entry, Put, keep
 from labeltune.watch import POOLINGS, watched_layers
 
 FIRST = 0.01
@@ -30,17 +33,24 @@ class Sounding:
     states: dict[str, States]
     """`train` and `validation` -> `[rows, layers, poolings, size]`, in the order of `POOLINGS`."""
     seconds: float
-    """What the pass took."""
+    """What the pass took, also where another run made it."""
 
 
 def take(
-    model: Untuned, train: Tokens, validation: Tokens, *, key: str, progress: Callable[[int], None] | None = None
+    model: Untuned,
+    train: Tokens,
+    validation: Tokens,
+    *,
+    key: str,
+    budget: int,
+    progress: Callable[[int], None] | None = None,
 ) -> Sounding:
-    """Read training and validation rows in one pass.
+    """Read training and validation rows in one pass, or find on the shelf what that gave.
 
     Args:
         train: token ids per row, not padded.
         key: the setting that says how many rows these are.
+        budget: MiB that the shelf may take.
         progress: called with the number of rows read since the last call.
 
     Raises:
@@ -48,9 +58,30 @@ def take(
     """
     layers = watched_layers(model.network)
     _require_memory(model, len(train) + len(validation), len(layers), key)
-    reading = read(model, train + validation, layers=layers, progress=progress)
-    states = {"train": reading.states[: len(train)], "validation": reading.states[len(train) :]}
-    return Sounding(layers=layers, states=states, seconds=reading.seconds)
+    rows = train + validation
+    found: list[Reading] = []
+
+    def fill(put: Put) -> None:
+        found.append(read(model, rows, layers=layers, progress=progress))
+        put(0, torch.from_numpy(found[0].states))
+
+    entry = Entry(
+        kind="sounding",
+        key=pass_key(model.network, model.files, rows, model.front) | {"layers": layers, "poolings": POOLINGS},
+        shape=(len(rows), len(layers), len(POOLINGS), model.network.config.hidden_size),
+        dtype=torch.float32,
+    )
+    kept = keep(entry, fill, budget=budget)
+    if kept is None and not found:
+        fill(lambda *_: None)
+    elif not found and progress:
+        progress(len(rows))
+    states: States = found[0].states if kept is None else kept.array.numpy()
+    return Sounding(
+        layers=layers,
+        states={"train": states[: len(train)], "validation": states[len(train) :]},
+        seconds=found[0].seconds if kept is None else kept.seconds,
+    )
 
 
 def fit(

@@ -21,7 +21,8 @@ def main() -> None:
     settings = conf.section("baselines", Baselines)
     prompt, model = conf.section("prompt", Prompt), conf.section("model", Model)
     # Only train.dtype, train.attention and train.threads: no other setting of the training makes a difference here.
-    machine = hardware.choose(conf.section("train", Train))
+    train = conf.section("train", Train)
+    machine = hardware.choose(train)
     torch.set_num_threads(machine.threads)
     files = {split: PREPARED / f"{split}.csv" for split in ("train", "validation", "test")}
 
@@ -36,7 +37,9 @@ def main() -> None:
         untuned = frozen.load(base, labels, encoder, machine, scoring=settings.zero_shot)
         probed = probes.sampled(splits, settings.probe_rows, settings.seed)
         with terminal.progress("reading with the untuned base model", sum(map(len, probed.values()))) as progress:
-            answers, states = probes.answer(untuned, probed, encoder, len(labels), progress)
+            answers, states = probes.answer(
+                untuned, probed, encoder, len(labels), budget=train.trunk_budget, progress=progress
+            )
         found += answers
 
         outputs.write_table(PREDICTIONS, baselines.answers(found, splits["test"], labels))

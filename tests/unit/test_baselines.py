@@ -182,7 +182,7 @@ def test_more_states_than_memory_are_refused_before_they_are_computed(
     model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=False)
     monkeypatch.setattr(soundings, "MEMORY_SHARE", 1e-9)
     with pytest.raises(UserError, match="baselines.probe_rows: the states of 32 rows take .* set it to at most"):
-        probes.answer(model, three(spam_rows(20)), made.encoder, 2)
+        probes.answer(model, three(spam_rows(20)), made.encoder, 2, budget=0)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -194,7 +194,7 @@ def test_states_and_scores_come_together(
     made = plan(tiny_base("llama"))
     model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=True)
     splits = three(spam_rows(20))
-    found, states = probes.answer(model, splits, made.encoder, 2)
+    found, states = probes.answer(model, splits, made.encoder, 2, budget=0)
     assert [baseline.name for baseline in found] == ["hidden_states", "zero_shot"]
     for baseline in found:
         assert baseline.probabilities.shape == (len(splits["test"]), 2)

@@ -1,0 +1,47 @@
+"""Passes: what the states that a network's frozen layers give depend on, down to their last bits."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from labeltune.fingerprint import versions
+from labeltune.front import Front
+from labeltune.hardware import device_name, inference_tokens
+from labeltune.outputs import digest
+
+CODE = (
+    "architectures", "front", "frozen", "heads", "inference", "models", "networks", "packing", "quantisation", "tips",
+    "trunk", "watch",
+)  # fmt: skip
+"""Modules that decide how a pass is computed."""
+
+
+def pass_key(
+    network: Any, base_files: Mapping[str, str], input_ids: Sequence[Sequence[int]], front: Front | None
+) -> dict[str, Any]:
+    """All that the states of rows depend on, as JSON can hold it; not the number of threads.
+
+    Neither seed, learning rate nor head is in it, nor any adapter: they are above the frozen layers.
+    """
+    tokens = hashlib.sha256()
+    nodes = network.candidates.nodes if network.extra_tokens else ()
+    for ids in input_ids:
+        tokens.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
+    return {
+        "attention": network.config._attn_implementation,
+        "autocast": str(network.autocast),
+        "base": dict(base_files),
+        "batch_tokens": inference_tokens(),
+        "code": {name: digest(Path(__file__).with_name(f"{name}.py")) for name in CODE},
+        "device": [device_name(), torch.backends.cpu.get_cpu_capability()],
+        "dtype": str(network.dtype),
+        "four_bits": getattr(network.config, "quantization_config", None) is not None,
+        "front": len(front.tokens) if front else 0,
+        "nodes": [[node.token, node.parent, node.depth] for node in nodes],
+        "tokens": tokens.hexdigest(),
+        "versions": versions(),
+    }

@@ -1,0 +1,208 @@
+"""The shelf: large arrays that many runs share, each computed once and kept on the disk.
+
+Each is a safetensors file with one tensor that is mapped into memory. Its name is the digest of all that its numbers
+depend on. It is written beside its place and renamed, and checked before it is used.
+"""
+
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from labeltune.fingerprint import sha256
+from labeltune.locks import held
+from labeltune.outputs import replacing, repository, sweep
+from labeltune.terminal import WRITING_FAILED, say
+
+MIB = 1 << 20
+RESERVE = 1 << 30
+"""Bytes that stay free on the disk, for checkpoints and results."""
+TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+ALIGNMENT = 64
+CHUNK = 1 << 24
+NAME_LENGTH = 24
+
+Put = Callable[[int, torch.Tensor], object]
+"""Takes rows of an array, from a position on."""
+Fill = Callable[[Put], None]
+"""Computes an array and hands over its rows, in any order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What an array is, and all that its numbers depend on."""
+
+    kind: str
+    """What messages and the file call it."""
+    key: Mapping[str, Any]
+    """What its numbers depend on; it must be what JSON can hold."""
+    shape: tuple[int, ...]
+    """Its shape."""
+    dtype: torch.dtype
+    """Type of its numbers."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its numbers."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return root() / f"{self.kind}-{sha256(self.key)[:NAME_LENGTH]}.safetensors"
+
+    def header(self, seconds: float, checksum: int) -> bytes:
+        """How its file begins: as many bytes, whatever seconds and checksum."""
+        metadata = {
+            "key": json.dumps(self.key, sort_keys=True),
+            "seconds": f"{seconds:014.3f}",
+            "checksum": f"{checksum:08x}",
+        }
+        tensor = {"dtype": TYPES[self.dtype], "shape": list(self.shape), "data_offsets": [0, self.size]}
+        text = json.dumps({"__metadata__": metadata, "states": tensor}).encode()
+        text += b" " * (-(8 + len(text)) % ALIGNMENT)
+        return len(text).to_bytes(8, "little") + text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """An array on the shelf."""
+
+    array: torch.Tensor
+    """It, mapped into memory; what is written to it never reaches the file."""
+    seconds: float
+    """What computing it took."""
+
+
+def root() -> Path:
+    """Where the shelf is: beside the checkpoints, so that queued and temporary experiments share it."""
+    return repository() / ".shelf"
+
+
+def keep(entry: Entry, fill: Fill, *, budget: int) -> Kept | None:
+    """Return an array from the shelf, computed now if it is not there; None where there is no room for it.
+
+    A second process that wants the same array waits for the first.
+
+    Args:
+        budget: MiB that the shelf may take: what was not used for longest makes room.
+    """
+    if entry.size > budget * MIB:
+        return None
+
+    def wait(process: int | None) -> None:
+        who = "another process" if process is None else f"process {process}"
+        say(f"{who} computes the same {entry.kind}; waiting for it")
+
+    with held(root() / "locks" / f"{entry.path.stem}.lock", wait):
+        found = _open(entry)
+        if found is None:
+            if not _make_room(entry, budget):
+                return None
+            try:
+                _write(entry, fill)
+            except OSError as error:
+                if error.errno not in WRITING_FAILED:
+                    raise
+                say(f"{root()}: {WRITING_FAILED[error.errno]}")
+                return None
+            found = _open(entry)
+            assert found is not None, "what was just written is whole"
+        os.utime(entry.path)
+        return found
+
+
+def _open(entry: Entry) -> Kept | None:
+    """Map a file that is whole, and exactly what is wanted; another one is deleted."""
+    begin = len(entry.header(0.0, 0))
+    try:
+        with entry.path.open("rb") as file:
+            first = file.read(begin)
+            seconds, checksum = _stated(first)
+            whole = os.fstat(file.fileno()).st_size == begin + entry.size
+            if whole and first == entry.header(seconds, checksum) and checksum == _checksum(entry, seconds, file):
+                mapped = np.memmap(file, dtype=np.uint8, mode="c", offset=begin, shape=(entry.size,))
+                array = torch.from_numpy(mapped).view(entry.dtype).reshape(entry.shape)
+                return Kept(array=array, seconds=seconds)
+    except FileNotFoundError:
+        return None
+    say(f"{entry.path} is damaged: computed again")
+    entry.path.unlink(missing_ok=True)
+    return None
+
+
+def _stated(header: bytes) -> tuple[float, int]:
+    """Seconds and checksum that a header states; of a damaged one anything."""
+    try:
+        metadata = json.loads(header[8:])["__metadata__"]
+        return float(metadata["seconds"]), int(metadata["checksum"], 16)
+    except (ValueError, LookupError, TypeError):
+        return 0.0, 0
+
+
+def _checksum(entry: Entry, seconds: float, file: IO[bytes]) -> int:
+    """CRC-32 of a header without a checksum and of the numbers; they take a small part of the time to compute."""
+    total = zlib.crc32(entry.header(seconds, 0))
+    file.seek(len(entry.header(seconds, 0)))
+    while chunk := file.read(CHUNK):
+        total = zlib.crc32(chunk, total)
+    return total
+
+
+def _write(entry: Entry, fill: Fill) -> None:
+    begin, row = len(entry.header(0.0, 0)), entry.size // entry.shape[0]
+    with replacing(entry.path) as temporary, temporary.open("w+b") as file:
+
+        def put(position: int, rows: torch.Tensor) -> None:
+            assert rows.dtype == entry.dtype
+            assert rows.shape[1:] == entry.shape[1:]
+            file.seek(begin + position * row)
+            file.write(rows.contiguous().view(torch.uint8).numpy().tobytes())
+
+        started = time.perf_counter()
+        fill(put)
+        seconds = round(time.perf_counter() - started, 3)
+        file.truncate(begin + entry.size)  # flushes
+        checksum = _checksum(entry, seconds, file)
+        file.seek(0)
+        file.write(entry.header(seconds, checksum))
+
+
+def _make_room(entry: Entry, budget: int) -> bool:
+    """Delete what was not used for longest until an array fits; whether the disk has room for it too.
+
+    A process that has a deleted file mapped keeps it to its end.
+    """
+    root().mkdir(parents=True, exist_ok=True)
+    sweep(root())
+    shelf = sorted(_used(root().glob("*.safetensors")))
+    total = entry.size + sum(size for _, size, _ in shelf)
+    for _, size, path in shelf:
+        if total <= budget * MIB:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+    free = shutil.disk_usage(root()).free
+    if free < entry.size + RESERVE:
+        say(f"{root()}: {free // MIB:,} MiB are free on the disk, too few for {entry.size // MIB:,} more")
+        return False
+    return True
+
+
+def _used(paths: Iterable[Path]) -> Iterable[tuple[float, int, Path]]:
+    """When each file was last used, and its size."""
+    for path in paths:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # another process made room
+            continue
+        yield stat.st_mtime, stat.st_size, path

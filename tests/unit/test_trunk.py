@@ -1,0 +1,212 @@
+"""The frozen trunk's states: the same from disk, from memory and without them, and computed once for many trainings."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from labeltune import artefact, checkpoints, fit, methods, shelf, soundings, trunk
+from labeltune.bases import quiet
+from labeltune.blueprint import Blueprint
+from labeltune.front import shared_front
+from labeltune.frozen import load
+from labeltune.params import Prompt
+from labeltune.prompts import Encoder
+from labeltune.rows import with_states
+from tests.tuning import TEXTS, plan, record, rows
+
+Bases = Callable[..., Path]
+PROMPT = Prompt(template="Classify the text as ham or spam. Text: {text}\nLabel:", max_length=64)
+
+
+@pytest.fixture(autouse=True)
+def _repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+@pytest.fixture
+def climbs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every trunk pass."""
+    seen: list[int] = []
+    climb = trunk.climb
+    monkeypatch.setattr(
+        trunk,
+        "climb",
+        lambda network, ids, *given, **named: seen.append(len(ids)) or climb(network, ids, *given, **named),
+    )
+    return seen
+
+
+def fronted(made: Blueprint) -> Blueprint:
+    """The plan with a prompt whose beginning is the same in every row."""
+    return replace(made, encoder=Encoder.of(made.encoder.tokenizer, PROMPT, made.labels))
+
+
+def trained(made: Blueprint) -> dict[str, torch.Tensor]:
+    """What training changed."""
+    given = rows(made)
+    with checkpoints.open_store(artefact.fingerprint(record(made)), keep=1) as store:
+        network, _ = fit.fine_tune(made, given, given, store=store)
+        store.remove()
+    return {name: weight.detach().clone() for name, weight in methods.trained(network).items()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "dtype"),
+    [("llama", "lora", "fp32"), ("llama", "full", "bf16"), ("gemma3_text", "lora", "bf16"), ("bert", "full", "fp32")],
+)
+def test_training_from_the_disk_is_training_from_memory_bit_for_bit(
+    tiny_base: Bases, climbs: list[int], architecture: str, method: str, dtype: str
+) -> None:
+    options = {"head": "linear", "layers": 1, "method": method, "epochs": 2.0, "batch_size": 3}
+    folder = tiny_base(architecture)
+    made = fronted(plan(folder, dtype=dtype, **options))
+    first, again = trained(made), trained(made)
+    assert climbs == [14]
+    assert list(shelf.root().glob("trunk-*.safetensors"))
+    memory = trained(fronted(plan(folder, dtype=dtype, trunk_budget=0, **options)))
+    assert climbs == [14, 14]
+    assert same(first, again)
+    assert same(first, memory)
+
+
+@pytest.mark.parametrize(("front", "dtype", "bound"), [(False, "fp32", 0), (True, "fp32", 2e-5), (True, "bf16", 0.05)])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
+def test_training_with_states_is_training_without_them(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, architecture: str, front: bool, dtype: str, bound: float
+) -> None:
+    made = plan(tiny_base(architecture), dtype=dtype, head="linear", layers=1, epochs=2.0, learning_rate=1e-3)
+    made = fronted(made) if front else made
+    states = trained(made)
+    monkeypatch.setattr(trunk, "known", lambda *_: None)
+    whole = trained(made)
+    assert states.keys() == whole.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(states[name], weight, rtol=0, atol=bound)
+
+
+def test_other_seeds_rates_heads_and_methods_share_the_states(tiny_base: Bases, climbs: list[int]) -> None:
+    folder = tiny_base("llama")
+    changes: list[dict[str, Any]] = [
+        {}, {"seed": 5}, {"learning_rate": 1e-3}, {"head": "mlp"}, {"head": "label_scoring"}, {"pooling": "mean"},
+        {"method": "full"}, {"epochs": 2.0}, {"lora": {"rank": 2}}, {"class_weights": "balanced"},
+    ]  # fmt: skip
+    for change in changes:
+        trained(fronted(plan(folder, **({"head": "linear", "layers": 1} | change))))
+    assert climbs == [14]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": 2},
+        {"depth": 2},
+        {"dtype": "bf16"},
+        {"words": ("ham it up", "ham on rye"), "head": "label_scoring"},
+        {"cue": " is"},
+        {"method": "qlora"},
+    ],
+    ids=str,
+)
+def test_another_model_or_other_tokens_do_not(tiny_base: Bases, climbs: list[int], change: dict[str, Any]) -> None:
+    folder = tiny_base("llama")
+    for given in ({}, change):
+        made = plan(folder, **({"head": "linear", "layers": 1} | given))
+        with_states(made, methods.plain(made.build()), [rows(made)])
+    assert climbs == [7, 7]
+    other = plan(tiny_base("llama", num_hidden_layers=4), head="linear", layers=2)  # as many layers below
+    with_states(other, methods.plain(other.build()), [rows(other)])
+    assert climbs == [7, 7, 7]
+
+
+def test_a_budget_does_not_change_what_a_training_is(tiny_base: Bases) -> None:
+    folder = tiny_base("llama")
+    one, other = (artefact.fingerprint(record(plan(folder, trunk_budget=budget))).digest for budget in (0, 7))
+    assert one == other
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "qwen2", "qwen3", "gpt2", "mistral"])
+def test_states_behind_the_front_are_those_of_the_whole_prompt(tiny_base: Bases, architecture: str) -> None:
+    made = fronted(plan(tiny_base(architecture), head="linear", layers=1))
+    network = made.load().eval()
+    texts = [*TEXTS, "", " x", "a longer one, of several words, to be padded to"]
+    input_ids = made.encoder.encode(texts).input_ids
+    pad_id = made.encoder.tokenizer.pad_token_id
+    front = shared_front(network, made.encoder, stop=network.trunk_layers)
+    assert front is not None
+    assert len(front.states) == network.trunk_layers
+    assert sum(front.begins(ids) for ids in input_ids) >= 4
+    found = torch.full((sum(map(len, input_ids)), 32), torch.nan)
+    done: list[int] = []
+    trunk.climb(
+        network, input_ids, lambda at, part: found[at : at + len(part)].copy_(part), pad_id=pad_id, front=front,
+        progress=done.append,
+    )  # fmt: skip
+    assert sum(done) == len(texts)
+    whole = torch.cat(trunk.states(network, input_ids, pad_id=pad_id))
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+    with quiet(), torch.no_grad():
+        alone = network.model if hasattr(network, "model") else network.transformer
+        layer = alone(torch.tensor(input_ids[:1]), output_hidden_states=True).hidden_states[network.trunk_layers]
+    torch.testing.assert_close(found[: len(input_ids[0])], layer[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("texts", [1, 7])
+def test_states_do_not_depend_on_the_number_of_threads(tiny_base: Bases, texts: int) -> None:
+    made = fronted(plan(tiny_base("llama", hidden_size=256, intermediate_size=512), head="linear", layers=1))
+    network = methods.plain(made.build())
+    given = rows(made).take(list(range(texts)))
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            fresh = replace(made, train=made.train.model_copy(update={"trunk_budget": 0}))
+            found.append(torch.cat(trunk.known(fresh, network, given.input_ids) or []))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_states_that_fit_nowhere_are_said_and_not_used(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = plan(tiny_base("llama"), head="linear", layers=1, trunk_budget=0)
+    given = [rows(made)]
+    network = methods.plain(made.build())
+    assert with_states(made, network, given)[0].states is not None
+    assert "stay in memory, for this run alone; give them room by train.trunk_budget" in capsys.readouterr().out
+    monkeypatch.setattr(trunk, "MEMORY_SHARE", 0.0)
+    assert with_states(made, network, given) == given
+    assert "too much for the disk and for memory: these layers run in every step" in capsys.readouterr().out
+    assert not list(shelf.root().glob("trunk-*")) if shelf.root().exists() else True
+
+
+def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fronted(plan(tiny_base("llama")))
+    reads: list[int] = []
+    read = soundings.read
+    monkeypatch.setattr(
+        soundings, "read", lambda model, ids, **named: reads.append(len(ids)) or read(model, ids, **named)
+    )
+    input_ids = made.encoder.encode(TEXTS).input_ids
+    done: list[int] = []
+    found = []
+    for scoring, budget in ((False, 1), (True, 1), (True, 0)):
+        model = load(made.base, made.labels, made.encoder, made.machine, scoring=scoring)
+        found.append(soundings.take(model, input_ids[:4], input_ids[4:], key="x", budget=budget, progress=done.append))
+    assert reads == [7, 7]  # for the budget of nothing again
+    assert sum(done) == 21
+    for other in found[1:]:
+        assert other.layers == found[0].layers
+        for split in ("train", "validation"):
+            assert (other.states[split] == found[0].states[split]).all()
+    assert found[1].seconds == found[0].seconds > 0
