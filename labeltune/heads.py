@@ -19,7 +19,7 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
         return (hidden.float() * weights).sum(1) / weights.sum(1)
     if pooling == "first":
         return hidden[:, 0]
-    return hidden[torch.arange(len(hidden), device=hidden.device), last_position(attention_mask)]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last_position(attention_mask)]
 
 
 def last_position(attention_mask: torch.Tensor) -> torch.Tensor:

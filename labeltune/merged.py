@@ -54,7 +54,7 @@ def merge(network: Any, temperature: float) -> Merged:
         merged = Merged(network=network if ordinary else _pooled(network, network.pooling, layers), own=not ordinary)
     with torch.no_grad():
         for parameter in _last_layer(merged.network).parameters():
-            parameter /= temperature
+            parameter.div_(temperature)
     return merged
 
 

@@ -17,6 +17,10 @@ NAME = "model.onnx"
 OPSET = 20
 LARGEST = 1_500_000_000
 """Bytes of weights from which they lie beside the graph: a file of this format holds 2 GB at most."""
+BLOCK = 64
+"""Weights that share a scale, in one column of a matrix."""
+FLOAT = 1
+"""Accuracy level of onnxruntime: the weights are of 8 bits, what they meet stays fp32."""
 
 
 class _Graph(nn.Module):
@@ -87,3 +91,20 @@ def write(network: Any, temperature: float, folder: Path) -> None:
             external_data=weight > LARGEST,
             verbose=False,
         )
+
+
+def quantise(folder: Path) -> None:
+    """Give the matrices of model.onnx, which is replaced, weights of 8 bits; embeddings keep theirs.
+
+    Weights alone: states in 8 bits as well would lose their outliers, and with them many answers.
+    """
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, accuracy_level=FLOAT, bits=8)
+    quantizer = MatMulNBitsQuantizer(load_model_with_shape_infer(folder / NAME), algo_config=config)
+    quantizer.process()
+    for file in folder.glob(f"{NAME}*"):
+        file.unlink()
+    weight = sum(len(tensor.raw_data) for tensor in quantizer.model.model.graph.initializer)
+    quantizer.model.save_model_to_file(str(folder / NAME), weight > LARGEST)

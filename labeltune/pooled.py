@@ -60,7 +60,7 @@ class PooledClassifier(PreTrainedModel):
             pooled = (hidden.float() * weights).sum(1) / weights.sum(1)
         else:
             last = mask.sum(1) - 1 if self.config.pooling == "last" else torch.zeros_like(mask[:, 0])
-            pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+            pooled = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
         pooled = pooled.to(self.head[0].weight.dtype)  # [batch, size]
         for layer in self.head[:-1]:
             pooled = layer(pooled).relu()

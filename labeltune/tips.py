@@ -20,8 +20,9 @@ KERNELS = ("eager", "sdpa")
 
 
 def able(config: Any) -> bool:
-    """Whether the top layer of such a model can be computed at some positions alone."""
-    return config.model_type in FAMILIES and config._attn_implementation in KERNELS
+    """Whether the top layer of such a model can be computed at some positions alone; a graph is traced without."""
+    known = config.model_type in FAMILIES and config._attn_implementation in KERNELS
+    return known and not torch.compiler.is_exporting()
 
 
 def tipped(backbone: Any, places: torch.Tensor) -> Any:

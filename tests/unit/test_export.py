@@ -125,6 +125,17 @@ def test_a_graph_gives_the_same_logits(
     assert one["logits"] == pytest.approx(whole["logits"], abs=1e-5)
 
 
+def test_a_graph_in_8_bits_is_near_and_smaller(tiny_base: Bases, tmp_path: Path) -> None:
+    trained(tiny_base("llama", hidden_size=64), tmp_path / "classifier", head="linear")
+    sizes = []
+    for to, most in (("onnx", 2e-5), ("onnx-int8", 0.1)):
+        folder, _, compared = exported(Classifier.load(tmp_path / "classifier"), tmp_path, to)
+        assert compared.logit < most
+        sizes.append((folder / "model.onnx").stat().st_size)
+    assert compared.logit > 2e-5
+    assert sizes[1] < sizes[0]
+
+
 @pytest.mark.parametrize(("architecture", "encoder"), [("llama", False), ("bert", True)])
 def test_texts_become_the_same_tokens(tiny_base: Bases, tmp_path: Path, architecture: str, encoder: bool) -> None:
     classifier = trained(tiny_base(architecture), tmp_path / "classifier", head="linear", max_length=20)
