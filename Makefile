@@ -9,8 +9,8 @@ check:  ## what CI runs before the pipeline: style, types, tests
 test:  ## the tests that take seconds
 	OMP_NUM_THREADS=1 pytest -n logical --dist loadgroup -m "not slow"
 
-bench:  ## speed of the parts on this machine
-	python -m benchmarks.run
+bench:  ## labeltune beside what a user would run instead, on the prepared rows
+	python -m benchmarks.sides
 
 plots-template:  ## rebuild the page of `dvc plots show` from its npm packages
 	python tools/offline_plots.py

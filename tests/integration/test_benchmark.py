@@ -1,8 +1,16 @@
+import contextlib
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import run
+from benchmarks import ours, peers, sides
+from benchmarks import parts as measured_parts
+from labeltune import hardware
+from labeltune.outputs import read_prepared
 from stages import configure, prepare
 
 
@@ -20,14 +28,76 @@ def test_the_benchmark_times_every_part(
     settings: str,
     parts: list[str],
 ) -> None:
-    monkeypatch.setattr(run, "SIZE", 64)
+    monkeypatch.setattr(measured_parts, "SIZE", 64)
     recipe = Path("conf/recipes/test.yaml")
     recipe.write_text(recipe.read_text().replace("layers: 2", settings))
     configure.main()
     prepare.main()
     capsys.readouterr()
-    run.main()
+    measured_parts.main()
     shown = capsys.readouterr().out
     assert all(part in shown for part in parts)
     assert ("trunk" in shown) == (parts[0].startswith("trunk"))
     assert "rows/s" in shown
+
+
+def here(module: list[str], folder: Path = Path()) -> dict[str, Any]:
+    """What `sides` starts as a process, in this one."""
+    if module[0] == "benchmarks.ours":
+        with contextlib.chdir(folder):
+            return asdict(ours.measure(int(module[1])))
+    _, name, _, rows, _, model, _, seed, _, steps = module
+    return asdict(peers.PEERS[name](peers.Task.read(Path(rows), Path(model), int(seed), int(steps))))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # of PEFT
+def test_the_sides_answer_the_same_rows(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure.main()
+    prepare.main()
+    monkeypatch.setattr(sides, "_run", here)
+    monkeypatch.setattr(hardware, "matmul_rates", lambda: {"fp32": 1.0, "bf16": 0.5})
+    sides.main(["--peers", "tfidf", "trainer-lora-tuned", "label-words", "--seeds", "3", "--steps", "1"])
+    record = json.loads(Path("benchmarks/results/sides.json").read_text(encoding="utf-8"))
+    assert set(record["sides"]) == {"labeltune", "labeltune, next seed", "tfidf", "trainer-lora-tuned", "label-words"}
+    assert record["sides"]["tfidf"]["accuracy"] == 1.0  # the classes share no word
+    assert record["sides"]["label-words"]["accuracy"] is None  # cut short
+    assert all(one["train_seconds"] > 0 for one in record["turns"][0].values())
+    assert "trainer-lora-tuned" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # of PEFT
+def test_answers_of_the_trainer_are_those_of_their_rows(project: Path, base_folder: Path) -> None:
+    configure.main()
+    prepare.main()
+    task = peers.Task.read(Path("data/prepared"), base_folder, 0, 0)
+    longest_first = peers.Task(**vars(task) | {"texts": turned(task.texts), "labels": turned(task.labels)})
+    given, other = (peers.trainer_lora_tuned(one).answers for one in (task, longest_first))
+    assert given is not None
+    assert other is not None
+    assert given == other[::-1]
+    assert len(given) == len(read_prepared(Path("data/prepared/test.csv")))
+
+
+def turned(parts: dict[str, Any]) -> dict[str, Any]:
+    """With the test rows in the opposite order."""
+    return parts | {"test": parts["test"][::-1]}
+
+
+def test_the_summary_takes_medians_of_turns_and_the_mean_over_seeds() -> None:
+    def one(train: float, answers: list[str] | None) -> dict[str, Any]:
+        return {"train_seconds": train, "inference_seconds": 2.0, "peak_mib": 10, "answers": answers}
+
+    right, half = list("abab"), list("aaaa")
+    turns = [{"labeltune": one(a, right), "peer": one(b, half)} for a, b in ((1.0, 8.0), (2.0, 6.0), (4.0, 4.0))]
+    found = sides._summary([turn["peer"] for turn in turns], turns, read(right))
+    assert (found["train_seconds"], found["train_times_ours"]) == (6.0, 3.0)  # of 8, 3 and 1
+    assert found["inference_rows_per_second"] == 2.0
+    assert found["accuracy"] == 0.5
+    assert found["interval"] == [0.0, 1.0]
+
+
+def read(labels: list[str]) -> Any:
+    """Labels as the test rows give them."""
+    return np.array(labels, dtype=object)

@@ -1,4 +1,4 @@
-"""Speed of the parts on this machine: `make bench`, after `dvc repro` has prepared rows.
+"""Speed of the parts on this machine: `python -m benchmarks.parts`, after `dvc repro` has prepared rows.
 
 Prints rows per second of the trunk pass, training and inference for the resolved recipe, and the share of this
 machine's measured matrix-product rate that each reaches. Every part is timed several times; the median counts.
