@@ -14,6 +14,7 @@ from labeltune.hardware import device
 from labeltune.origins import Dataset
 from labeltune.outputs import replacing, write_text
 from labeltune.survey import Survey
+from labeltune.tables import read_split, splits_on_hub
 
 RAW = Path("data/raw")
 MANY = 20
@@ -24,6 +25,8 @@ UNEQUAL = 1.5
 SPARE = 24
 """Tokens of a prompt around its text."""
 LONGEST = 512
+VALIDATION = ("validation", "dev", "valid", "val")
+"""What the Hub's data sets call their validation rows."""
 UNTELLING = ("data", "raw", "train", "all")
 """Names of files and folders that say nothing of what is in them."""
 WORD = re.compile(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*|[\u4e00-\u9fff]+")
@@ -120,6 +123,9 @@ def choose(found: Survey, model: str | None = None) -> list[Choice]:
         choices.append(Choice(key="train.depth", value=16, why="the lower half classifies as well, twice as fast"))
     if model != "minilm" and small:
         choices.append(Choice(key="train.layers", value=4, why="only the top trains, which a CPU manages"))
+    if found.unlabelled:
+        why = f"{found.unlabelled:,} rows have none"
+        choices.append(Choice(key="prepare.missing_label", value="drop", why=why))
     if found.imbalance >= UNEQUAL:
         choices.append(
             Choice(key="train.class_weights", value="balanced", why=f"the labels are {found.imbalance:.1f} to 1")
@@ -153,9 +159,21 @@ def _placed(place: Path, name: str) -> tuple[Path, Path]:
 
 
 def _of_hub(what: str, name: str, text: str | None, label: str | None) -> Survey:
-    settings: dict[str, Any] = {"source": "hub", "hub": what, "train": "train", "test": "test"}
+    """Look at a data set of the Hub; where the labels of its test rows are hidden, others are taken."""
+    settings: dict[str, Any] = {"source": "hub", "hub": what}
     settings |= {key: value for key, value in (("text", text), ("label", label)) if value}
-    return survey.describe(Dataset(name=name, **settings), settings)
+    there = splits_on_hub(Dataset(name=name, **settings, all="train"))
+    train = "train" if "train" in there else there[0]
+    tests = [split for split in ("test", *VALIDATION) if split in there and split != train]
+    for test in tests:
+        validation = next((split for split in VALIDATION if split in there and split != test), None)
+        splits = {"train": train, "validation": validation, "test": test}
+        split = settings | {key: value for key, value in splits.items() if value}
+        dataset = Dataset(name=name, **split)
+        if read_split(dataset, "test")["label"].notna().any():
+            return survey.describe(dataset, split)
+        terminal.say(f"{what}: {test} has no labels, as where they are hidden")
+    return survey.describe(Dataset(name=name, **settings, all=train), settings | {"all": train})
 
 
 def _dataset(name: str, what: str, found: Survey) -> str:

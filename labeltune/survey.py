@@ -53,7 +53,9 @@ class Survey:
     tokens: tuple[int, int, int]
     """Estimated tokens of a text: median, 95th and 99th percentile."""
     blank: int
-    """Rows without a text or a label."""
+    """Rows without a text."""
+    unlabelled: int
+    """Rows without a label."""
     copies: int
     """Rows whose text stands in an earlier row."""
     near: int
@@ -102,7 +104,8 @@ def describe(dataset: Dataset, settings: dict[str, Any], guessed: tuple[str, ...
     frames = {split: read_split(dataset, split) for split in given}
     rows = pd.concat(frames.values(), ignore_index=True)
     texts = rows["text"].fillna("").str.strip()
-    usable = (texts != "") & rows["label"].notna()
+    labelled = rows["label"].fillna("").str.strip() != ""
+    usable = (texts != "") & labelled
     counts = rows["label"][usable].value_counts()
     if len(counts) < 2:
         raise UserError(
@@ -121,7 +124,8 @@ def describe(dataset: Dataset, settings: dict[str, Any], guessed: tuple[str, ...
         classes={str(value): int(count) for value, count in counts.items()},
         language=spoken,
         tokens=tuple(int(np.ceil(tokens.quantile(share))) for share in (0.5, 0.95, 0.99)),  # type: ignore[arg-type]
-        blank=int((~usable).sum()),
+        blank=int((texts == "").sum()),
+        unlabelled=int((~labelled).sum()),
         copies=int(kept.duplicated().sum()),
         near=int(((near >= 0) & ~exact).sum()),
         conflicts=int((labels.groupby(kept).nunique() > 1).sum()),
@@ -148,8 +152,9 @@ def show(found: Survey) -> None:
     median, high, most = found.tokens
     say(f"language: {named[found.language]}; about {median} tokens a text, 95% below {high}, 99% below {most}")
     say(
-        f"{found.blank:,} rows lack text or label, {found.copies:,} exact copies, {found.near:,} near copies among "
-        f"the first {min(total, COMPARED):,} rows, {found.conflicts:,} texts under several labels (`prepare` mends)"
+        f"{found.blank:,} rows lack a text, {found.unlabelled:,} a label; {found.copies:,} exact copies, "
+        f"{found.near:,} near copies among the first {min(total, COMPARED):,} rows, {found.conflicts:,} texts under several labels "
+        "(`prepare` mends)"
     )
 
 

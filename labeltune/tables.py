@@ -122,6 +122,23 @@ def pinned(dataset: Dataset) -> Dataset:
     return dataset.model_copy(update={"revision": builder.hash})
 
 
+def splits_on_hub(dataset: Dataset) -> list[str]:
+    """What the splits of a data set of the Hub are called there.
+
+    Raises:
+        UserError: it can't be had.
+    """
+    import datasets
+
+    with _asking(dataset, ""):
+        return [
+            str(name)
+            for name in datasets.get_dataset_split_names(
+                str(dataset.hub), dataset.hub_config, revision=dataset.revision
+            )
+        ]
+
+
 def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]]:
     """Rows of a data set of the Hub; class numbers become their names."""
     import datasets

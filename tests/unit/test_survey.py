@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -98,7 +99,7 @@ def test_what_is_in_the_rows_is_counted(top: Path, capsys: pytest.CaptureFixture
     assert (found.blank, found.copies, found.conflicts) == (1, 2, 1)
     assert found.near >= 1
     survey.show(found)
-    assert "1 rows lack text or label, 2 exact copies" in capsys.readouterr().out
+    assert "1 rows lack a text, 0 a label; 2 exact copies" in capsys.readouterr().out
 
 
 def test_unequal_labels_are_weighted_and_files_are_not_overwritten(top: Path, tmp_path: Path) -> None:
@@ -127,6 +128,36 @@ def test_data_that_nothing_can_be_learnt_from(top: Path, tmp_path: Path, content
         start(tmp_path / "bad.csv")
     assert not (top / "conf/datasets/bad.yaml").exists()
     assert not (top / "data/raw/bad").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "hidden", "taken"),
+    [
+        (["train", "validation", "test"], [], {"train": "train", "validation": "validation", "test": "test"}),
+        (["train", "validation", "test"], ["test"], {"train": "train", "test": "validation"}),
+        (["train", "test"], [], {"train": "train", "test": "test"}),
+        (["train", "test"], ["test"], {"all": "train"}),
+        (["everything"], [], {"all": "everything"}),
+    ],
+)
+def test_a_data_set_of_the_hub(
+    top: Path, monkeypatch: pytest.MonkeyPatch, there: list[str], hidden: list[str], taken: dict[str, str]
+) -> None:
+    def load(name: str, config: object, *, revision: object, split: str) -> datasets.Dataset:
+        assert (name, split in there) == ("somebody/films", True)
+        rows = [(text, -1 if split in hidden else label) for text, label in ENGLISH]
+        features = datasets.Features(
+            {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+        )
+        columns = dict(zip(("sentence", "label"), map(list, zip(*rows, strict=True)), strict=True))
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, config, revision: there)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = start("somebody/films").resolved.dataset
+    assert (found.source, found.hub, found.labels) == ("hub", "somebody/films", {"bad": "bad", "good": "good"})
+    given = {split: getattr(found, split) for split in ("all", "train", "validation", "test")}
+    assert {split: name for split, name in given.items() if name is not None} == taken
 
 
 def test_what_is_not_there_is_told(top: Path) -> None:

@@ -1,0 +1,39 @@
+"""From a table that somebody has to a classifier, by `init` and the stages."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from labeltune import Classifier, cli
+from stages import calibrate, configure, evaluate, prepare, train
+from tests.conftest import spam_rows
+
+
+@pytest.fixture
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Messages outside the project, in UTF-16 and an unusual order of columns, two of them without a label."""
+    file = tmp_path_factory.mktemp("desk") / "desk notes.csv"
+    with file.open("w", newline="", encoding="utf-16") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["nr", "said", "kind"])
+        rows.writerows([i, text, label if i > 1 else ""] for i, (label, text) in enumerate(spam_rows(40)))
+    return file
+
+
+def test_a_table_becomes_a_classifier(project: Path, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["init", str(table), "--model", "tiny"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "copied to data/raw/desk-notes/desk notes.csv" in printed
+    assert "0 rows lack a text, 2 a label" in printed
+    assert "dvc exp run -S recipe=desk-notes" in printed
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("recipe: test", "recipe: desk-notes"), encoding="utf-8")
+    for stage in (configure, prepare, train, calibrate, evaluate):
+        stage.main()
+    rows = json.loads(Path("metrics/data.json").read_text())["rows"]
+    assert sum(rows[split]["total"] for split in ("train", "validation", "test")) == 78
+    assert json.loads(Path("metrics/metrics.json").read_text())["n"] == rows["test"]["total"]
+    answers = Classifier.load("models/classifier").predict(["win a free prize now", "see you at home"])
+    assert {answer.label for answer in answers} <= {"ham", "spam"}
