@@ -153,8 +153,8 @@ def show(found: Survey) -> None:
     say(f"language: {named[found.language]}; about {median} tokens a text, 95% below {high}, 99% below {most}")
     say(
         f"{found.blank:,} rows lack a text, {found.unlabelled:,} a label; {found.copies:,} exact copies, "
-        f"{found.near:,} near copies among the first {min(total, COMPARED):,} rows, {found.conflicts:,} texts under several labels "
-        "(`prepare` mends)"
+        f"{found.near:,} near copies among the first {min(total, COMPARED):,} rows, "
+        f"{found.conflicts:,} texts under several labels (`prepare` mends)"
     )
 
 
