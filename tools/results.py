@@ -2,7 +2,7 @@
 
     python tools/results.py model train.method train.head
 
-The arguments are the keys of resolved.yaml that tell the configurations apart; `recipe=sst2-lora,sst2-full` keeps only
+The arguments are `recipe`, and keys of resolved.yaml, that tell the configurations apart; `recipe=sst2-lora,sst2-full` keeps only
 the experiments with one of these values. The interval is the one over the test rows of the first seed's run; zero-shot
 and TF-IDF are shown where `compare` ran in the same experiment.
 """
@@ -29,10 +29,11 @@ def main() -> None:
         for experiment in entry["experiments"] or []:
             data = experiment["revs"][0]["data"]
             params = data and data["params"].get("resolved.yaml", {}).get("data")
+            chosen = data and data["params"].get("params.yaml", {}).get("data")
             metrics = data and {path: content.get("data") for path, content in data["metrics"].items()}
             if not params or not all(metrics.get(path) for path in NEEDED):  # it waits, runs or failed
                 continue
-            values = {key: str(look_up(params, key)) for key in keys}
+            values = {key: str(look_up(chosen if key == "recipe" else params, key)) for key in keys}
             if all(not wanted[key] or values[key] in wanted[key].split(",") for key in keys):
                 groups[tuple(values.values())][params["train"]["seed"]] = metrics
     columns = [

@@ -25,9 +25,9 @@ def entry(recipe: str, seed: int, accuracy: float, *, own: bool = True) -> dict[
         "metrics/train.json": {"parameters": {"trainable": 1234}},
         "costs/train.json": {"seconds": 10.0 + seed, "peak_memory_mib": 1000 + seed},
     }
-    params = {"recipe": recipe, "model": {"name": "tiny"}, "train": {"seed": seed}}
+    params = {"model": {"name": "tiny"}, "train": {"seed": seed}}
     data = {
-        "params": {"resolved.yaml": {"data": params}},
+        "params": {"params.yaml": {"data": {"recipe": recipe, "model": None}}, "resolved.yaml": {"data": params}},
         "metrics": {path: {"data": content} for path, content in metrics.items()},
     }
     return {"revs": [{"data": data}]}
