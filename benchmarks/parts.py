@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch.nn import functional
 
-from labeltune import architectures, bases, conf, hardware, inference, methods, outputs, rows, terminal, trunk
+from labeltune import architectures, bases, bins, conf, hardware, inference, methods, outputs, rows, terminal, trunk
 from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
 from labeltune.labels import LabelSet
@@ -47,7 +47,8 @@ def main() -> None:
     lengths = [len(ids) + plain.extra_tokens for ids in given.input_ids]
     first = range(min(settings.batch_size, len(given)))
     states = trunk.states(plain, given.input_ids, pad_id=pad_id) if below else None
-    batch = rows.collate([given[row] | ({"states": states[row]} if states else {}) for row in first], pad_id)
+    collator = rows.Collator(pad_id=pad_id, binning=bins.choose(plan, plain))
+    batch = collator([given[row] | ({"states": states[row]} if states else {}) for row in first])
     batch = {name: tensor.to(hardware.device()) for name, tensor in batch.items() if name != "rows"}
 
     def whole() -> object:

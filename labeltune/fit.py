@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from labeltune import bins
 from labeltune.bases import quiet
 from labeltune.blueprint import Blueprint
 from labeltune.checkpoints import Store
@@ -20,7 +21,7 @@ from labeltune.history import History
 from labeltune.labels import LabelSet
 from labeltune.methods import parameter_counts, plain
 from labeltune.params import Train
-from labeltune.rows import ByLength, Rows, with_states
+from labeltune.rows import ByLength, Collator, Rows, with_states
 from labeltune.terminal import bar, say
 from labeltune.trainer import RowTrainer, load_weights
 
@@ -45,18 +46,22 @@ def fine_tune(
         UserError: no batch is small enough for the memory.
         StoppedError: a signal asked for the end.
     """
-    settings, pad_id = plan.train, plan.encoder.tokenizer.pad_token_id
+    settings = plan.train
     started = time.perf_counter()
     weights = class_weights(settings, plan.labels, train.labels)
     resume = store.resume(settings.resume)
     network: Any = plan.build()
     trainer: RowTrainer | None = None
     train, validation = with_states(plan, plain(network), [train, validation])
+    binning = bins.choose(plan, plain(network))
+    collator = Collator(pad_id=plan.encoder.tokenizer.pad_token_id, binning=binning)
     batch, accumulation = settings.batch_size, settings.accumulation
     while True:
         try:
             sizes = settings.model_copy(update={"batch_size": batch, "accumulation": accumulation})
-            trainer = _trainer(network, train, validation, sizes, plan.machine.dtype, pad_id, weights, store, callbacks)
+            trainer = _trainer(
+                network, train, validation, sizes, plan.machine.dtype, collator, weights, store, callbacks
+            )
             return network, _run(trainer, resume, started)
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -101,7 +106,7 @@ def _trainer(
     validation: Rows,
     settings: Train,
     dtype: str,
-    pad_id: int,
+    collator: Collator,
     weights: torch.Tensor | None,
     store: Store,
     callbacks: Sequence[TrainerCallback],
@@ -118,7 +123,7 @@ def _trainer(
             _arguments(settings, dtype, every, store.folder),
             train,
             validation,
-            pad_id=pad_id,
+            collator=collator,
             weights=weights,
             smoothing=settings.label_smoothing,
             record_every=max(1, every // RECORDS_PER_EVALUATION),

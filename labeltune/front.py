@@ -1,5 +1,6 @@
 """The constant front of a prompt, whose keys and values are the same in every row: computed once for all of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,20 @@ class Front:
         return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.states])
 
     def begins(self, row: list[int]) -> bool:
-        """Whether a prompt begins with these tokens and goes on; one whose text merges with them does not."""
-        return len(row) > len(self.tokens) and row[: len(self.tokens)] == self.tokens
+        """Whether a prompt begins with these tokens and goes on."""
+        return begins(self.tokens, row)
+
+
+def begins(front: Sequence[int], row: Sequence[int]) -> bool:
+    """Whether a prompt begins with a front's tokens and goes on; one whose text merges with them does not."""
+    return len(row) > len(front) and list(row[: len(front)]) == list(front)
+
+
+def front_tokens(encoder: Encoder) -> list[int]:
+    """The first tokens of every prompt; none where they are too few to be worth a pass of their own."""
+    rows = encoder.encode(STARTS).input_ids
+    length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)
+    return rows[0][:length] if length >= SHORTEST else []
 
 
 def shared_front(network: Any, encoder: Encoder, *, stop: int | None = None) -> Front | None:
@@ -51,11 +64,9 @@ def shared_front(network: Any, encoder: Encoder, *, stop: int | None = None) -> 
     able = isinstance(inner, PooledClassification) and parts is not None and not parts.encoder
     if not able or inner.pooling == OWN:
         return None
-    rows = encoder.encode(STARTS).input_ids
-    length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)
-    if length < SHORTEST:
+    tokens = front_tokens(encoder)
+    if not tokens:
         return None
-    tokens = rows[0][:length]
     ids = torch.tensor([tokens], device=inner.device)
 
     def passed(_: list[int]) -> Front:

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from labeltune import heads, tips
 from labeltune.architectures import layer_list, view, without_pooler
 from labeltune.candidates import Candidates, log_probabilities, normalise, vocabulary_logits
-from labeltune.packing import Packed, model_masks, pack
+from labeltune.packing import Packed, model_masks, pack, seen_beside
 
 OWN = "own"
 
@@ -125,6 +125,9 @@ class PooledClassification(_Network):
         attention_mask: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
         front: Any = None,
+        owners: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        reading: torch.Tensor | None = None,
         **unused: Any,
     ) -> SequenceClassifierOutput:
         """Return logits `[batch, num_labels]` in fp32 for tokens `[batch, length]`, or for their trunk states.
@@ -132,7 +135,12 @@ class PooledClassification(_Network):
         Args:
             states: what the trunk gave, `[batch, length, size]`, instead of tokens.
             front: the `front.Front` that the tokens go on from.
+            owners, position_ids, reading: of rows side by side in bins, as `bins.Binning` gives them.
         """
+        if owners is not None and position_ids is not None and reading is not None:
+            masks = model_masks(self.config, seen_beside(owners), position_ids, self.autocast or self.dtype)
+            hidden = self.run(input_ids if states is None else None, masks, states, position_ids=position_ids).float()
+            return SequenceClassifierOutput(logits=getattr(self, self.head_name)(reading @ hidden.flatten(0, 1)))
         assert attention_mask is not None, "padding can't be told from tokens without the mask"
         if input_ids is not None and states is None:
             input_ids, attention_mask = right_padded(input_ids, attention_mask)
@@ -228,6 +236,7 @@ class LabelScoring(_Network):
     ) -> torch.Tensor:
         # Without a tree the usual mask does, which every attention kernel takes.
         tree = bool(self.candidates.nodes)
-        masks = model_masks(self.config, packed, self.autocast or self.dtype) if tree else attention_mask
+        dtype = self.autocast or self.dtype
+        masks = model_masks(self.config, packed.seen, packed.position_ids, dtype) if tree else attention_mask
         ids = packed.input_ids if states is None else None
         return self.run(ids, masks, states, position_ids=packed.position_ids, **options)

@@ -15,6 +15,10 @@ from labeltune.errors import UserError
 
 MASK_PER_KIND_OF_LAYER = ("gemma3_text", "qwen2", "qwen3")
 ONE_MASK = ("gpt2", "llama", "mistral")
+FRONT, PADDING = -1, -2
+"""Owners of tokens that belong to no row."""
+KERNELS = ("eager", "sdpa")
+"""Attention that takes such masks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,19 +33,6 @@ class Packed:
     """`[batch, 1 + nodes]`: where to read the prompt's last state and every node's."""
     seen: torch.Tensor
     """`[batch, total, total]`, bool: which key (last axis) a query sees, a padding query itself alone."""
-
-    def mask(self, dtype: torch.dtype, window: int | None = None) -> torch.Tensor:
-        """Return the mask to add to attention scores, `[batch, 1, total, total]`: 0, or the least number of the dtype.
-
-        Args:
-            window: a key is seen if it is less than this many positions back, as in Transformers' sliding window.
-        """
-        seen = self.seen
-        if window is not None:
-            back = self.position_ids.unsqueeze(2) - self.position_ids.unsqueeze(1)  # [batch, query, key]
-            seen = seen & (back < window)
-        added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-        return added.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
     def states(self, hidden: torch.Tensor) -> torch.Tensor:
         """Pick the states to score from, `[batch, 1 + nodes, size]`, of hidden states `[batch, total, size]`."""
@@ -101,35 +92,80 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, candidates: Cand
     )
 
 
+def seen_beside(owners: torch.Tensor) -> torch.Tensor:
+    """Which key (last axis) a query sees where several rows share a bin, `[bins, total, total]`, bool.
+
+    Of its own row and of the front those before it, and itself.
+
+    Args:
+        owners: the row that a token belongs to, `FRONT` or `PADDING`, `[bins, total]`.
+
+    >>> seen_beside(torch.tensor([[FRONT, 0, 0, 1, PADDING]]))[0].long().tolist()
+    [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    """
+    places = torch.arange(owners.shape[1], device=owners.device)
+    behind = places.unsqueeze(1) >= places  # [query, key]
+    query, key = owners.unsqueeze(2), owners.unsqueeze(1)
+    alike = (query == key) | ((key == FRONT) & (query >= 0))
+    real = (query != PADDING) | (places.unsqueeze(1) == places)
+    return alike & behind & real
+
+
+def added_mask(
+    seen: torch.Tensor, position_ids: torch.Tensor, dtype: torch.dtype, window: int | None = None
+) -> torch.Tensor:
+    """Return the mask to add to attention scores, `[batch, 1, total, total]`: 0, or the least number of the dtype.
+
+    Args:
+        seen: which key (last axis) a query sees, `[batch, total, total]`, bool.
+        position_ids: `[batch, total]`.
+        window: a key is seen if it is less than this many positions back, as in Transformers' sliding window.
+    """
+    if window is not None:
+        back = position_ids.unsqueeze(2) - position_ids.unsqueeze(1)  # [batch, query, key]
+        seen = seen & (back < window)
+    added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return added.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def packable(config: PretrainedConfig) -> bool:
+    """Whether the backbone is known to take such masks."""
+    return config.model_type in (*ONE_MASK, *MASK_PER_KIND_OF_LAYER)
+
+
 def require_packable(config: PretrainedConfig) -> None:
     """Refuse a model whose backbone is not known to take such masks.
 
     Raises:
         UserError: such an architecture.
     """
-    if config.model_type not in (*ONE_MASK, *MASK_PER_KIND_OF_LAYER):
+    if not packable(config):
         raise UserError(
             f"train.head: label_scoring can't score label words of several tokens with {config.model_type!r}; it can "
             f"with {', '.join(sorted((*ONE_MASK, *MASK_PER_KIND_OF_LAYER)))}"
         )
 
 
-def model_masks(config: PretrainedConfig, packed: Packed, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
+def model_masks(
+    config: PretrainedConfig, seen: torch.Tensor, position_ids: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return what the backbone takes as `attention_mask`: one mask, or one per kind of layer.
 
     Args:
+        seen: which key (last axis) a query sees, `[batch, total, total]`, bool.
+        position_ids: `[batch, total]`.
         dtype: that of the queries, as PyTorch's attention takes no other.
 
     Raises:
         UserError: an architecture or an attention kernel that can't take such masks.
     """
-    if config._attn_implementation not in ("eager", "sdpa"):
+    if config._attn_implementation not in KERNELS:
         raise UserError(
             f"train.attention: {config._attn_implementation} can't score label words of several tokens; set it to sdpa "
             "or eager"
         )
     require_packable(config)
     if config.model_type in ONE_MASK:
-        return packed.mask(dtype, getattr(config, "sliding_window", None))
+        return added_mask(seen, position_ids, dtype, getattr(config, "sliding_window", None))
     windows = {"full_attention": None, "sliding_attention": config.sliding_window}
-    return {kind: packed.mask(dtype, windows[kind]) for kind in set(config.layer_types)}
+    return {kind: added_mask(seen, position_ids, dtype, windows[kind]) for kind in set(config.layer_types)}

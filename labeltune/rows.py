@@ -10,6 +10,7 @@ import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from labeltune import trunk
+from labeltune.bins import Binning
 from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
 from labeltune.inference import Tensors, pad, pad_states
@@ -83,12 +84,28 @@ class ByLength(LengthGroupedSampler):
         return super().__iter__()
 
 
-def collate(rows: list[dict[str, Any]], pad_id: int) -> Tensors:
-    """Make a batch: tokens or trunk states with their mask, `labels` and `rows` (positions in the split), `[batch]`."""
-    batch = pad([row["input_ids"] for row in rows], pad_id)
-    if "states" in rows[0]:
-        batch = {"states": pad_states([row["states"] for row in rows]), "attention_mask": batch["attention_mask"]}
-    return batch | {name + "s": torch.tensor([row[name] for row in rows]) for name in ("label", "row")}
+@dataclass(frozen=True, kw_only=True)
+class Collator:
+    """From rows to a batch."""
+
+    pad_id: int
+    """Token that fills a batch up."""
+    binning: Binning | None = None
+    """Puts the rows side by side; None pads them."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Tensors:
+        """Make a batch: tokens or trunk states with what tells them apart, `labels` and `rows`, `[batch]`.
+
+        `rows` are positions in the split.
+        """
+        if self.binning:
+            batch = self.binning.collate(rows, self.pad_id)
+        else:
+            batch = pad([row["input_ids"] for row in rows], self.pad_id)
+            if "states" in rows[0]:
+                states = pad_states([row["states"] for row in rows])
+                batch = {"states": states, "attention_mask": batch["attention_mask"]}
+        return batch | {name + "s": torch.tensor([row[name] for row in rows]) for name in ("label", "row")}
 
 
 def with_states(plan: Blueprint, network: Any, parts: list[Rows]) -> list[Rows]:

@@ -23,7 +23,7 @@ from labeltune.inference import Tensors, compute_logits
 from labeltune.interruption import StoppedError, collected
 from labeltune.methods import trained
 from labeltune.pacing import Pacing
-from labeltune.rows import Rows, collate
+from labeltune.rows import Collator, Rows
 from labeltune.terminal import Bar
 
 WEIGHTS = "trained.safetensors"
@@ -41,7 +41,7 @@ class RowTrainer(Trainer):
         train: Rows,
         validation: Rows,
         *,
-        pad_id: int,
+        collator: Collator,
         weights: torch.Tensor | None,
         smoothing: float,
         record_every: int,
@@ -56,7 +56,7 @@ class RowTrainer(Trainer):
             args=arguments,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=lambda rows: collate(rows, pad_id),
+            data_collator=collator,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
@@ -65,7 +65,7 @@ class RowTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.train_rows = train
         self.validation = validation
-        self.pad_id = pad_id
+        self.pad_id = collator.pad_id
         self.weights = None if weights is None else weights.to(arguments.device)
         self.smoothing = smoothing
         self.patience = patience

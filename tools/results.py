@@ -2,9 +2,9 @@
 
     python tools/results.py model train.method train.head
 
-The arguments are `recipe`, and keys of resolved.yaml, that tell the configurations apart; `recipe=sst2-lora,sst2-full` keeps only
-the experiments with one of these values. The interval is the one over the test rows of the first seed's run; zero-shot
-and TF-IDF are shown where `compare` ran in the same experiment.
+The arguments are `recipe`, and keys of resolved.yaml, that tell the configurations apart; `recipe=sst2-lora,sst2-full`
+keeps only the experiments with one of these values. The interval is the one over the test rows of the first seed's run;
+zero-shot and TF-IDF are shown where `compare` ran in the same experiment.
 """
 
 import json

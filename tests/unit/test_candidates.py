@@ -80,7 +80,7 @@ def packed_scores(causal: Any, rows: list[list[int]], labels: Candidates) -> tor
     packed = pack(batch["input_ids"], batch["attention_mask"], labels, pad_id=0)
     hidden = causal.base_model(
         packed.input_ids,
-        attention_mask=model_masks(causal.config, packed, torch.float32),
+        attention_mask=model_masks(causal.config, packed.seen, packed.position_ids, torch.float32),
         position_ids=packed.position_ids,
         use_cache=False,
     ).last_hidden_state
@@ -171,7 +171,7 @@ def test_half_precision_gives_finite_scores_near_those_of_fp32(attention: str, d
     packed = pack(batch["input_ids"], batch["attention_mask"], labels, pad_id=0)
     with torch.no_grad():
         expected = packed_scores(causal, ROWS, labels)
-        masks = model_masks(causal.config, packed, dtype)
+        masks = model_masks(causal.config, packed.seen, packed.position_ids, dtype)
         hidden = causal.base_model.to(dtype)(
             packed.input_ids, attention_mask=masks, position_ids=packed.position_ids
         ).last_hidden_state
@@ -217,7 +217,7 @@ def test_what_cannot_take_such_masks_is_refused(changes: dict[str, str], message
         setattr(config, name, value)
     one = torch.ones(1, 1, dtype=torch.long)
     with pytest.raises(UserError, match=message):
-        model_masks(config, pack(one, one, Candidates.of([[5], [6, 7]]), pad_id=0), torch.float32)
+        model_masks(config, one.bool().unsqueeze(0), one, torch.float32)
 
 
 def test_the_mean_divides_by_the_tokens_with_the_end() -> None:

@@ -18,7 +18,7 @@ from labeltune import fit
 from labeltune.errors import UserError
 from labeltune.labels import LabelSet
 from labeltune.params import Train
-from labeltune.rows import collate
+from labeltune.rows import Collator
 from tests.tuning import ANSWERS, plan, rows, tune
 
 Bases = Callable[..., Path]
@@ -36,7 +36,7 @@ def arguments(tmp_path: Path, **changes: Any) -> Any:
 def trainer_for(made: Any, tmp_path: Path, store: Any = None) -> Any:
     given, weights = rows(made), fit.class_weights(made.train, made.labels, ANSWERS)
     store = store or SimpleNamespace(folder=tmp_path)
-    return fit._trainer(made.build(), given, given, made.train, "fp32", 0, weights, store, [])
+    return fit._trainer(made.build(), given, given, made.train, "fp32", Collator(pad_id=0), weights, store, [])
 
 
 def test_balanced_weights_are_scikit_learns() -> None:
@@ -79,7 +79,7 @@ def test_the_loss_is_the_weighted_and_smoothed_cross_entropy(
     made = plan(tiny_base("llama"), head="linear", class_weights=weights, label_smoothing=smoothing)
     trainer = trainer_for(made, tmp_path)
     given = rows(made)
-    batch = collate([given[row] for row in range(len(given))], 0)
+    batch = Collator(pad_id=0)([given[row] for row in range(len(given))])
     loss, output = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
     logits = output.logits.detach()
 
