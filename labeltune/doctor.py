@@ -15,6 +15,7 @@ from labeltune import conf, hardware, terminal
 from labeltune.archives import cache_dir
 from labeltune.bases import load_tokenizer, open_base
 from labeltune.estimates import Shape, estimate
+from labeltune.front import front_tokens
 from labeltune.labels import LabelSet
 from labeltune.outputs import read_prepared
 from labeltune.params import Resolved
@@ -80,7 +81,7 @@ def _software() -> None:
 
 def _plans(recipe: str | None, rates: dict[str, float]) -> None:
     resolved = conf.resolve(recipe=recipe)
-    rows, validation, tokens = _rows(resolved)
+    rows, validation, tokens, front = _rows(resolved)
     shape = Shape.of(AutoConfig.from_pretrained(open_base(resolved.model).folder))
     gflops = rates[hardware.choose_dtype(resolved.train.dtype)]
     free = psutil.virtual_memory().available / GIB
@@ -88,7 +89,9 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
     for method in METHODS:
         for top in dict.fromkeys((resolved.train.layers, "all")):
             settings = resolved.train.model_copy(update={"method": method, "layers": top})
-            found = estimate(shape, settings, rows=rows, validation=validation, tokens=tokens, gflops=gflops)
+            found = estimate(
+                shape, settings, rows=rows, validation=validation, tokens=tokens, front=front, gflops=gflops
+            )
             fits = "yes" if found.memory_mib < 1024 * free else "no: not enough memory"
             chosen = "chosen" if (method, top) == (resolved.train.method, resolved.train.layers) else ""
             table.append([method, str(top), _clock(found.seconds), f"{found.memory_mib / 1024:.1f} GiB", fits, chosen])
@@ -99,8 +102,11 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
         terminal.say("the times are those of the CPU: on a GPU expect far less")
 
 
-def _rows(resolved: Resolved) -> tuple[int, int, float]:
-    """Training rows, validation rows and mean tokens: of the prepared data where it is this one's, else estimated."""
+def _rows(resolved: Resolved) -> tuple[int, int, float, int]:
+    """Training rows, validation rows, mean tokens, and how many of them every row begins with.
+
+    Of the prepared data where it is that of this recipe, else estimated.
+    """
     prepared = Path("data/prepared")
     current = conf.RESOLVED.is_file() and conf.read_yaml(conf.RESOLVED)
     if current and (prepared / "train.csv").is_file() and _same(current, resolved):
@@ -126,8 +132,10 @@ def _rows(resolved: Resolved) -> tuple[int, int, float]:
     lengths = [min(length, resolved.prompt.max_length) for length in encoder.encode(some).lengths]
     tokens = sum(lengths) / len(lengths)
     if len(frames[1]):
-        return len(frames[0]), len(frames[1]), tokens
-    return rows, round(rows / 7), tokens
+        rows, validation = len(frames[0]), len(frames[1])
+    else:
+        validation = round(rows / 7)
+    return rows, validation, tokens, len(front_tokens(encoder))
 
 
 def _same(current: dict[str, object], resolved: Resolved) -> bool:

@@ -15,6 +15,7 @@ FORWARD, BACKWARD, WEIGHTS = 2, 2, 2
 TRUNK_SHARE, TOP_SHARE = 0.62, 0.47
 """Share of the matrix product's rate: layers without gradients in batches of one length; layers that train. Measured on
 2 cores in fp32 with SmolLM2-135M on SMS Spam."""
+ENCODERS = ("bert", "roberta", "xlm-roberta", "modernbert")
 PADDING = 1.25
 """Tokens of random batches with padding by those without."""
 EVALUATIONS = 5
@@ -40,6 +41,8 @@ class Shape:
     """Weights of the vocabulary, which are looked up and not multiplied."""
     width: int
     """Size of a state."""
+    decoder: bool
+    """Whether no token sees those behind it, so that what all prompts begin with is computed once."""
 
     @classmethod
     def of(cls, config: Any) -> "Shape":
@@ -56,6 +59,7 @@ class Shape:
             layer_weights=attention + gated * width * inner,
             embedding_weights=text.vocab_size * width,
             width=width,
+            decoder=text.model_type not in ENCODERS,
         )
 
 
@@ -69,13 +73,16 @@ class Estimate:
     """Largest resident memory."""
 
 
-def estimate(shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, gflops: float) -> Estimate:
+def estimate(
+    shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, front: int, gflops: float
+) -> Estimate:
     """Estimate a training; with `depth: auto` as if nothing was cut, so that it is rather too high.
 
     Args:
         rows: of the training split.
         validation: rows of the validation split.
         tokens: of a row with its prompt, on average.
+        front: of them those that every prompt begins with.
         gflops: rate of matrix products on this machine, in 1e9 operations a second.
     """
     depth = train.depth if isinstance(train.depth, int) else shape.layers
@@ -85,14 +92,17 @@ def estimate(shape: Shape, train: Train, *, rows: int, validation: int, tokens: 
     rate = gflops * 1e9
     back = BACKWARD + (WEIGHTS if train.method == "full" else 0)
     held = validation * EVALUATIONS * FORWARD
-    trunk = FORWARD * below * shape.layer_weights * (rows + validation) * tokens
-    trained = top * shape.layer_weights * tokens * (rows * train.epochs * PADDING * (FORWARD + back) + held)
+    pooled = shape.decoder and train.head != "label_scoring"
+    own = tokens - front if pooled else tokens
+    learnt = own if pooled and train.packing is not False else tokens * PADDING
+    trunk = FORWARD * below * shape.layer_weights * (rows + validation) * own
+    trained = top * shape.layer_weights * (rows * train.epochs * learnt * (FORWARD + back) + tokens * held)
     seconds = START_SECONDS + trunk / (rate * TRUNK_SHARE) + trained / (rate * TOP_SHARE)
 
     weights = depth * shape.layer_weights
     loaded = 4 * (weights + shape.embedding_weights) * (0.5 if train.method == "qlora" else 1)
     optimiser = 12 * top * shape.layer_weights if train.method == "full" else 0
     states = 4 * (rows + validation) * tokens * shape.width if below else 0
-    activations = 4 * STEP_STATES * train.batch_size * tokens * PADDING * shape.width * top
+    activations = 4 * STEP_STATES * train.batch_size * learnt * shape.width * top
     memory = LIBRARIES + (loaded + optimiser + states + activations) / MIB
     return Estimate(seconds=seconds, memory_mib=round(memory))

@@ -6,8 +6,8 @@ from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig, Pretrai
 from labeltune.estimates import Shape, estimate
 from labeltune.params import Train
 
-SMOLLM2 = Shape(layers=30, layer_weights=3_538_944, embedding_weights=28_311_552, width=576)
-LOAD = {"rows": 781, "validation": 112, "tokens": 53.0, "gflops": 325.0}
+SMOLLM2 = Shape(layers=30, layer_weights=3_538_944, embedding_weights=28_311_552, width=576, decoder=True)
+LOAD = {"rows": 781, "validation": 112, "tokens": 53.0, "front": 10, "gflops": 325.0}
 
 
 def settings(**given: object) -> Train:
@@ -47,6 +47,9 @@ def test_work_that_is_left_out_takes_no_time() -> None:
     assert full.memory_mib > top.memory_mib > cut.memory_mib
     half = estimate(SMOLLM2, settings(), **LOAD | {"gflops": 650.0})
     assert half.seconds < whole.seconds
+    plain = estimate(SMOLLM2, settings(head="linear"), **LOAD)
+    padded = estimate(SMOLLM2, settings(head="linear", packing=False), **LOAD)
+    assert plain.seconds < padded.seconds < whole.seconds * 1.01  # neither padding nor the front once more a row
     more = estimate(SMOLLM2, settings(), **LOAD | {"rows": 1562, "validation": 224})
     assert more.seconds - whole.seconds == pytest.approx(whole.seconds - 6.0)  # all but the loading grows
 
