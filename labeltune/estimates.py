@@ -7,7 +7,7 @@ each part reached where it was measured (docs/log.md).
 from dataclasses import dataclass
 from typing import Any
 
-from labeltune.depth import trained_layers
+from labeltune.depth import LEAST, trained_layers
 from labeltune.params import Train
 
 FORWARD, BACKWARD, WEIGHTS = 2, 2, 2
@@ -76,7 +76,7 @@ class Estimate:
 def estimate(
     shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, front: int, gflops: float
 ) -> Estimate:
-    """Estimate a training; with `depth: auto` as if nothing was cut, so that it is rather too high.
+    """Estimate a training; of `depth: auto` the least depth that it may take.
 
     Args:
         rows: of the training split.
@@ -86,6 +86,8 @@ def estimate(
         gflops: rate of matrix products on this machine, in 1e9 operations a second.
     """
     depth = train.depth if isinstance(train.depth, int) else shape.layers
+    if train.depth == "auto":
+        depth = -(-shape.layers // LEAST)
     layers = trained_layers(train.method, depth, on_gpu=False)[0] if train.layers == "auto" else train.layers
     top = min(depth, layers) if isinstance(layers, int) else depth
     below = depth - top
@@ -97,7 +99,11 @@ def estimate(
     learnt = own if pooled and train.packing is not False else tokens * PADDING
     trunk = FORWARD * below * shape.layer_weights * (rows + validation) * own
     trained = top * shape.layer_weights * (rows * train.epochs * learnt * (FORWARD + back) + tokens * held)
-    seconds = START_SECONDS + trunk / (rate * TRUNK_SHARE) + trained / (rate * TOP_SHARE)
+    sounded = 0.0
+    if train.depth == "auto":
+        most = rows + validation if train.depth_rows == "all" else int(train.depth_rows)
+        sounded = FORWARD * shape.layers * shape.layer_weights * own * (min(rows, most) + min(validation, most))
+    seconds = START_SECONDS + (trunk + sounded) / (rate * TRUNK_SHARE) + trained / (rate * TOP_SHARE)
 
     weights = depth * shape.layer_weights
     loaded = 4 * (weights + shape.embedding_weights) * (0.5 if train.method == "qlora" else 1)
