@@ -14,7 +14,7 @@ from transformers import AutoConfig, logging
 from labeltune import conf, hardware, terminal
 from labeltune.archives import cache_dir
 from labeltune.bases import load_tokenizer, open_base
-from labeltune.estimates import Shape, estimate
+from labeltune.estimates import Shape, estimate, longest
 from labeltune.front import front_tokens
 from labeltune.labels import LabelSet
 from labeltune.outputs import read_prepared
@@ -81,7 +81,9 @@ def _software() -> None:
 
 def _plans(recipe: str | None, rates: dict[str, float]) -> None:
     resolved = conf.resolve(recipe=recipe)
-    rows, validation, tokens, front = _rows(resolved)
+    rows, validation, lengths, front = _rows(resolved)
+    tokens = sum(lengths) / len(lengths)
+    padded = longest(lengths, resolved.train.batch_size)
     shape = Shape.of(AutoConfig.from_pretrained(open_base(resolved.model).folder))
     gflops = rates[hardware.choose_dtype(resolved.train.dtype)]
     free = psutil.virtual_memory().available / GIB
@@ -90,7 +92,14 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
         for top in dict.fromkeys((resolved.train.layers, "all")):
             settings = resolved.train.model_copy(update={"method": method, "layers": top})
             found = estimate(
-                shape, settings, rows=rows, validation=validation, tokens=tokens, front=front, gflops=gflops
+                shape,
+                settings,
+                rows=rows,
+                validation=validation,
+                tokens=tokens,
+                padded=padded,
+                front=front,
+                gflops=gflops,
             )
             fits = "yes" if found.memory_mib < 1024 * free else "no: not enough memory"
             chosen = "chosen" if (method, top) == (resolved.train.method, resolved.train.layers) else ""
@@ -102,8 +111,8 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
         terminal.say("the times are those of the CPU: on a GPU expect far less")
 
 
-def _rows(resolved: Resolved) -> tuple[int, int, float, int]:
-    """Training rows, validation rows, mean tokens, and how many of them every row begins with.
+def _rows(resolved: Resolved) -> tuple[int, int, list[int], int]:
+    """Training rows, validation rows, tokens of some, and how many of them every row begins with.
 
     Of the prepared data where it is that of this recipe, else estimated.
     """
@@ -130,12 +139,11 @@ def _rows(resolved: Resolved) -> tuple[int, int, float, int]:
     encoder = Encoder.of(tokenizer, resolved.prompt, labels)
     some = frames[0]["text"].iloc[:SAMPLED].tolist()
     lengths = [min(length, resolved.prompt.max_length) for length in encoder.encode(some).lengths]
-    tokens = sum(lengths) / len(lengths)
     if len(frames[1]):
         rows, validation = len(frames[0]), len(frames[1])
     else:
         validation = round(rows / 7)
-    return rows, validation, tokens, len(front_tokens(encoder))
+    return rows, validation, lengths, len(front_tokens(encoder))
 
 
 def _same(current: dict[str, object], resolved: Resolved) -> bool:

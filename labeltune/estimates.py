@@ -4,8 +4,11 @@ Seconds are arithmetic divided by the rate at which this machine multiplies matr
 each part reached where it was measured (docs/log.md).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from labeltune.depth import LEAST, trained_layers
 from labeltune.params import Train
@@ -16,8 +19,6 @@ TRUNK_SHARE, TOP_SHARE = 0.62, 0.47
 """Share of the matrix product's rate: layers without gradients in batches of one length; layers that train. Measured on
 2 cores in fp32 with SmolLM2-135M on SMS Spam."""
 ENCODERS = ("bert", "roberta", "xlm-roberta", "modernbert")
-PADDING = 1.25
-"""Tokens of random batches with padding by those without."""
 EVALUATIONS = 5
 """Passes over the validation rows."""
 LIBRARIES = 1200
@@ -63,6 +64,16 @@ class Shape:
         )
 
 
+def longest(lengths: Sequence[int], batch: int) -> float:
+    """The length of the longest of `batch` rows drawn at random, on average: what the others are padded to.
+
+    >>> longest([1, 2, 3], batch=1), round(longest([0, 1], batch=3), 3)
+    (2.0, 0.875)
+    """
+    shares = np.arange(len(lengths) + 1) / len(lengths)
+    return float(np.diff(shares**batch) @ np.sort(lengths))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a training takes."""
@@ -74,7 +85,7 @@ class Estimate:
 
 
 def estimate(
-    shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, front: int, gflops: float
+    shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, padded: float, front: int, gflops: float
 ) -> Estimate:
     """Estimate a training; of `depth: auto` the least depth that it may take.
 
@@ -82,6 +93,7 @@ def estimate(
         rows: of the training split.
         validation: rows of the validation split.
         tokens: of a row with its prompt, on average.
+        padded: of the longest row of a batch, on average.
         front: of them those that every prompt begins with.
         gflops: rate of matrix products on this machine, in 1e9 operations a second.
     """
@@ -96,7 +108,7 @@ def estimate(
     held = validation * EVALUATIONS * FORWARD
     pooled = shape.decoder and train.head != "label_scoring"
     own = tokens - front if pooled else tokens
-    learnt = own if pooled and train.packing is not False else tokens * PADDING
+    learnt = own if pooled and train.packing is not False else padded
     trunk = FORWARD * below * shape.layer_weights * (rows + validation) * own
     trained = top * shape.layer_weights * (rows * train.epochs * learnt * (FORWARD + back) + tokens * held)
     sounded = 0.0

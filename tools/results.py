@@ -26,12 +26,15 @@ def main() -> None:
     shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=True)
     groups: dict[tuple[str, ...], dict[int, Any]] = defaultdict(dict)
     for entry in json.loads(shown.stdout):
+        begun = entry.get("data") or {}
         for experiment in entry["experiments"] or []:
             data = experiment["revs"][0]["data"]
             params = data and data["params"].get("resolved.yaml", {}).get("data")
             chosen = data and data["params"].get("params.yaml", {}).get("data")
             metrics = data and {path: content.get("data") for path, content in data["metrics"].items()}
             if not params or not all(metrics.get(path) for path in NEEDED):  # it waits, runs or failed
+                continue
+            if left(begun, data):
                 continue
             values = {key: str(look_up(chosen if key == "recipe" else params, key)) for key in keys}
             if all(not wanted[key] or values[key] in wanted[key].split(",") for key in keys):
@@ -59,6 +62,13 @@ def main() -> None:
             f"{max(cost['peak_memory_mib'] for cost in costs):,}",
         ]
         print("| " + " | ".join(cells) + " |")
+
+
+def left(begun: Any, data: Any) -> bool:
+    """Whether the test figures are those that the experiment began with, for it ended before `evaluate`."""
+    return bool(begun) and (
+        begun["metrics"].get(METRICS) == data["metrics"].get(METRICS) and begun["params"] != data["params"]
+    )
 
 
 def cheaper(run: Any, name: str) -> str:

@@ -7,7 +7,7 @@ from labeltune.estimates import Shape, estimate
 from labeltune.params import Train
 
 SMOLLM2 = Shape(layers=30, layer_weights=3_538_944, embedding_weights=28_311_552, width=576, decoder=True)
-LOAD = {"rows": 781, "validation": 112, "tokens": 53.0, "front": 10, "gflops": 325.0}
+LOAD = {"rows": 781, "validation": 112, "tokens": 53.0, "padded": 80.0, "front": 10, "gflops": 325.0}
 
 
 def settings(**given: object) -> Train:
@@ -54,13 +54,28 @@ def test_work_that_is_left_out_takes_no_time() -> None:
     assert more.seconds - whole.seconds == pytest.approx(whole.seconds - 6.0)  # all but the loading grows
 
 
+MINILM = Shape(layers=6, layer_weights=1_769_472, embedding_weights=11_720_448, width=384, decoder=False)
+GEMMA = Shape(layers=18, layer_weights=5_570_560, embedding_weights=167_772_160, width=640, decoder=True)
+OPEN = {"depth": "auto", "layers": "auto", "head": "linear"}
+MEASURED = {"tokens": 52.0, "padded": 80.0, "gflops": 294.0}
+
+
 @pytest.mark.parametrize(
-    ("given", "seconds", "memory"),
-    [({"layers": 8}, 88.8, 2013), ({"layers": 4, "depth": 16}, 49.3, 1567)],
-    ids=["top 8 of 30", "top 4 of 16"],
-)
-def test_the_measured_runs(given: dict, seconds: float, memory: int) -> None:
-    """On 2 cores at 325 GFLOP/s in fp32, with nothing beside them (docs/log.md); the factors are of the first."""
-    found = estimate(SMOLLM2, settings(**given), **LOAD)
+    ("shape", "given", "load", "seconds", "memory"),
+    [
+        (SMOLLM2, OPEN, {}, 47.2, 1626),
+        (SMOLLM2, OPEN | {"method": "full"}, {}, 112.9, 2325),
+        (SMOLLM2, OPEN | {"method": "qlora"}, {}, 49.8, 1728),
+        (MINILM, {"method": "full", "head": "linear", "epochs": 2, "batch_size": 16},
+         {"tokens": 33.0, "padded": 68.0, "front": 0}, 54.4, 1895),
+        (GEMMA, {"layers": 6, "head": "linear", "epochs": 2},
+         {"rows": 250, "validation": 35, "tokens": 11.0, "padded": 18.0, "front": 0}, 15.5, 2440),
+        (SMOLLM2, {"layers": 8}, {"gflops": 325.0}, 88.8, 2013),
+    ],
+    ids=["default", "full", "4 bits", "MiniLM", "Gemma", "label scoring"],
+)  # fmt: skip
+def test_the_measured_runs(shape: Shape, given: dict, load: dict, seconds: float, memory: int) -> None:
+    """On 2 cores in fp32, with nothing beside them (docs/log.md)."""
+    found = estimate(shape, settings(**given), **LOAD | MEASURED | load)
     assert found.seconds == pytest.approx(seconds, rel=0.3)
     assert found.memory_mib == pytest.approx(memory, rel=0.3)

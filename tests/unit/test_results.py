@@ -34,12 +34,15 @@ def entry(recipe: str, seed: int, accuracy: float, *, own: bool = True) -> dict[
 
 
 def table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
+    before = entry("default", 1, 0.99)["revs"][0]["data"]
     shown = [
         {"experiments": None},
         {
+            "data": before,
             "experiments": [
-                entry("a", 42, 0.9), entry("a", 0, 0.8), entry("b", 0, 0.6, own=False), {"revs": [{"data": None}]}
-            ]
+                entry("a", 42, 0.9), entry("a", 0, 0.8), entry("b", 0, 0.6, own=False), {"revs": [{"data": None}]},
+                entry("a", 7, 0.99),  # ended before `evaluate`: these are the figures of Git's own run
+            ],
         },
     ]  # fmt: skip
     done = subprocess.CompletedProcess([], 0, stdout=json.dumps(shown))
