@@ -92,15 +92,9 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
         for top in dict.fromkeys((resolved.train.layers, "all")):
             settings = resolved.train.model_copy(update={"method": method, "layers": top})
             found = estimate(
-                shape,
-                settings,
-                rows=rows,
-                validation=validation,
-                tokens=tokens,
-                padded=padded,
-                front=front,
+                shape, settings, rows=rows, validation=validation, tokens=tokens, padded=padded, front=front,
                 gflops=gflops,
-            )
+            )  # fmt: skip
             fits = "yes" if found.memory_mib < 1024 * free else "no: not enough memory"
             chosen = "chosen" if (method, top) == (resolved.train.method, resolved.train.layers) else ""
             table.append([method, str(top), _clock(found.seconds), f"{found.memory_mib / 1024:.1f} GiB", fits, chosen])

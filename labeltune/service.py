@@ -48,6 +48,5 @@ def serve(folder: Path, *, host: str, port: int, limits: Limits, chat: bool = Fa
         timeout_keep_alive=10,
         timeout_graceful_shutdown=round(limits.seconds),
         h11_max_incomplete_event_size=64 << 10,
-        limit_concurrency=4 * limits.in_flight,
         server_header=False,
     )
