@@ -225,16 +225,10 @@ def show(found: Comparison) -> None:
         terminal.table("difference of the means", columns, rows)
     if found.pairs:
         rows = [
-            [
-                a,
-                b,
-                f"{t.difference:+.4f}",
-                _between(t.interval),
-                f"{t.only_first} : {t.only_second}",
-                f"{t.p_value:.3g}",
-            ]
+            [a, b, f"{t.difference:+.4f}", _between(t.interval), f"{t.only_first} : {t.only_second}",
+             f"{t.p_value:.3g}"]
             for a, b, t in found.pairs
-        ]
+        ]  # fmt: skip
         columns = ["run", "less", "accuracy", "95% interval", "rows only one has right", "p (exact McNemar)"]
         terminal.table("two runs on the same rows", columns, rows)
 

@@ -119,10 +119,11 @@ def choose(found: Survey, model: str | None = None) -> list[Choice]:
     ]  # fmt: skip
     if not scoring:
         choices.append(Choice(key="train.pooling", value="mean", why="the text's tokens on average"))
-    if model == "smollm2-135m" and small:
-        choices.append(Choice(key="train.depth", value=16, why="the lower half classifies as well, twice as fast"))
-    if model != "minilm" and small:
+    if model != "minilm" and small and scoring:
         choices.append(Choice(key="train.layers", value=4, why="only the top trains, which a CPU manages"))
+    elif model != "minilm" and small:
+        choices.append(Choice(key="train.depth", value="auto", why="cut where a layer tells the labels apart as well"))
+        choices.append(Choice(key="train.layers", value="auto", why="only the top trains, which a CPU manages"))
     if found.unlabelled:
         why = f"{found.unlabelled:,} rows have none"
         choices.append(Choice(key="prepare.missing_label", value="drop", why=why))
