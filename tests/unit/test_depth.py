@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from labeltune import depth, soundings
 from labeltune.baselines import Split
-from labeltune.estimates import Shape, estimate
+from labeltune.depth import LEAST
+from labeltune.estimates import TRUNK_SHARE, Shape, estimate
 from labeltune.params import Train
 from labeltune.probes import sampled
 from labeltune.soundings import Sounding
@@ -152,11 +153,12 @@ def test_a_family_that_is_not_known_keeps_every_layer(tiny_base: Bases) -> None:
 
 
 def test_an_estimate_takes_auto() -> None:
-    shape = Shape(layers=32, layer_weights=100, embedding_weights=100, width=8)
-    options = {"rows": 10_000, "validation": 100, "tokens": 50.0, "gflops": 0.1}
+    shape = Shape(layers=32, layer_weights=100, embedding_weights=100, width=8, decoder=True)
+    options = {"rows": 10_000, "validation": 100, "tokens": 50.0, "padded": 60.0, "front": 0, "gflops": 0.1}
 
     def seconds(**train: Any) -> float:
         return estimate(shape, Train.model_validate({"seed": 0, **train}), **options).seconds
 
     assert seconds(layers="auto") == seconds(layers=8) < seconds()
-    assert seconds(depth="auto", layers=4) == seconds(layers=4)
+    least, read = -(-32 // LEAST), 2 * 32 * 100 * 50.0 * (512 + 100) / (0.1e9 * TRUNK_SHARE)
+    assert seconds(depth="auto", layers=4) == pytest.approx(seconds(depth=least, layers=4) + read)

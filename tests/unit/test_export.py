@@ -97,7 +97,10 @@ def test_a_transformers_folder_gives_the_same_logits(
     assert str(tiny_base(architecture)) not in (folder / "config.json").read_text()
 
 
-def test_label_words_of_several_tokens_have_no_form_in_transformers(tiny_base: Bases, tmp_path: Path) -> None:
+def test_label_words_of_several_tokens_have_no_form_in_transformers(
+    tiny_base: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no prepared rows are
     trained(tiny_base("llama"), tmp_path / "classifier", **SEVERAL)
     with pytest.raises(UserError, match="--to onnx, or set a verbalizer"):
         export.export(tmp_path / "classifier", to="merged", out=tmp_path / "out", rows=None)
