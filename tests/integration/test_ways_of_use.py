@@ -1,7 +1,9 @@
 """The same texts through every way of using a classifier give the same answers."""
 
 import contextlib
+import doctest
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -78,6 +80,24 @@ def test_every_way_gives_the_same_answers(
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.pop("text") for line in told] == texts
     same(told, expected)
+
+
+@pytest.mark.parametrize("method", [labeltune.Classifier.predict, labeltune.Classifier.stream])
+def test_the_examples_in_the_docstrings_run(
+    trained: Path, capsys: pytest.CaptureFixture[str], method: Callable[..., object]
+) -> None:
+    Path("texts.txt").write_text("win a free prize now\n\nsee you at home\n")
+    names: dict[str, object] = {"Classifier": labeltune.Classifier}
+    examples = doctest.DocTestParser().get_examples(method.__doc__ or "")
+    assert len(examples) == 2
+    for example in examples:  # the module's own run skips them, for it has no classifier
+        exec(compile(example.source, "docstring", "single"), names)
+    shown = capsys.readouterr().out
+    if examples[-1].want:
+        assert shown == examples[-1].want
+    else:
+        expected = labeltune.Classifier.load(TRAINED).predict(["win a free prize now", "see you at home"])
+        assert [line.split()[0] for line in shown.splitlines()] == [answer.label for answer in expected]
 
 
 def same(found: list[dict], expected: list[dict]) -> None:
