@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from labeltune import architectures, bases, bins, conf, hardware, inference, methods, outputs, rows, terminal, trunk
 from labeltune.blueprint import Blueprint
+from labeltune.depth import settle
 from labeltune.errors import UserError
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
@@ -36,8 +37,11 @@ def main() -> None:
     torch.set_num_threads(machine.threads)
     labels, base = LabelSet.load(PREPARED / "labels.json"), bases.open_base(model)
     encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
-    given = rows.encode(outputs.read_prepared(PREPARED / "train.csv").head(ROWS), encoder, labels)
-    plan = Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
+    splits = [
+        rows.encode(outputs.read_prepared(PREPARED / f"{s}.csv"), encoder, labels) for s in ("train", "validation")
+    ]
+    plan, _ = settle(Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine), *splits)
+    given = splits[0].take(list(range(min(ROWS, len(splits[0])))))
     network = plan.build()
     plain = methods.plain(network)
     if architectures.architecture(plain.config) is None:

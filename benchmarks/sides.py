@@ -2,7 +2,8 @@
 
 For every seed each side runs in a process of its own, in turns, so that what slows the machine slows them all. Prints
 the median over the seeds of seconds, rates, memory and of the ratio to labeltune in the same turn, and the accuracy
-with its interval; writes all of it to a JSON file. Peers whose packages are missing are left out.
+with its interval; writes all of it to a JSON file. Slow peers take the first turn alone, and a part of it. Peers whose
+packages are missing are left out.
 """
 
 import argparse
@@ -44,24 +45,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sides.json"))
     options = parser.parse_args(arguments)
     model = conf.section("model", Model)
-    bases_of = {name: _model("minilm") if name in SENTENCES else model for name in options.peers}
+    bases_of = {name: catalogued("minilm") if name in SENTENCES else model for name in options.peers}
     folders = {name: bases.open_base(base).folder for name, base in bases_of.items()}
     turns: list[dict[str, Found]] = []
-    with terminal.progress("sides", len(options.seeds) * (2 + len(options.peers))) as progress:
+    slow = sum(name in SLOW for name in options.peers)
+    runs = len(options.seeds) * (2 + len(options.peers) - slow) + slow
+    with terminal.progress("sides", runs, unit="runs") as progress:
         for place, seed in enumerate(options.seeds):
             turn: dict[str, Found] = {}
-            for name in [OURS, *options.peers] if place % 2 == 0 else [*reversed(options.peers), OURS]:
+            peers = [name for name in options.peers if place == 0 or name not in SLOW]
+            for name in [OURS, *peers] if place % 2 == 0 else [*reversed(peers), OURS]:
                 if name == OURS:
                     turn |= _ours(seed)
                 else:
                     command = ["benchmarks.peers", name, "--rows", str(PREPARED), "--model", str(folders[name])]
                     steps = options.steps if name in SLOW else 0
-                    found = _run([*command, "--seed", str(seed), "--steps", str(steps)])
+                    found = run([*command, "--seed", str(seed), "--steps", str(steps)])
                     turn |= {name: found} if found else {}
                 progress(2 if name == OURS else 1)
             turns.append(turn)
     labels = read_prepared(PREPARED / "test.csv")["label"].to_numpy()
-    summary = {name: _summary([turn[name] for turn in turns], turns, labels) for name in turns[0]}
+    summary = {
+        name: _summary(*zip(*((turn[name], turn[OURS]) for turn in turns if name in turn), strict=True), labels)
+        for name in turns[0]
+    }
     record = {
         "machine": f"{hardware.cpu_name()}, {hardware.cores()} cores", "matmul_gflops": hardware.matmul_rates(),
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
@@ -75,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     terminal.say(f"figures in {options.out}")
 
 
-def _model(name: str) -> Model:
+def catalogued(name: str) -> Model:
     """A base model of the catalogue."""
     content = conf.read_yaml(conf.CONF / "models" / f"{name}.yaml")
     return Model.model_validate(
@@ -90,13 +97,13 @@ def _ours(seed: int) -> dict[str, Found]:
         shutil.copytree(PREPARED, Path(folder) / PREPARED)
         found = {}
         for name, own in ((OURS, seed), (NEXT, seed + 1)):
-            measured = _run(["benchmarks.ours", str(own)], Path(folder))
+            measured = run(["benchmarks.ours", str(own)], Path(folder))
             assert measured, "labeltune has all packages that it needs"
             found[name] = measured
     return found
 
 
-def _run(module: list[str], folder: Path = Path()) -> Found | None:
+def run(module: list[str], folder: Path = Path()) -> Found | None:
     """The JSON that a module prints last; None where it lacks a package."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "DVC_ROOT": str(folder.resolve())}
     done = subprocess.run(
@@ -111,7 +118,7 @@ def _run(module: list[str], folder: Path = Path()) -> Found | None:
     return None
 
 
-def _summary(mine: list[Found], turns: list[dict[str, Found]], labels: Any) -> Found:
+def _summary(mine: Sequence[Found], ours: Sequence[Found], labels: Any) -> Found:
     """Medians over the turns; accuracy is the mean over the seeds, its interval that of the rows."""
     rows = len(labels)
     right = [np.array(one["answers"]) == labels for one in mine if one["answers"] is not None]
@@ -126,10 +133,10 @@ def _summary(mine: list[Found], turns: list[dict[str, Found]], labels: Any) -> F
         "accuracy": None if hits is None else float(hits.mean()),
         "interval": [between.low, between.high] if between else None,
         "train_times_ours": statistics.median(
-            one["train_seconds"] / turn[OURS]["train_seconds"] for one, turn in zip(mine, turns, strict=True)
+            one["train_seconds"] / other["train_seconds"] for one, other in zip(mine, ours, strict=True)
         ),
         "inference_times_ours": statistics.median(
-            one["inference_seconds"] / turn[OURS]["inference_seconds"] for one, turn in zip(mine, turns, strict=True)
+            one["inference_seconds"] / other["inference_seconds"] for one, other in zip(mine, ours, strict=True)
         ),
     }
 

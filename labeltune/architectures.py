@@ -120,22 +120,23 @@ class _Zero(nn.Module):
         return torch.zeros((), device=positions.device)
 
 
-def view(backbone: Any, start: int, stop: int) -> Any:
+def view(backbone: Any, start: int | None, stop: int) -> Any:
     """The backbone with the layers from `start` to before `stop`, sharing every weight.
 
-    With `start` above 0 it is called with `inputs_embeds`, the states that the layers before `start` gave, and goes on
-    from there; unless `stop` is the top, its last hidden state is that of layer `stop - 1`, before the final norm.
+    It is called with `inputs_embeds`, the states that the layers before `start` gave, and goes on from there; with
+    tokens where `start` is None. Unless `stop` is the top, its last hidden state is that of layer `stop - 1`, before
+    the final norm.
     """
     parts = ARCHITECTURES[backbone.config.model_type]
     layers = layer_list(backbone)
     part = replaced(backbone, parts.layers, nn.ModuleList(layers[start:stop]))
     part.config = copy.copy(backbone.config)
-    part.config.num_hidden_layers = stop - start
+    part.config.num_hidden_layers = stop - (start or 0)
     if getattr(part.config, "layer_types", None):
         part.config.layer_types = part.config.layer_types[start:stop]
     if stop < len(layers) and parts.norm:
         part = replaced(part, parts.norm, nn.Identity())
-    if start > 0:
+    if start is not None:
         for name, stand_in in ((parts.stem, _Passed()), (parts.positions, _Zero()), (parts.dropout, nn.Identity())):
             if name:
                 part = replaced(part, name, stand_in)

@@ -20,8 +20,8 @@ from labeltune.inference import Tensors, pad_states
 from labeltune.networks import PooledClassification
 from labeltune.packing import FRONT, KERNELS, PADDING, packable
 
-CAPACITY = 256
-"""Tokens of a bin: attention costs the square of them."""
+CAPACITY = 128
+"""Tokens of a bin, the front not counted: attention costs the square of them, and every bin a front."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,19 +114,18 @@ def choose(plan: Blueprint, network: Any) -> Binning | None:
 
 
 def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Put rows into as few bins as the longest first into the first bin with room gives (Johnson 1973).
+    """Put rows into as many bins as their tokens need, the longest first into the emptiest bin (Graham 1969).
 
-    >>> fill([30, 90, 60, 40, 110], capacity=100)
-    [[4], [1], [2, 3], [0]]
+    The bins come out alike, for what one has less than the fullest is padding. They are as many as if each held
+    `capacity`, or the longest row where that is longer; one may come to hold a little more.
+
+    >>> fill([30, 90, 60, 40, 110], capacity=120)
+    [[4], [1, 0], [2, 3]]
     """
-    bins: list[list[int]] = []
-    left: list[int] = []
+    bins: list[list[int]] = [[] for _ in range(-(-sum(lengths) // max(capacity, *lengths)))]
+    held = [0] * len(bins)
     for row in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        place = next((number for number, room in enumerate(left) if room >= lengths[row]), None)
-        if place is None:
-            bins.append([])
-            left.append(capacity)
-            place = len(bins) - 1
-        bins[place].append(row)
-        left[place] -= lengths[row]
-    return bins
+        emptiest = held.index(min(held))
+        bins[emptiest].append(row)
+        held[emptiest] += lengths[row]
+    return [found for found in bins if found]

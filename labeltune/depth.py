@@ -12,20 +12,16 @@ from labeltune import frozen, soundings
 from labeltune.architectures import architecture
 from labeltune.blueprint import Blueprint
 from labeltune.hardware import device
-from labeltune.metrics import row_losses
 from labeltune.models import is_encoder
 from labeltune.params import Train
-from labeltune.regression import single_threaded
 from labeltune.rows import Rows
-from labeltune.soundings import Sounding
+from labeltune.soundings import Part, Sounding
 from labeltune.strata import sample
-from labeltune.terminal import progress, say
+from labeltune.terminal import say
 from labeltune.watch import POOLINGS
 
 SEED = 0
 """Of the sample: not the training's, so that all its seeds have the same depth."""
-LEAST = 3
-"""A depth of at least one layer in so many: a regression sees what a layer knows, not what the layers can learn."""
 TOP = 4
 """On a CPU one layer in so many trains."""
 MOST = 8
@@ -94,30 +90,33 @@ def trained_layers(method: str, depth: int, *, on_gpu: bool) -> tuple[int | str,
 
 
 def _depth(plan: Blueprint, config: PretrainedConfig, train: Rows, validation: Rows) -> tuple[int, str, dict[str, Any]]:
-    """The depth, why, and the figures of every layer."""
+    """The depth, why, and the figures of every layer that was read.
+
+    A regression sees what a layer knows, not what the layers can learn: hence a least depth.
+    """
     settings, count = plan.train, config.num_hidden_layers
     fitted, seen = (part.take(sample(part.labels, settings.depth_rows, SEED)) for part in (train, validation))
     untuned = frozen.load(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
-    with progress("reading every layer of the untuned model", len(fitted) + len(seen)) as advance:
-        sounding = soundings.take(
-            untuned,
-            fitted.input_ids,
-            seen.input_ids,
-            key="train.depth_rows",
-            budget=settings.trunk_budget,
-            progress=advance,
-        )
+    least = max(soundings.fewest_layers(count), settings.layers if isinstance(settings.layers, int) else 1)
+    sounding = soundings.take(
+        untuned,
+        Part(input_ids=fitted.input_ids, labels=np.array(fitted.labels)),
+        Part(input_ids=seen.input_ids, labels=np.array(seen.labels)),
+        len(plan.labels),
+        key="train.depth_rows",
+        budget=settings.trunk_budget,
+        least=least,
+    )
     pooling = "own" if is_encoder(config) else "last"
     pooling = pooling if settings.pooling == "auto" else settings.pooling
-    losses, right, poolings = _losses(sounding, fitted.labels, seen.labels, len(plan.labels), pooling)
-    least = max(-(-count // LEAST), settings.layers if isinstance(settings.layers, int) else 1)
+    losses, right, poolings = _pooled(sounding, pooling)
     place, best = shallowest(losses, [layer >= least for layer in sounding.layers])
     mean, share = losses.mean(axis=1), right.mean(axis=1)
     depth = sounding.layers[place]
     reason = (
         f"{depth} of {count}: from layer {least} on the first whose regression is within a standard error of the best, "
-        f"that of layer {sounding.layers[best]}; validation log-loss {mean[place]:.3f} against {mean[best]:.3f}, "
-        f"accuracy {share[place]:.3f} against {share[best]:.3f}"
+        f"that of layer {sounding.layers[best]} among the first {sounding.layers[-1]}; validation log-loss "
+        f"{mean[place]:.3f} against {mean[best]:.3f}, accuracy {share[place]:.3f} against {share[best]:.3f}"
     )
     table = {
         "layers": list(sounding.layers),
@@ -130,10 +129,8 @@ def _depth(plan: Blueprint, config: PretrainedConfig, train: Rows, validation: R
     return depth, reason, table
 
 
-def _losses(
-    sounding: Sounding, fitted: list[int], seen: list[int], num_labels: int, pooling: str
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
-    """What regressions on each layer's states gave: losses and hits of the validation rows, and the pooling.
+def _pooled(sounding: Sounding, pooling: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
+    """What regressions gave on each layer's states: losses and hits of the validation rows, and the pooling.
 
     Args:
         pooling: of the state that the head will see; what is none of `POOLINGS` is stood for by the better one.
@@ -141,20 +138,10 @@ def _losses(
     Returns:
         Each row's loss and whether it was right, both `[layers, rows]`, and the layers' poolings.
     """
-    able = [pooling] if pooling in POOLINGS else list(POOLINGS)
-    answers = np.array(seen)
-    found = []
-    with single_threaded():
-        for place in range(len(sounding.layers)):
-            tried = []
-            for name in able:
-                _, given = soundings.fit(
-                    sounding.states, np.array(fitted), num_labels, place=place, pooling=POOLINGS.index(name)
-                )
-                tried.append((row_losses(answers, given), given.argmax(axis=1) == answers, name))
-            found.append(min(tried, key=lambda one: float(one[0].mean())))
-    losses, right, poolings = zip(*found, strict=True)
-    return np.stack(losses), np.stack(right), list(poolings)
+    layers = np.arange(len(sounding.layers))
+    better = sounding.losses.mean(axis=2).argmin(axis=1)  # [layers]
+    taken = np.full_like(better, POOLINGS.index(pooling)) if pooling in POOLINGS else better
+    return sounding.losses[layers, taken], sounding.right[layers, taken], [POOLINGS[place] for place in taken]
 
 
 def shallowest(losses: NDArray[np.float64], allowed: list[bool]) -> tuple[int, int]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from labeltune.depth import LEAST, trained_layers
+from labeltune.depth import trained_layers
 from labeltune.params import Train
+from labeltune.soundings import fewest_layers, patience
 
 FORWARD, BACKWARD, WEIGHTS = 2, 2, 2
 """Operations per weight and token: the pass forward, the pass back to the inputs, the gradients of the weights."""
@@ -19,7 +20,7 @@ TRUNK_SHARE, TOP_SHARE = 0.62, 0.47
 """Share of the matrix product's rate: layers without gradients in batches of one length; layers that train. Measured on
 2 cores in fp32 with SmolLM2-135M on SMS Spam."""
 ENCODERS = ("bert", "roberta", "xlm-roberta", "modernbert")
-EVALUATIONS = 5
+EVALUATIONS = 4
 """Passes over the validation rows."""
 LIBRARIES = 1200
 """MiB of a process that has imported everything and loaded a small model, fitted on the runs of docs/results.md."""
@@ -99,7 +100,7 @@ def estimate(
     """
     depth = train.depth if isinstance(train.depth, int) else shape.layers
     if train.depth == "auto":
-        depth = -(-shape.layers // LEAST)
+        depth = fewest_layers(shape.layers)
     layers = trained_layers(train.method, depth, on_gpu=False)[0] if train.layers == "auto" else train.layers
     top = min(depth, layers) if isinstance(layers, int) else depth
     below = depth - top
@@ -114,7 +115,8 @@ def estimate(
     sounded = 0.0
     if train.depth == "auto":
         most = rows + validation if train.depth_rows == "all" else int(train.depth_rows)
-        sounded = FORWARD * shape.layers * shape.layer_weights * own * (min(rows, most) + min(validation, most))
+        read = min(shape.layers, depth + patience(shape.layers))
+        sounded = FORWARD * read * shape.layer_weights * own * (min(rows, most) + min(validation, most))
     seconds = START_SECONDS + (trunk + sounded) / (rate * TRUNK_SHARE) + trained / (rate * TOP_SHARE)
 
     weights = depth * shape.layer_weights

@@ -112,7 +112,7 @@ def _trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> RowTrainer:
     steps_per_epoch = math.ceil(math.ceil(len(train) / settings.batch_size) / settings.accumulation)
-    auto = max(1, round(steps_per_epoch / EVALUATIONS_PER_EPOCH))
+    auto = math.ceil(steps_per_epoch / EVALUATIONS_PER_EPOCH)  # rounded down, the last two would be neighbours
     every = auto if settings.eval_steps == "auto" else settings.eval_steps
     step_rows = settings.batch_size * settings.accumulation
     sampler = ByLength(train, step_rows, settings.seed) if settings.batches == "by_length" else None

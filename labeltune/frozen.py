@@ -1,7 +1,7 @@
 """The untuned base model: the states behind each of its layers, and how likely it finds each label word."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
+from labeltune import heads
 from labeltune.bases import Base
 from labeltune.errors import UserError
 from labeltune.features import States
@@ -17,6 +18,7 @@ from labeltune.hardware import Machine, device, inference_tokens
 from labeltune.inference import pad, row_batches, spread
 from labeltune.labels import LabelSet
 from labeltune.models import is_encoder, load_network
+from labeltune.networks import behind
 from labeltune.params import Train
 from labeltune.prompts import Encoder
 from labeltune.watch import POOLINGS, Watch, watching
@@ -137,9 +139,8 @@ def read(
             else:  # the layers alone: no output row of the vocabulary is multiplied
                 network.run(batch["input_ids"], batch["attention_mask"], None)
             pooled = watch.pooled()
-            if skip:  # a mean is that of the front's tokens and those behind it
-                share = skip / (skip + padded["attention_mask"].sum(1).numpy()[:, None, None])  # [batch, 1, 1]
-                pooled[:, :, MEAN] = share * means + (1 - share) * pooled[:, :, MEAN]
+            if skip:
+                _count_in(means, skip, pooled, padded["attention_mask"])
             return pooled, logits, watch.seconds, time.perf_counter() - begun
 
         for rows, result in zip(batches, spread(passed, batches, network.device, sharing=False), strict=True):
@@ -157,6 +158,56 @@ def read(
         seconds=elapsed,
         layer_seconds={layer: elapsed * spent[layer] / total for layer in layers},
     )
+
+
+def layer_by_layer(model: Untuned, input_ids: Sequence[list[int]]) -> Iterator[States]:
+    """Run all rows through one layer after the other: who has seen enough stops, and the layers above never run.
+
+    Yields:
+        Pooled states, `[rows, poolings, size]`, those of the embeddings first.
+    """
+    network, front = model.network, model.front
+    batches, skipped = row_batches(input_ids, front, 0, inference_tokens())
+    padded = [pad([input_ids[row][skipped[row] :] for row in rows], model.pad_id) for rows in batches]
+    fronts = [front if skipped[rows[0]] else None for rows in batches]
+    if front:  # a batch of its own, whose means belong to those of the rows behind it
+        padded.append(pad([front.tokens], model.pad_id))
+        fronts.append(None)
+    between: list[torch.Tensor | None] = [None] * len(padded)
+
+    for layer in range(network.config.num_hidden_layers + 1):
+
+        def passed(numbers: list[int], layer: int = layer) -> States:
+            (number,) = numbers
+            mask = padded[number]["attention_mask"].to(network.device)
+            seen, past = behind(fronts[number], mask)
+            below = between[number]
+            tokens = padded[number]["input_ids"].to(network.device) if below is None else None
+            hidden = network.run(tokens, seen, below, start=layer - 1, stop=layer, **past)
+            between[number] = hidden
+            return torch.stack([heads.pool(hidden, mask, how).float() for how in POOLINGS], dim=1).cpu().numpy()
+
+        found = list(spread(passed, [[number] for number in range(len(padded))], network.device, sharing=False))
+        states = np.empty((len(input_ids), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
+        for number, rows in enumerate(batches):
+            if skip := skipped[rows[0]]:
+                mask = padded[number]["attention_mask"]
+                _count_in(found[-1][:, MEAN], skip, found[number][:, None], mask)
+            states[rows] = found[number]
+        yield states
+
+
+def _count_in(means: States, skip: int, pooled: States, mask: torch.Tensor) -> None:
+    """Make a mean that of the front's tokens and those behind it, in place.
+
+    Args:
+        means: of the front's tokens, `[layers, size]`.
+        skip: how many they are.
+        pooled: of the tokens behind them, `[batch, layers, poolings, size]`.
+        mask: of those, `[batch, length]`.
+    """
+    share = skip / (skip + mask.sum(1).numpy()[:, None, None])  # [batch, 1, 1]
+    pooled[:, :, MEAN] = share * means + (1 - share) * pooled[:, :, MEAN]
 
 
 def _front_means(network: Any, front: Front, watch: Watch) -> States:

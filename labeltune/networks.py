@@ -54,7 +54,7 @@ class _Network:
 
     def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, front: Any = None) -> torch.Tensor:
         """States behind the trunk, `[batch, length + extra_tokens, size]`, of tokens that go on from `front`."""
-        mask, past = _behind(front, attention_mask)
+        mask, past = behind(front, attention_mask)
         return self.run(input_ids, mask, None, stop=self.trunk_layers, **past)
 
     def run(
@@ -63,19 +63,24 @@ class _Network:
         attention_mask: Any,
         states: torch.Tensor | None,
         *,
+        start: int | None = None,
         stop: int | None = None,
         places: torch.Tensor | None = None,
         **inputs: Any,
     ) -> torch.Tensor:
-        """Hidden states of the layers before `stop`, or of all, from tokens or from the trunk's states.
+        """Hidden states of the layers before `stop`, or of all, from tokens or from states.
 
         Args:
+            start: the layer that takes the states; None stands for the first one above the trunk.
             places: the positions that are read, `[batch, places]`; None stands for all of them.
         """
         part = without_pooler(self.backbone())  # heads are fp32, and run on what comes out of here
-        if self.trunk_layers:
-            top = self.config.num_hidden_layers
-            part = view(part, self.trunk_layers if states is not None else 0, top if stop is None else stop)
+        top = self.config.num_hidden_layers
+        end = top if stop is None else stop
+        if states is not None:
+            part = view(part, self.trunk_layers if start is None else start, end)
+        elif end < top:
+            part = view(part, None, end)
         if places is not None:
             part = tips.tipped(part, places)
         with self.arithmetic():
@@ -90,7 +95,7 @@ class _Network:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
-def _behind(front: Any, attention_mask: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+def behind(front: Any, attention_mask: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
     """The mask with the front's tokens before the row's, `[batch, front + length]`, and their keys and values."""
     if front is None:
         return attention_mask, {}
@@ -144,7 +149,7 @@ class PooledClassification(_Network):
         assert attention_mask is not None, "padding can't be told from tokens without the mask"
         if input_ids is not None and states is None:
             input_ids, attention_mask = right_padded(input_ids, attention_mask)
-        mask, past = _behind(front, attention_mask)
+        mask, past = behind(front, attention_mask)
         tokens = input_ids if states is None else None
         if self.pooling == "last" and self.reads_tips():
             places = heads.last_position(attention_mask).unsqueeze(1)  # [batch, 1]

@@ -139,8 +139,9 @@ class Train(Section):
     depth: Positive | Literal["all", "auto"] = "all"
     """Cut the model after this many layers; `auto`: the shallowest whose regression on the untuned model's states is
     within a standard error of the best layer's, on the validation rows; at least a third of the model."""
-    depth_rows: Positive | Literal["all"] = 512
-    """With `depth: auto`: training rows to fit the regressions to, and most validation rows to judge them by."""
+    depth_rows: Positive | Literal["all"] = 256
+    """Layers are compared by regressions on so many training rows, judged by at most as many validation rows: for
+    `depth: auto`, and for the baseline on hidden states. They are read layer by layer until none is better."""
     layers: Positive | Literal["all", "auto"] = "all"
     """Train in only this many top layers of those that are left; `auto`: on a CPU, with adapters, a quarter of them and
     at most 8, else all."""

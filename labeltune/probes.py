@@ -1,7 +1,6 @@
 """Probes: logistic regression on one layer's frozen states, and the zero-shot answers that the same pass gives."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +12,12 @@ from labeltune.frozen import Untuned, read
 from labeltune.inference import probabilities
 from labeltune.prompts import Encoder
 from labeltune.regression import Regression, figures, lowest, size
+from labeltune.soundings import Part, Sounding
 from labeltune.strata import sample
+from labeltune.terminal import progress
 from labeltune.watch import POOLINGS
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,52 +54,46 @@ def _sample(split: Split, rows: int | str, seed: int) -> Split:
     )
 
 
-def choose(states: dict[str, States], splits: Splits, num_labels: int, *, layers: tuple[int, ...]) -> Probe:
-    """Choose layer and pooling, then C, by the log-loss of the validation rows; fitted to the training rows alone.
+def choose(sounding: Sounding, states: dict[str, States], splits: Splits, num_labels: int) -> Probe:
+    """Fit a regression to the training rows; its C, like its layer and pooling, has the lowest validation log-loss.
 
     Args:
-        states: of the training and the validation rows, `[rows, layers, poolings, size]`.
-        layers: their numbers.
+        sounding: the layers compared.
+        states: of the rows of `splits` behind `sounding.best()`, `[rows, poolings, size]`.
     """
+    place, pooling = sounding.best()
     train, validation = splits["train"], splits["validation"]
+    fitted, seen = (states[split][:, pooling] for split in ("train", "validation"))
 
-    def fit(place: int, pooling: int, c: float) -> tuple[Regression, dict[str, float]]:
-        model, given = soundings.fit(states, train.labels, num_labels, place=place, pooling=pooling, c=c)
-        return model, figures(validation.labels, given)
+    def tried(c: float) -> tuple[Regression, dict[str, float]]:
+        model = soundings.fit(fitted, train.labels, num_labels, c=c)
+        return model, figures(validation.labels, model.probabilities(seen.astype(np.float64)))
 
-    places = [(place, pooling) for place in range(len(layers)) for pooling in range(len(POOLINGS))]
-    losses = {(place, pooling): fit(place, pooling, soundings.FIRST)[1]["log_loss"] for place, pooling in places}
-    place, pooling = lowest(losses.items())
-    tried = {c: fit(place, pooling, c) for c in STRENGTHS}
-    c = lowest((c, found["log_loss"]) for c, (_, found) in tried.items())
-    model, validated = tried[c]
+    found = {c: tried(c) for c in STRENGTHS}
+    c = lowest((c, validated["log_loss"]) for c, (_, validated) in found.items())
+    model, validated = found[c]
+    losses = sounding.losses.mean(axis=2)  # [layers, poolings]
     return Probe(
-        layer=layers[place],
+        layer=sounding.layers[place],
         pooling=POOLINGS[pooling],
         c=c,
         model=model,
         validation=validated,
-        losses={name: [losses[place, i] for place in range(len(layers))] for i, name in enumerate(POOLINGS)},
+        losses={name: losses[:, i].tolist() for i, name in enumerate(POOLINGS)},
     )
 
 
 def answer(
-    model: Untuned,
-    splits: Splits,
-    encoder: Encoder,
-    num_labels: int,
-    *,
-    budget: int,
-    progress: Progress | None = None,
+    model: Untuned, splits: Splits, compared: Splits, encoder: Encoder, num_labels: int, *, budget: int
 ) -> tuple[list[Baseline], dict[str, Features]]:
     """Answer the test rows by a probe, and by label scoring where the model can; the two share one pass.
 
     The probe's rate is that of a base model which ends with its layer; its size is that of the whole base model.
 
     Args:
-        splits: of the training and the validation rows those that are read.
+        splits: of the training and the validation rows those that the probe is fitted to and judged by.
+        compared: those on which layers are compared, which `train.depth: auto` compares too.
         budget: MiB that the shelf may take.
-        progress: called with the number of rows read since the last call.
 
     Returns:
         The answers, and the features of every split's rows.
@@ -109,20 +102,24 @@ def answer(
         UserError: states of so many rows do not fit in memory.
     """
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
-    tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
-    sounding = soundings.take(
-        model, tokens["train"], tokens["validation"], key="baselines.probe_rows", budget=budget, progress=progress
+    first, judging = (
+        Part(input_ids=encoder.encode(compared[split].texts).input_ids, labels=compared[split].labels)
+        for split in ("train", "validation")
     )
-    layers, states = sounding.layers, sounding.states
+    sounding = soundings.take(model, first, judging, num_labels, key="train.depth_rows", budget=budget)
+    tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
     started = time.perf_counter()
-    probe = choose(states, splits, num_labels, layers=layers)
+    below = soundings.states_behind(model, tokens["train"] + tokens["validation"], sounding.layers[sounding.best()[0]])
+    states = {"train": below[: len(train)], "validation": below[len(train) :]}
+    probe = choose(sounding, states, splits, num_labels)
     spent = sounding.seconds + time.perf_counter() - started
 
-    reading = read(model, tokens["test"], layers=(probe.layer,), scoring=model.missing is None, progress=progress)
-    place, pooling = layers.index(probe.layer), POOLINGS.index(probe.pooling)
+    with progress("reading the test rows with the untuned model", len(test)) as advance:
+        reading = read(model, tokens["test"], layers=(probe.layer,), scoring=model.missing is None, progress=advance)
+    pooling = POOLINGS.index(probe.pooling)
     features = {
-        "train": Features(ids=train.ids, states=states["train"][:, place, pooling]),
-        "validation": Features(ids=validation.ids, states=states["validation"][:, place, pooling]),
+        "train": Features(ids=train.ids, states=states["train"][:, pooling]),
+        "validation": Features(ids=validation.ids, states=states["validation"][:, pooling]),
         "test": Features(ids=test.ids, states=reading.states[:, 0, pooling]),
     }
     started = time.perf_counter()
@@ -138,7 +135,8 @@ def answer(
                 "C": probe.c,
                 "rows": len(train),
                 "validation_rows": len(validation),
-                "layers": list(layers),
+                "layers": list(sounding.layers),
+                "compared": [len(first.labels), len(judging.labels)],
                 "losses": probe.losses,
                 "validation": probe.validation,
             },

@@ -1,112 +1,210 @@
-"""Soundings: the untuned model read once, and regressions that tell what the states behind each layer are worth."""
+"""Soundings: the untuned model read layer by layer, and regressions that tell what the states of each are worth."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 
+from labeltune.architectures import architecture
 from labeltune.errors import UserError
 from labeltune.features import States
-from labeltune.frozen import Reading, Untuned, read
-from labeltune.metrics import Indices, Probabilities
+from labeltune.frozen import Untuned, layer_by_layer, read
+from labeltune.metrics import Indices, row_losses
 from labeltune.passes import pass_key
-from labeltune.regression import Regression
+from labeltune.regression import Regression, single_threaded
 from labeltune.shelf import Entry, Put, keep
+from labeltune.terminal import bar
 from labeltune.watch import POOLINGS, watched_layers
 
 FIRST = 0.01
 """C with which layers and poolings are compared."""
+LEAST = 3
+"""At least one layer in so many is read, whatever the first ones tell."""
+PATIENCE = 5
+"""Reading ends when one layer in so many, and at least `FEWEST`, brought no regression that is better."""
+FEWEST = 4
 MEMORY_SHARE = 0.5
+BETWEEN = 1 << 30
+"""Most bytes of the states between two layers; where they take more, no layer waits for all rows to pass the last."""
 GIB = 1 << 30
 
 Tokens = list[list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Rows of a split."""
+
+    input_ids: Tokens
+    """Token ids per row, not padded."""
+    labels: Indices
+    """`[rows]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sounding:
-    """Pooled states of rows behind every layer of the untuned model."""
+    """Pooled states of rows behind the layers of the untuned model that were read, and what each layer is worth."""
 
     layers: tuple[int, ...]
     """Numbers of the layers, from 1; 0 are the embeddings."""
     states: dict[str, States]
-    """`train` and `validation` -> `[rows, layers, poolings, size]`, in the order of `POOLINGS`."""
+    """`train` and `validation` -> `[layers, rows, poolings, size]`, in the order of `POOLINGS`."""
+    losses: NDArray[np.float64]
+    """Of the validation rows, by regressions on the training rows, `[layers, poolings, rows]`."""
+    right: NDArray[np.bool_]
+    """Whether those regressions were right, likewise."""
     seconds: float
     """What the pass took, also where another run made it."""
 
+    def best(self) -> tuple[int, int]:
+        """Places of the layer and the pooling with the lowest mean loss."""
+        means = self.losses.mean(axis=2)  # [layers, poolings]
+        place, pooling = np.unravel_index(means.argmin(), means.shape)
+        return int(place), int(pooling)
+
 
 def take(
-    model: Untuned,
-    train: Tokens,
-    validation: Tokens,
-    *,
-    key: str,
-    budget: int,
-    progress: Callable[[int], None] | None = None,
+    model: Untuned, train: Part, validation: Part, num_labels: int, *, key: str, budget: int, least: int = 1
 ) -> Sounding:
-    """Read training and validation rows in one pass, or find on the shelf what that gave.
+    """Read rows layer by layer until no regression gets better, or find on the shelf what that gave.
 
     Args:
-        train: token ids per row, not padded.
         key: the setting that says how many rows these are.
         budget: MiB that the shelf may take.
-        progress: called with the number of rows read since the last call.
+        least: a layer that is read at any rate.
 
     Raises:
         UserError: states of so many rows do not fit in memory.
     """
-    layers = watched_layers(model.network)
-    _require_memory(model, len(train) + len(validation), len(layers), key)
-    rows = train + validation
-    found: list[Reading] = []
-
-    def fill(put: Put) -> None:
-        found.append(read(model, rows, layers=layers, progress=progress))
-        put(0, torch.from_numpy(found[0].states))
-
+    network, rows = model.network, train.input_ids + validation.input_ids
+    layers = watched_layers(network)
+    _require_memory(model, len(rows), len(layers), key)
+    least = max(least, fewest_layers(layers[-1]))
+    wait = patience(layers[-1])
+    labels = np.concatenate([[len(train.labels)], train.labels, validation.labels]).astype("<i8")
     entry = Entry(
         kind="sounding",
-        key=pass_key(model.network, model.files, rows, model.front) | {"layers": layers, "poolings": POOLINGS},
-        shape=(len(rows), len(layers), len(POOLINGS), model.network.config.hidden_size),
+        key=pass_key(network, model.files, rows, model.front)
+        | {"labels": hashlib.sha256(labels.tobytes()).hexdigest(), "layers": layers, "poolings": POOLINGS}
+        | {"least": least, "patience": wait, "strength": FIRST},
+        shape=(len(layers), len(rows), len(POOLINGS), network.config.hidden_size),
         dtype=torch.float32,
     )
-    kept = keep(entry, fill, budget=budget)
-    if kept is None and not found:
-        fill(lambda *_: None)
-    elif not found and progress:
-        progress(len(rows))
-    states: States = found[0].states if kept is None else kept.array.numpy()
+
+    found: list[_Layer] = []
+    seconds = 0.0
+    with bar("reading the untuned model, layer by layer", len(layers), unit="layers") as shown, single_threaded():
+
+        def judge(states: Iterable[States]) -> Iterator[_Layer]:
+            """Those on the shelf are judged like those that are read now, and end at the same layer."""
+            for layer, one in zip(layers, states, strict=False):
+                found.append(_judged(one, train.labels, validation.labels, num_labels))
+                shown.advance(1)
+                yield found[-1]
+                if layer >= least and _stalled(found, wait):
+                    return
+
+        def fill(put: Put) -> None:
+            nonlocal seconds
+            started = time.perf_counter()
+            for place, one in enumerate(judge(_states(model, rows))):
+                put(place, torch.from_numpy(one.states).unsqueeze(0))
+            seconds = time.perf_counter() - started
+
+        kept = keep(entry, fill, budget=budget)
+        if kept is not None:
+            seconds = kept.seconds
+        if not found:
+            if kept is None:
+                fill(lambda *_: None)
+            else:
+                list(judge(iter(kept.array.numpy())))
+    states = np.stack([one.states for one in found])
     return Sounding(
-        layers=layers,
-        states={"train": states[: len(train)], "validation": states[len(train) :]},
-        seconds=found[0].seconds if kept is None else kept.seconds,
+        layers=layers[: len(found)],
+        states={"train": states[:, : len(train.labels)], "validation": states[:, len(train.labels) :]},
+        losses=np.stack([one.losses for one in found]),
+        right=np.stack([one.right for one in found]),
+        seconds=seconds,
     )
 
 
-def fit(
-    states: Mapping[str, States],
-    labels: Indices,
-    num_labels: int,
-    *,
-    place: int,
-    pooling: int,
-    c: float = FIRST,
-) -> tuple[Regression, Probabilities]:
-    """Fit a regression to the training rows' states of one layer and pooling.
+def fewest_layers(count: int) -> int:
+    """How many of a model's layers are read at any rate.
 
-    Args:
-        states: of the training and the validation rows.
-        labels: of the training rows, `[rows]`.
-        place: of the layer among those read.
-        pooling: place in `POOLINGS`.
-
-    Returns:
-        It, and what it gives the validation rows, `[rows, num_labels]`.
+    >>> fewest_layers(30)
+    10
     """
-    fitted, seen = (states[split][:, place, pooling].astype(np.float64) for split in ("train", "validation"))
-    model = Regression.fit(fitted, labels, num_labels, c=c, standardise=True)
-    return model, model.probabilities(seen)
+    return -(-count // LEAST)
+
+
+def patience(count: int) -> int:
+    """After how many layers without a better regression reading ends.
+
+    >>> patience(30)
+    6
+    """
+    return max(FEWEST, -(-count // PATIENCE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """What one layer gave."""
+
+    states: States
+    """`[rows, poolings, size]`."""
+    losses: NDArray[np.float64]
+    """`[poolings, rows]`."""
+    right: NDArray[np.bool_]
+    """`[poolings, rows]`."""
+
+
+def _judged(states: States, train: Indices, validation: Indices, num_labels: int) -> _Layer:
+    """Fit a regression to each pooling of a layer's states, the training rows' first, and judge the others by it."""
+    losses, right = [], []
+    for pooling in range(len(POOLINGS)):
+        model = fit(states[: len(train), pooling], train, num_labels)
+        given = model.probabilities(states[len(train) :, pooling].astype(np.float64))
+        losses.append(row_losses(validation, given))
+        right.append(given.argmax(axis=1) == validation)
+    return _Layer(states=states, losses=np.stack(losses), right=np.stack(right))
+
+
+def fit(states: States, labels: Indices, num_labels: int, *, c: float = FIRST) -> Regression:
+    """Fit a regression to the states of one layer and pooling, `[rows, size]`, and labels `[rows]`."""
+    return Regression.fit(states.astype(np.float64), labels, num_labels, c=c, standardise=True)
+
+
+def _stalled(found: list[_Layer], wait: int) -> bool:
+    """Whether the last layers brought nothing better, of each layer its better pooling."""
+    best = min(range(len(found)), key=lambda place: found[place].losses.mean(axis=1).min())
+    return len(found) - 1 - best >= wait
+
+
+def states_behind(model: Untuned, rows: Tokens, layer: int) -> States:
+    """Pooled states behind one layer, `[rows, poolings, size]`; the layers above it do not run where that is known."""
+    order = watched_layers(model.network)
+    with bar(f"reading the untuned model up to layer {layer}", order.index(layer) + 1, unit="layers") as shown:
+        for one, states in zip(order, _states(model, rows), strict=False):
+            shown.advance(1)
+            if one == layer:
+                return states
+    raise AssertionError("the layer is one of them")
+
+
+def _states(model: Untuned, rows: Tokens) -> Iterator[States]:
+    """The states of one layer after the other, `[rows, poolings, size]`, no layer read before it is asked for."""
+    config = model.network.config
+    between = sum(map(len, rows)) * config.hidden_size * model.network.dtype.itemsize
+    if architecture(config) is not None and between <= BETWEEN:
+        yield from layer_by_layer(model, rows)
+    else:
+        yield from np.moveaxis(read(model, rows, layers=watched_layers(model.network)).states, 1, 0)
 
 
 def _require_memory(model: Untuned, rows: int, layers: int, key: str) -> None:

@@ -16,6 +16,8 @@ from labeltune.errors import UserError
 from labeltune.interruption import StoppedError
 
 LINE_SECONDS = 15.0
+WHOLE = 10
+"""A rate below it is shown with two digits."""
 WRITING_FAILED = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
@@ -49,19 +51,33 @@ def run(main: Callable[[], None]) -> None:
 
 
 class _Rate(ProgressColumn):
-    """Rows per second of a task."""
+    """How fast a task is."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} rows/s" if speed else "", style="cyan")
+        return Text(rate(speed, self.unit) if speed else "", style="cyan")
+
+
+def rate(speed: float, unit: str) -> str:
+    """A rate, as words.
+
+    >>> rate(1234.5, "rows"), rate(1.26, "layers")
+    ('1,234 rows/s', '1.3 layers/s')
+    """
+    return f"{speed:,.0f} {unit}/s" if speed >= WHOLE else f"{speed:.2g} {unit}/s"
 
 
 class Bar:
-    """Progress over rows: a live bar on a terminal, else a line now and then."""
+    """Progress over rows, or what else is counted: a live bar on a terminal, else a line now and then."""
 
-    def __init__(self, title: str, total: int, console: Console) -> None:
+    def __init__(self, title: str, total: int, unit: str, console: Console) -> None:
         self.title = title
         self.total = total
+        self.unit = unit
         self.done = 0
         self.skipped = 0
         self.console = console
@@ -71,7 +87,7 @@ class Bar:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            _Rate(),
+            _Rate(unit),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[note]}"),
             console=console,
@@ -97,10 +113,10 @@ class Bar:
         self.console.print(f"{line}  {note}" if note else line, highlight=False, markup=False)
 
     def left(self) -> str:
-        """Rows per second and the time left, as words."""
-        rate = (self.done - self.skipped) / max(time.monotonic() - self._started, 1e-9)
-        seconds = round((self.total - self.done) / rate) if rate else 0
-        return f"{rate:,.0f} rows/s, {seconds // 60}:{seconds % 60:02d} left"
+        """The rate and the time left, as words."""
+        speed = (self.done - self.skipped) / max(time.monotonic() - self._started, 1e-9)
+        seconds = round((self.total - self.done) / speed) if speed else 0
+        return f"{rate(speed, self.unit)}, {seconds // 60}:{seconds % 60:02d} left"
 
     def __enter__(self) -> "Bar":
         if self.console.is_terminal:
@@ -112,15 +128,15 @@ class Bar:
             self._live.stop()
 
 
-def bar(title: str, total: int) -> Bar:
-    """A progress bar for `total` rows, to be used in a `with` block."""
-    return Bar(title, total, Console(soft_wrap=True))
+def bar(title: str, total: int, *, unit: str = "rows") -> Bar:
+    """A progress bar, to be used in a `with` block."""
+    return Bar(title, total, unit, Console(soft_wrap=True))
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int, *, unit: str = "rows") -> Iterator[Callable[[int], None]]:
     """Yield the function that counts rows as done on a fresh bar."""
-    with bar(title, total) as shown:
+    with bar(title, total, unit=unit) as shown:
         yield shown.advance
 
 

@@ -4,7 +4,20 @@ from pathlib import Path
 
 import torch
 
-from labeltune import baselines, bases, conf, features, frozen, hardware, ngrams, outputs, probes, regression, terminal
+from labeltune import (
+    baselines,
+    bases,
+    conf,
+    depth,
+    features,
+    frozen,
+    hardware,
+    ngrams,
+    outputs,
+    probes,
+    regression,
+    terminal,
+)
 from labeltune.evaluation import Baselines
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
@@ -20,7 +33,7 @@ def main() -> None:
     """Write data/baselines/, metrics/baselines.json and costs/baselines.json."""
     settings = conf.section("baselines", Baselines)
     prompt, model = conf.section("prompt", Prompt), conf.section("model", Model)
-    # Only train.dtype, train.attention and train.threads: no other setting of the training makes a difference here.
+    # Of the training only dtype, attention, threads, and the rows by which layers are compared make a difference here.
     train = conf.section("train", Train)
     machine = hardware.choose(train)
     torch.set_num_threads(machine.threads)
@@ -36,10 +49,8 @@ def main() -> None:
         encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
         untuned = frozen.load(base, labels, encoder, machine, scoring=settings.zero_shot)
         probed = probes.sampled(splits, settings.probe_rows, settings.seed)
-        with terminal.progress("reading with the untuned base model", sum(map(len, probed.values()))) as progress:
-            answers, states = probes.answer(
-                untuned, probed, encoder, len(labels), budget=train.trunk_budget, progress=progress
-            )
+        compared = probes.sampled(splits, train.depth_rows, depth.SEED)
+        answers, states = probes.answer(untuned, probed, compared, encoder, len(labels), budget=train.trunk_budget)
         found += answers
 
         outputs.write_table(PREDICTIONS, baselines.answers(found, splits["test"], labels))

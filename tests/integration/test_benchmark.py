@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import ours, peers, sides
+from benchmarks import figures, growth, ours, peers, sides
 from benchmarks import parts as measured_parts
-from labeltune import hardware
+from labeltune import conf, hardware
+from labeltune.origins import Model
 from labeltune.outputs import read_prepared
 from stages import configure, prepare
 
@@ -56,15 +57,32 @@ def test_the_sides_answer_the_same_rows(
 ) -> None:
     configure.main()
     prepare.main()
-    monkeypatch.setattr(sides, "_run", here)
+    monkeypatch.setattr(sides, "run", here)
     monkeypatch.setattr(hardware, "matmul_rates", lambda: {"fp32": 1.0, "bf16": 0.5})
-    sides.main(["--peers", "tfidf", "trainer-lora-tuned", "label-words", "--seeds", "3", "--steps", "1"])
+    sides.main(["--peers", "tfidf", "trainer-lora-tuned", "label-words", "--seeds", "3", "4", "--steps", "1"])
     record = json.loads(Path("benchmarks/results/sides.json").read_text(encoding="utf-8"))
     assert set(record["sides"]) == {"labeltune", "labeltune, next seed", "tfidf", "trainer-lora-tuned", "label-words"}
     assert record["sides"]["tfidf"]["accuracy"] == 1.0  # the classes share no word
     assert record["sides"]["label-words"]["accuracy"] is None  # cut short
     assert all(one["train_seconds"] > 0 for one in record["turns"][0].values())
+    assert ["label-words" in turn for turn in record["turns"]] == [True, False]
     assert "trainer-lora-tuned" in capsys.readouterr().out
+    figures.main(["benchmarks/results/sides.json", "sides.png"])
+    assert Path("sides.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_is_measured_for_every_number_of_rows_that_there_is(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure.main()
+    prepare.main()
+    monkeypatch.setattr(growth, "run", here)
+    monkeypatch.setattr(growth, "catalogued", lambda _: conf.section("model", Model))
+    growth.main(["--rows", "16", "32", "1000"])
+    runs = json.loads(Path("benchmarks/results/growth.json").read_text(encoding="utf-8"))["runs"]
+    assert [one["rows"] for one in runs] == [16, 32]
+    assert all(one["train_seconds"] > 0 for one in runs)
+    assert "1,000 rows: data/prepared/train.csv has 42; left out" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # of PEFT
@@ -91,7 +109,7 @@ def test_the_summary_takes_medians_of_turns_and_the_mean_over_seeds() -> None:
 
     right, half = list("abab"), list("aaaa")
     turns = [{"labeltune": one(a, right), "peer": one(b, half)} for a, b in ((1.0, 8.0), (2.0, 6.0), (4.0, 4.0))]
-    found = sides._summary([turn["peer"] for turn in turns], turns, read(right))
+    found = sides._summary([turn["peer"] for turn in turns], [turn["labeltune"] for turn in turns], read(right))
     assert (found["train_seconds"], found["train_times_ours"]) == (6.0, 3.0)  # of 8, 3 and 1
     assert found["inference_rows_per_second"] == 2.0
     assert found["accuracy"] == 0.5

@@ -20,6 +20,7 @@ from labeltune.baselines import Split
 from labeltune.errors import UserError
 from labeltune.labels import LabelSet
 from labeltune.outputs import write_table
+from labeltune.soundings import Sounding
 from labeltune.watch import POOLINGS
 from tests.conftest import spam_rows
 from tests.tuning import plan
@@ -124,35 +125,45 @@ def test_a_label_without_a_training_row_gets_nothing_and_a_lone_label_everything
     np.testing.assert_array_equal(lone.probabilities(rows[:2]), [[0, 1, 0], [0, 1, 0]])
 
 
-def planted(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, Split]]:
+def planted() -> tuple[Sounding, dict[str, Split]]:
     """Random states of 4 layers, in which the label shows in layer 2 alone, and in its last token's state."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     splits = {}
     states = {}
     for name, rows in (("train", 120), ("validation", 60)):
         labels = rng.integers(0, 2, rows)
-        drawn = rng.normal(size=(rows, 4, 2, 8)).astype(np.float32)
-        drawn[:, 2, 1, 3] = 40 * drawn[:, 2, 1, 3] + 100 * labels  # far from the others' scale
+        drawn = rng.normal(size=(4, rows, 2, 8)).astype(np.float32)
+        drawn[2, :, 1, 3] = 40 * drawn[2, :, 1, 3] + 100 * labels  # far from the others' scale
         splits[name] = Split(ids=[str(i) for i in range(rows)], texts=[""] * rows, labels=labels)
         states[name] = drawn
-    return states, splits
+    given = np.array([[reference(states, splits, i, j, 0.01) for j in range(2)] for i in range(4)])
+    answers = splits["validation"].labels
+    losses = -np.log(given[:, :, np.arange(60), answers])
+    right = given.argmax(axis=3) == answers
+    return Sounding(layers=(0, 1, 2, 3), states=states, losses=losses, right=right, seconds=1.0), splits
+
+
+def reference(
+    states: dict[str, np.ndarray], splits: dict[str, Split], layer: int, pooling: int, c: float
+) -> np.ndarray:
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    model.fit(states["train"][layer, :, pooling].astype(np.float64), splits["train"].labels)
+    return model.predict_proba(states["validation"][layer, :, pooling].astype(np.float64))
 
 
 def test_a_probe_finds_the_layer_and_pooling_that_hold_the_label() -> None:
-    states, splits = planted()
-    probe = probes.choose(states, splits, 2, layers=(0, 1, 2, 3))
+    sounding, splits = planted()
+    place, _ = sounding.best()
+    behind = {split: states[place] for split, states in sounding.states.items()}
+    probe = probes.choose(sounding, behind, splits, 2)
     assert (probe.layer, probe.pooling) == (2, "last")
     assert probe.losses["last"][2] == min(min(losses) for losses in probe.losses.values())
-    by_c = {}
-    for c in probes.STRENGTHS:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
-        model.fit(states["train"][:, 2, 1].astype(np.float64), splits["train"].labels)
-        given = model.predict_proba(states["validation"][:, 2, 1].astype(np.float64))
-        by_c[c] = sklearn_metrics.log_loss(splits["validation"].labels, given), given
-    assert probe.c == min(by_c, key=lambda c: by_c[c][0])
-    assert probe.validation["log_loss"] == pytest.approx(by_c[probe.c][0])
-    found = probe.model.probabilities(states["validation"][:, 2, 1].astype(np.float64))
-    np.testing.assert_allclose(found, by_c[probe.c][1], rtol=1e-6)
+    by_c = {c: reference(sounding.states, splits, 2, 1, c) for c in probes.STRENGTHS}
+    losses = {c: sklearn_metrics.log_loss(splits["validation"].labels, given) for c, given in by_c.items()}
+    assert probe.c == min(losses, key=lambda c: losses[c])
+    assert probe.validation["log_loss"] == pytest.approx(losses[probe.c])
+    found = probe.model.probabilities(sounding.states["validation"][2, :, 1].astype(np.float64))
+    np.testing.assert_allclose(found, by_c[probe.c], rtol=1e-6)
 
 
 def test_samples_have_the_classes_shares_and_depend_on_the_seed() -> None:
@@ -181,8 +192,8 @@ def test_more_states_than_memory_are_refused_before_they_are_computed(
     made = plan(tiny_base("llama"))
     model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=False)
     monkeypatch.setattr(soundings, "MEMORY_SHARE", 1e-9)
-    with pytest.raises(UserError, match="baselines.probe_rows: the states of 32 rows take .* set it to at most"):
-        probes.answer(model, three(spam_rows(20)), made.encoder, 2, budget=0)
+    with pytest.raises(UserError, match="train.depth_rows: the states of 32 rows take .* set it to at most"):
+        probes.answer(model, three(spam_rows(20)), three(spam_rows(20)), made.encoder, 2, budget=0)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -194,7 +205,7 @@ def test_states_and_scores_come_together(
     made = plan(tiny_base("llama"))
     model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=True)
     splits = three(spam_rows(20))
-    found, states = probes.answer(model, splits, made.encoder, 2, budget=0)
+    found, states = probes.answer(model, splits, splits, made.encoder, 2, budget=0)
     assert [baseline.name for baseline in found] == ["hidden_states", "zero_shot"]
     for baseline in found:
         assert baseline.probabilities.shape == (len(splits["test"]), 2)

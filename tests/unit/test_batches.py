@@ -219,7 +219,7 @@ def test_the_bar_counts_every_row_once_and_those_of_before(stub: Stub, tmp_path:
     table, out = Table.survey(write(tmp_path / "in.csv")), tmp_path / "out.csv"
     with pytest.raises(KeyboardInterrupt):
         answer_file(Stub(tmp_path / "classifier", stop=20), table, out)
-    bar = Bar("labelling", table.rows, Console(file=io.StringIO()))
+    bar = Bar("labelling", table.rows, "rows", Console(file=io.StringIO()))
     answer_file(stub, table, out, bar)
     assert (bar.skipped, bar.done) == (24, 40)
 

@@ -14,11 +14,10 @@ from sklearn.preprocessing import StandardScaler
 
 from labeltune import depth, soundings
 from labeltune.baselines import Split
-from labeltune.depth import LEAST
 from labeltune.estimates import TRUNK_SHARE, Shape, estimate
 from labeltune.params import Train
 from labeltune.probes import sampled
-from labeltune.soundings import Sounding
+from labeltune.soundings import LEAST
 from tests.conftest import spam_rows
 from tests.tiny import UNKNOWN
 from tests.tuning import plan, rows
@@ -31,37 +30,37 @@ def given(made: Any, count: int, start: int = 0) -> Any:
     return rows(made, [text for _, text in chosen], [int(label == "spam") for label, _ in chosen])
 
 
-def planted(train: list[int], validation: list[int], layers: int, from_layer: int) -> Sounding:
+def planted(train: list[int], validation: list[int], layers: int, from_layer: int) -> np.ndarray:
     """Random states in which the label shows from a layer on, in the last token's state alone."""
-    rng = np.random.default_rng(0)
-    states = {}
-    for name, labels in (("train", train), ("validation", validation)):
-        drawn = rng.normal(size=(len(labels), layers + 1, 2, 8)).astype(np.float32)
-        drawn[:, from_layer:] = drawn[:, from_layer : from_layer + 1]  # as good, all of them
-        drawn[:, from_layer:, 1, 3] += 2 * np.array(labels)[:, None]
-        states[name] = drawn
-    return Sounding(layers=tuple(range(layers + 1)), states=states, seconds=1.0)
+    drawn = np.random.default_rng(0).normal(size=(layers + 1, len(train) + len(validation), 2, 8)).astype(np.float32)
+    drawn[from_layer:] = drawn[from_layer]  # as good, all of them
+    drawn[from_layer:, :, 1, 3] += 2 * np.array(train + validation)
+    return drawn
 
 
-@pytest.mark.parametrize(("layers", "from_layer"), [(6, 4), (6, 1), (4, 4)])
-def test_the_shallowest_of_equal_layers_is_taken_and_never_less_than_a_third(
+@pytest.mark.parametrize(("layers", "from_layer"), [(6, 4), (6, 1), (4, 4), (12, 2)])
+def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_better(
     tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, layers: int, from_layer: int
 ) -> None:
-    made = plan(tiny_base("llama", num_hidden_layers=layers), head="linear", depth="auto", layers=1)
+    made = plan(tiny_base("llama", num_hidden_layers=layers), head="linear", depth="auto", layers=1, trunk_budget=0)
     train, validation = given(made, 60), given(made, 90, 120)
-    sounding = planted(train.labels, validation.labels, layers, from_layer)
-    monkeypatch.setattr(soundings, "take", lambda *_, **__: sounding)
+    states = planted(train.labels, validation.labels, layers, from_layer)
+    asked: list[int] = []
+    climb = (asked.append(layer) or one for layer, one in enumerate(states))
+    monkeypatch.setattr(soundings, "layer_by_layer", lambda *_: climb)
     settled, choice = depth.settle(made, train, validation)
 
     losses = []
-    for layer in range(layers + 1):
+    for one in states[:, :, 1].astype(float):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-        model.fit(sounding.states["train"][:, layer, 1].astype(float), train.labels)
-        losses.append(log_loss(validation.labels, model.predict_proba(sounding.states["validation"][:, layer, 1])))
+        model.fit(one[: len(train)], train.labels)
+        losses.append(log_loss(validation.labels, model.predict_proba(one[len(train) :])))
     assert choice.probes is not None
-    np.testing.assert_allclose(choice.probes["log_loss"], losses, atol=1e-5)
-    assert choice.probes["poolings"] == ["last"] * (layers + 1)
-    least = -(-layers // 3)
+    assert asked == choice.probes["layers"] == list(range(min(layers, from_layer + 4) + 1))  # four that are no better
+    shown = np.array(choice.probes["poolings"]) == "last"
+    assert shown[from_layer:].all()
+    np.testing.assert_allclose(np.array(choice.probes["log_loss"])[shown], np.array(losses)[asked][shown], atol=1e-5)
+    least = -(-layers // LEAST)
     assert settled.train.depth == max(from_layer, least)
     assert choice.reasons["depth"].startswith(f"{settled.train.depth} of {layers}: from layer {least} on")
     assert settled.train.layers == 1
@@ -123,7 +122,7 @@ def test_every_seed_has_the_same_depth_and_the_baselines_sample(
     first, chosen = depth.settle(made, train, validation)
     other = replace(made, train=Train.model_validate(made.train.model_dump() | {"seed": 7}))
     assert depth.settle(other, train, validation)[1].taken == chosen.taken
-    assert read[0] == read[1]
+    assert [part.input_ids for part in read[0][:2]] == [part.input_ids for part in read[1][:2]]
     assert isinstance(first.train.depth, int)
     assert chosen.probes is not None
     assert (chosen.probes["rows"], chosen.probes["validation_rows"]) == (16, 16)
@@ -133,7 +132,7 @@ def test_every_seed_has_the_same_depth_and_the_baselines_sample(
     }
     ids = {name: part.ids for name, part in sampled(splits, 16, 0).items()}
     tokens = dict(zip(train.ids, train.input_ids, strict=True))
-    assert read[0][0] == [tokens[name] for name in ids["train"]]
+    assert read[0][0].input_ids == [tokens[name] for name in ids["train"]]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "auto"])
@@ -160,5 +159,7 @@ def test_an_estimate_takes_auto() -> None:
         return estimate(shape, Train.model_validate({"seed": 0, **train}), **options).seconds
 
     assert seconds(layers="auto") == seconds(layers=8) < seconds()
-    least, read = -(-32 // LEAST), 2 * 32 * 100 * 50.0 * (512 + 100) / (0.1e9 * TRUNK_SHARE)
+    least = -(-32 // LEAST)
+    read = 2 * (least + 7) * 100 * 50.0 * (256 + 100) / (0.1e9 * TRUNK_SHARE)  # a fifth of 32 is 7
     assert seconds(depth="auto", layers=4) == pytest.approx(seconds(depth=least, layers=4) + read)
+    assert seconds(depth="auto", layers=4, depth_rows="all") > seconds(depth="auto", layers=4)

@@ -31,6 +31,10 @@ def read(model: frozen.Untuned, made: Blueprint, texts: Sequence[str] = TEXTS, *
     return frozen.read(model, made.encoder.encode(texts).input_ids, **options)
 
 
+def climbed(model: frozen.Untuned, made: Blueprint, texts: Sequence[str] = TEXTS) -> np.ndarray:
+    return np.stack(list(frozen.layer_by_layer(model, made.encoder.encode(texts).input_ids)), axis=1)
+
+
 def hidden_states(made: Blueprint, text: str) -> np.ndarray:
     """Mean and last state behind every layer of Transformers' own model, `[layers, 2, size]`, of one row alone."""
     with quiet(), torch.no_grad():
@@ -51,6 +55,7 @@ def test_a_decoders_states_are_transformers_own(tiny_base: Bases, architecture: 
     for scoring in (True, False):
         found = read(model, made, scoring=scoring).states
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(climbed(model, made), read(model, made, scoring=False).states)
         alone = read(model, made, TEXTS[1:2], scoring=scoring).states
         np.testing.assert_allclose(alone, expected[1:2], rtol=1e-4, atol=1e-5)
     assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1  # layers differ, or nothing is shown
@@ -62,6 +67,8 @@ def test_an_encoders_and_an_unknown_familys_states_are_transformers_own(tiny_bas
     model = load(made)
     expected = np.stack([hidden_states(made, text) for text in TEXTS])
     np.testing.assert_allclose(read(model, made).states, expected, rtol=1e-4, atol=1e-5)
+    if architecture != UNKNOWN:
+        np.testing.assert_array_equal(climbed(model, made), read(model, made).states)
     np.testing.assert_allclose(read(model, made, TEXTS[2:3]).states, expected[2:3], rtol=1e-4, atol=1e-5)
 
 
@@ -82,6 +89,7 @@ def test_a_shared_front_and_several_threads_change_nothing(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     found = read(model, made, texts)
     np.testing.assert_allclose(found.states, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(climbed(model, made, texts), read(model, made, texts, scoring=False).states)
     if found.scores is not None:
         plain = read(replace(model, front=None), made, texts)
         np.testing.assert_allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-4)
@@ -116,6 +124,18 @@ def test_zero_shot_scores_are_those_of_each_label_word_by_itself(
     assert scores is not None
     torch.testing.assert_close(torch.from_numpy(scores).log_softmax(1), expected.log_softmax(1), rtol=1e-4, atol=1e-4)
     assert (expected[:, 0] - expected[:, 1]).std() > 0.1  # texts differ, or nothing is shown
+
+
+def test_no_layer_is_read_before_it_is_asked_for(tiny_base: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(tiny_base("llama"))
+    model = load(made)
+    run, stops = model.network.run, list[int]()
+    monkeypatch.setattr(model.network, "run", lambda *given, **how: stops.append(how["stop"]) or run(*given, **how))
+    for layer, _ in enumerate(frozen.layer_by_layer(model, made.encoder.encode(TEXTS).input_ids)):
+        assert max(stops) == layer
+        if layer == 2:
+            break
+    assert max(stops) == 2
 
 
 def test_progress_counts_every_row(tiny_base: Bases) -> None:

@@ -42,11 +42,12 @@ def test_a_fault_of_the_program_keeps_its_traceback(error: Exception) -> None:
 def test_progress_on_a_terminal_is_a_bar_and_elsewhere_lines() -> None:
     for is_terminal in (True, False):
         stream = io.StringIO()
-        shown = terminal.Bar("training", 10, Console(file=stream, force_terminal=is_terminal, width=120))
+        shown = terminal.Bar("training", 10, "layers", Console(file=stream, force_terminal=is_terminal, width=120))
         with shown:
             shown.advance(4)
             shown.say("loss 0.5")
         assert "training: 4 of 10" in stream.getvalue()
+        assert "layers/s" in stream.getvalue()
         assert "loss 0.5" in stream.getvalue()
         assert ("\x1b[" in stream.getvalue()) == is_terminal
 

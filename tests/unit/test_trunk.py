@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,8 @@ from labeltune.frozen import load
 from labeltune.params import Prompt
 from labeltune.prompts import Encoder
 from labeltune.rows import with_states
-from tests.tuning import TEXTS, plan, record, rows
+from labeltune.soundings import Part
+from tests.tuning import ANSWERS, TEXTS, plan, record, rows
 
 Bases = Callable[..., Path]
 PROMPT = Prompt(template="Classify the text as ham or spam. Text: {text}\nLabel:", max_length=64)
@@ -193,20 +195,18 @@ def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
 ) -> None:
     made = fronted(plan(tiny_base("llama")))
     reads: list[int] = []
-    read = soundings.read
-    monkeypatch.setattr(
-        soundings, "read", lambda model, ids, **named: reads.append(len(ids)) or read(model, ids, **named)
-    )
+    climb = soundings.layer_by_layer
+    monkeypatch.setattr(soundings, "layer_by_layer", lambda model, ids: reads.append(len(ids)) or climb(model, ids))
     input_ids = made.encoder.encode(TEXTS).input_ids
-    done: list[int] = []
+    parts = [Part(input_ids=input_ids[s], labels=np.array(ANSWERS[s])) for s in (slice(4), slice(4, None))]
     found = []
     for scoring, budget in ((False, 1), (True, 1), (True, 0)):
         model = load(made.base, made.labels, made.encoder, made.machine, scoring=scoring)
-        found.append(soundings.take(model, input_ids[:4], input_ids[4:], key="x", budget=budget, progress=done.append))
+        found.append(soundings.take(model, *parts, 2, key="x", budget=budget))
     assert reads == [7, 7]  # for the budget of nothing again
-    assert sum(done) == 21
     for other in found[1:]:
         assert other.layers == found[0].layers
         for split in ("train", "validation"):
             assert (other.states[split] == found[0].states[split]).all()
+        assert (other.losses == found[0].losses).all()
     assert found[1].seconds == found[0].seconds > 0
