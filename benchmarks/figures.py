@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from labeltune import drawing, terminal
 
 PANELS = (
-    ("train_seconds", "seconds of training, log scale", True),
-    ("inference_rows_per_second", "rows answered per second, log scale", True),
+    ("train_seconds", "seconds of training", True),
+    ("inference_rows_per_second", "rows answered per second", True),
     ("accuracy", "accuracy on the test rows, 95% interval", False),
 )
 DPI = 150
@@ -34,20 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 colour = drawing.BLUE if name.startswith("labeltune") else drawing.FAINT
                 if one[figure] is None:
                     continue
+                axes.plot([one[figure]], [place], "o", color=colour)
                 if logarithmic:
-                    axes.barh(place, one[figure], color=colour, height=0.62)
-                    axes.annotate(
-                        f"{one[figure]:,.4g}", (one[figure], place), (4, 0), textcoords="offset points", va="center"
-                    )
-                else:
-                    low, high = one["interval"]
-                    axes.plot([low, high], [place, place], color=colour)
-                    axes.plot([one[figure]], [place], "o", color=colour)
+                    axes.annotate(f"{one[figure]:,.1f}", (one[figure], place), (7, -4), textcoords="offset points")
+                elif one["interval"]:
+                    axes.plot(one["interval"], [place, place], color=colour)
             if logarithmic:
                 axes.set_xscale("log")
-                axes.margins(x=0.18)
+                axes.margins(x=0.2)
+                axes.xaxis.set_major_formatter("{x:,g}")
+            else:
+                axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.set_title(title, fontsize=10)
-            axes.grid(visible=False, axis="y")
         panels[0].set_yticks(range(len(names)), names)
         drawing.save(panels[0], options.out)
     terminal.say(f"the picture: {options.out}")

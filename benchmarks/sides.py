@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in turns[0]
     }
     record = {
-        "machine": f"{hardware.cpu_name()}, {hardware.cores()} cores", "matmul_gflops": hardware.matmul_rates(),
+        "machine": f"{hardware.cpu_name()}, {hardware.cores()} cores", "matmul_gflops": hardware.measure_matmul(),
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
         "recipe": conf.read_yaml(conf.RESOLVED)["recipe"], "model": model.name, "test_rows": len(labels),
         "train_rows": len(read_prepared(PREPARED / "train.csv")), "seeds": list(options.seeds), "sides": summary,

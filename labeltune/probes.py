@@ -7,6 +7,7 @@ import numpy as np
 
 from labeltune import soundings
 from labeltune.baselines import Baseline, Costs, Split, Splits
+from labeltune.depth import SEED
 from labeltune.features import Features, States
 from labeltune.frozen import Untuned, read
 from labeltune.inference import probabilities
@@ -41,6 +42,11 @@ class Probe:
 def sampled(splits: Splits, rows: int | str, seed: int) -> Splits:
     """The rows to be read: all test rows, and of the others at most so many each, a stratified sample."""
     return {split: part if split == "test" else _sample(part, rows, seed) for split, part in splits.items()}
+
+
+def compared(splits: Splits, rows: int | str) -> Splits:
+    """The rows on which layers are compared: those that `train.depth: auto` takes."""
+    return sampled(splits, rows, SEED)
 
 
 def _sample(split: Split, rows: int | str, seed: int) -> Split:
@@ -84,7 +90,7 @@ def choose(sounding: Sounding, states: dict[str, States], splits: Splits, num_la
 
 
 def answer(
-    model: Untuned, splits: Splits, compared: Splits, encoder: Encoder, num_labels: int, *, budget: int
+    model: Untuned, splits: Splits, tried_on: Splits, encoder: Encoder, num_labels: int, *, budget: int
 ) -> tuple[list[Baseline], dict[str, Features]]:
     """Answer the test rows by a probe, and by label scoring where the model can; the two share one pass.
 
@@ -92,7 +98,7 @@ def answer(
 
     Args:
         splits: of the training and the validation rows those that the probe is fitted to and judged by.
-        compared: those on which layers are compared, which `train.depth: auto` compares too.
+        tried_on: those on which layers are compared.
         budget: MiB that the shelf may take.
 
     Returns:
@@ -103,7 +109,7 @@ def answer(
     """
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
     first, judging = (
-        Part(input_ids=encoder.encode(compared[split].texts).input_ids, labels=compared[split].labels)
+        Part(input_ids=encoder.encode(tried_on[split].texts).input_ids, labels=tried_on[split].labels)
         for split in ("train", "validation")
     )
     sounding = soundings.take(model, first, judging, num_labels, key="train.depth_rows", budget=budget)

@@ -4,20 +4,7 @@ from pathlib import Path
 
 import torch
 
-from labeltune import (
-    baselines,
-    bases,
-    conf,
-    depth,
-    features,
-    frozen,
-    hardware,
-    ngrams,
-    outputs,
-    probes,
-    regression,
-    terminal,
-)
+from labeltune import baselines, bases, conf, features, frozen, hardware, ngrams, outputs, probes, regression, terminal
 from labeltune.evaluation import Baselines
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
@@ -49,7 +36,7 @@ def main() -> None:
         encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
         untuned = frozen.load(base, labels, encoder, machine, scoring=settings.zero_shot)
         probed = probes.sampled(splits, settings.probe_rows, settings.seed)
-        compared = probes.sampled(splits, train.depth_rows, depth.SEED)
+        compared = probes.compared(splits, train.depth_rows)
         answers, states = probes.answer(untuned, probed, compared, encoder, len(labels), budget=train.trunk_budget)
         found += answers
 
