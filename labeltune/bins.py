@@ -17,8 +17,8 @@ from labeltune.errors import UserError
 from labeltune.front import begins, front_tokens
 from labeltune.hardware import device
 from labeltune.inference import Tensors, pad_states
-from labeltune.networks import PooledClassification
-from labeltune.packing import FRONT, KERNELS, PADDING, packable
+from labeltune.networks import OWN, PooledClassification
+from labeltune.packing import BOTH_WAYS, FRONT, KERNELS, PADDING, packable
 
 CAPACITY = 128
 """Tokens of a bin, the front not counted: attention costs the square of them, and every bin a front."""
@@ -99,18 +99,17 @@ def choose(plan: Blueprint, network: Any) -> Binning | None:
     able = (
         isinstance(network, PooledClassification)
         and known is not None
-        and not known.encoder
-        and packable(config)
+        and (packable(config) or (config.model_type in BOTH_WAYS and network.pooling != OWN))
         and config._attn_implementation in KERNELS
     )
     if setting is True and not able:
         raise UserError(
-            "train.packing: true needs a decoder with a classifier head, or label words of one token, and "
-            f"train.attention {' or '.join(KERNELS)}; set it to auto"
+            "train.packing: true needs a decoder with a classifier head, or label words of one token, or BERT with "
+            f"train.pooling first, last or mean; and train.attention {' or '.join(KERNELS)}; set it to auto"
         )
-    if not able or setting is False or (setting == "auto" and device().type != "cpu"):
+    if not able or known is None or setting is False or (setting == "auto" and device().type != "cpu"):
         return None
-    return Binning(front=tuple(front_tokens(plan.encoder)), pooling=network.pooling)
+    return Binning(front=() if known.encoder else tuple(front_tokens(plan.encoder)), pooling=network.pooling)
 
 
 def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from labeltune import heads, tips
-from labeltune.architectures import layer_list, view, without_pooler
+from labeltune.architectures import ARCHITECTURES, layer_list, view, without_pooler
 from labeltune.candidates import Candidates, log_probabilities, normalise, vocabulary_logits
 from labeltune.packing import Packed, model_masks, pack, seen_beside
 
@@ -143,7 +143,8 @@ class PooledClassification(_Network):
             owners, position_ids, reading: of rows side by side in bins, as `bins.Binning` gives them.
         """
         if owners is not None and position_ids is not None and reading is not None:
-            masks = model_masks(self.config, seen_beside(owners), position_ids, self.autocast or self.dtype)
+            seen = seen_beside(owners, encoder=ARCHITECTURES[self.config.model_type].encoder)
+            masks = model_masks(self.config, seen, position_ids, self.autocast or self.dtype)
             hidden = self.run(input_ids if states is None else None, masks, states, position_ids=position_ids).float()
             return SequenceClassifierOutput(logits=getattr(self, self.head_name)(reading @ hidden.flatten(0, 1)))
         assert attention_mask is not None, "padding can't be told from tokens without the mask"

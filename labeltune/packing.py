@@ -15,6 +15,8 @@ from labeltune.errors import UserError
 
 MASK_PER_KIND_OF_LAYER = ("gemma3_text", "qwen2", "qwen3")
 ONE_MASK = ("gpt2", "llama", "mistral")
+BOTH_WAYS = ("bert",)
+"""Encoders that take one mask, and positions that start anew in every row."""
 FRONT, PADDING = -1, -2
 """Owners of tokens that belong to no row."""
 KERNELS = ("eager", "sdpa")
@@ -92,20 +94,24 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, candidates: Cand
     )
 
 
-def seen_beside(owners: torch.Tensor) -> torch.Tensor:
+def seen_beside(owners: torch.Tensor, *, encoder: bool = False) -> torch.Tensor:
     """Which key (last axis) a query sees where several rows share a bin, `[bins, total, total]`, bool.
 
-    Of its own row and of the front those before it, and itself.
+    Of its own row and of the front those before it, and itself; in an encoder all of its own row.
 
     Args:
-        owners: the row that a token belongs to, `FRONT` or `PADDING`, `[bins, total]`.
+        owners: the row that a token belongs to, `FRONT` or `PADDING`, `[bins, total]`; an encoder's has no front.
 
     >>> seen_beside(torch.tensor([[FRONT, 0, 0, 1, PADDING]]))[0].long().tolist()
     [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    >>> seen_beside(torch.tensor([[0, 0, 1, PADDING]]), encoder=True)[0].long().tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     """
     places = torch.arange(owners.shape[1], device=owners.device)
-    behind = places.unsqueeze(1) >= places  # [query, key]
     query, key = owners.unsqueeze(2), owners.unsqueeze(1)
+    if encoder:  # padding sees padding: of who sees nothing there is no softmax
+        return query == key
+    behind = places.unsqueeze(1) >= places  # [query, key]
     alike = (query == key) | ((key == FRONT) & (query >= 0))
     real = (query != PADDING) | (places.unsqueeze(1) == places)
     return alike & behind & real
@@ -164,8 +170,8 @@ def model_masks(
             f"train.attention: {config._attn_implementation} can't score label words of several tokens; set it to sdpa "
             "or eager"
         )
-    require_packable(config)
-    if config.model_type in ONE_MASK:
+    if config.model_type in (*ONE_MASK, *BOTH_WAYS):
         return added_mask(seen, position_ids, dtype, getattr(config, "sliding_window", None))
+    require_packable(config)
     windows = {"full_attention": None, "sliding_attention": config.sliding_window}
     return {kind: added_mask(seen, position_ids, dtype, windows[kind]) for kind in set(config.layer_types)}

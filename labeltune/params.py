@@ -159,8 +159,8 @@ class Train(Section):
     batches: Literal["random", "by_length"] = "random"
     """Which rows make a batch; `by_length` wastes no padding, but where length tells the class, so do its batches."""
     packing: Literal["auto"] | bool = "auto"
-    """Put a batch's rows side by side instead of padding them, behind one copy of the prompt's front: decoders with a
-    classifier head. `auto`: on a CPU, where it is measured to be faster."""
+    """Put a batch's rows side by side instead of padding them, behind one copy of the prompt's front: decoders and BERT
+    with a classifier head. `auto`: on a CPU, where it is measured to be faster."""
     accumulation: Positive = 1
     """Batches per optimiser step."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"

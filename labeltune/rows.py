@@ -1,8 +1,8 @@
 """Rows as training sees them: tokens, labels, ids, and the frozen trunk's states where they are known."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate
 from typing import Any
 
 import pandas as pd
@@ -28,7 +28,7 @@ class Rows:
     """Token ids per row, not padded."""
     labels: list[int]
     """Index of each row's label."""
-    states: list[torch.Tensor] | None = None
+    states: Sequence[torch.Tensor] | None = None
     """Trunk states per row, `[length, size]`, where they were computed beforehand."""
 
     def __len__(self) -> int:
@@ -115,5 +115,5 @@ def with_states(plan: Blueprint, network: Any, parts: list[Rows]) -> list[Rows]:
     found = trunk.known(plan, network, [ids for part in parts for ids in part.input_ids])
     if found is None:
         return parts
-    states: Iterator[torch.Tensor] = iter(found)
-    return [replace(part, states=list(islice(states, len(part)))) for part in parts]
+    ends = list(accumulate(map(len, parts)))
+    return [replace(part, states=found[end - len(part) : end]) for part, end in zip(parts, ends, strict=True)]

@@ -5,17 +5,17 @@ depend on. It is written beside its place and renamed, and checked before it is 
 """
 
 import json
+import mmap
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, overload
 
-import numpy as np
 import torch
 
 from labeltune.fingerprint import sha256
@@ -29,6 +29,8 @@ RESERVE = 1 << 30
 TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 ALIGNMENT = 64
 CHUNK = 1 << 24
+RESIDENT = 1 << 28
+"""Bytes of a mapped array that may be read before its pages are let go."""
 NAME_LENGTH = 24
 
 Put = Callable[[int, torch.Tensor], object]
@@ -79,8 +81,38 @@ class Kept:
 
     array: torch.Tensor
     """It, mapped into memory; what is written to it never reaches the file."""
+    mapped: mmap.mmap
+    """The file it lies in."""
     seconds: float
     """What computing it took."""
+
+
+class Pieces(Sequence[torch.Tensor]):
+    """Pieces of an array of the shelf, copied as they are asked for.
+
+    The pages that were read are let go again and again: the memory of a process does not grow with the array, and
+    whatever memory is free still holds the file's pages.
+    """
+
+    def __init__(self, kept: Kept, pieces: Sequence[torch.Tensor]) -> None:
+        self.kept, self.pieces, self.read = kept, pieces, 0
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @overload
+    def __getitem__(self, place: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Pieces": ...
+    def __getitem__(self, place: int | slice) -> "torch.Tensor | Pieces":
+        if isinstance(place, slice):
+            return Pieces(self.kept, self.pieces[place])
+        piece = self.pieces[place].clone()
+        self.read += piece.nbytes
+        if self.read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+            self.kept.mapped.madvise(mmap.MADV_DONTNEED)
+            self.read = 0
+        return piece
 
 
 def root() -> Path:
@@ -130,9 +162,9 @@ def _open(entry: Entry) -> Kept | None:
             seconds, checksum = _stated(first)
             whole = os.fstat(file.fileno()).st_size == begin + entry.size
             if whole and first == entry.header(seconds, checksum) and checksum == _checksum(entry, seconds, file):
-                mapped = np.memmap(file, dtype=np.uint8, mode="c", offset=begin, shape=(entry.size,))
-                array = torch.from_numpy(mapped).view(entry.dtype).reshape(entry.shape)
-                return Kept(array=array, seconds=seconds)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                array = torch.frombuffer(mapped, dtype=entry.dtype, offset=begin).reshape(entry.shape)
+                return Kept(array=array, mapped=mapped, seconds=seconds)
     except FileNotFoundError:
         return None
     say(f"{entry.path} is damaged: computed again")

@@ -11,14 +11,14 @@ from labeltune.front import Front, shared_front
 from labeltune.hardware import inference_tokens
 from labeltune.inference import evaluating, pad, row_batches, spread
 from labeltune.passes import pass_key
-from labeltune.shelf import Entry, Put, keep
+from labeltune.shelf import Entry, Pieces, Put, keep
 from labeltune.terminal import bar, say
 
 MEMORY_SHARE = 0.25
 GIB = 1 << 30
 
 
-def known(plan: Blueprint, network: Any, input_ids: Sequence[list[int]]) -> list[torch.Tensor] | None:
+def known(plan: Blueprint, network: Any, input_ids: Sequence[list[int]]) -> Sequence[torch.Tensor] | None:
     """The trunk's states of every row, `[length + extra_tokens, size]`, each computed once.
 
     They are kept on the shelf, or in memory where there is no room there; None where there is no room anywhere.
@@ -44,7 +44,7 @@ def known(plan: Blueprint, network: Any, input_ids: Sequence[list[int]]) -> list
 
     kept = keep(entry, fill, budget=plan.train.trunk_budget)
     if kept is not None:
-        return list(torch.split(kept.array, lengths))
+        return Pieces(kept, torch.split(kept.array, lengths))
     what = f"the states of layers 1 to {below} take {entry.size / GIB:.2f} GiB"
     how = f"give them room by train.trunk_budget, {plan.train.trunk_budget:,} MiB now"
     if entry.size > MEMORY_SHARE * psutil.virtual_memory().available:
@@ -53,7 +53,7 @@ def known(plan: Blueprint, network: Any, input_ids: Sequence[list[int]]) -> list
     say(f"{what} and stay in memory, for this run alone; {how}")
     array = torch.empty(entry.shape, dtype=entry.dtype)
     fill(lambda position, rows: array[position : position + len(rows)].copy_(rows))
-    return list(torch.split(array, lengths))
+    return torch.split(array, lengths)
 
 
 def climb(

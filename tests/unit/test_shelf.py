@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from labeltune import shelf
-from labeltune.shelf import Entry, Kept, Put, keep
+from labeltune.shelf import Entry, Kept, Pieces, Put, keep
 
 MIB = 1 << 20
 
@@ -187,3 +187,29 @@ def test_a_second_one_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> No
     assert second.times == 0
     assert all(torch.equal(one.array, numbers(entry())) for one in found)
     assert len(found) == 2
+
+
+def resident(path: Path) -> int:
+    """KiB of a mapped file that count to this process, /proc/[pid]/smaps in proc(5)."""
+    lines = iter(Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines())
+    return sum(
+        next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+        for line in lines
+        if line.endswith(str(path))
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+def test_pieces_let_go_of_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = entry(rows=1 << 20)  # 16 MiB
+    found, whole = kept(given, budget=17), numbers(given)
+    monkeypatch.setattr(shelf, "RESIDENT", 2 * MIB)
+    pieces = Pieces(found, torch.split(found.array, 1 << 15))  # of half a MiB
+    some, most = pieces[2:], 0
+    assert (len(pieces), len(some)) == (32, 30)
+    for place, piece in enumerate(some, start=2):
+        assert torch.equal(piece, whole[place << 15 :][: 1 << 15])
+        piece.zero_()  # a copy
+        most = max(most, resident(given.path))
+    assert 1024 < most < 8192  # of 15 MiB that were read
+    assert torch.equal(torch.cat(list(pieces)), whole)

@@ -170,7 +170,7 @@ def test_states_do_not_depend_on_the_number_of_threads(tiny_base: Bases, texts: 
         for threads in (1, 3):
             torch.set_num_threads(threads)
             fresh = replace(made, train=made.train.model_copy(update={"trunk_budget": 0}))
-            found.append(torch.cat(trunk.known(fresh, network, given.input_ids) or []))
+            found.append(torch.cat(list(trunk.known(fresh, network, given.input_ids) or [])))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
