@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from labeltune.errors import UserError
 from labeltune.evaluation import Calibrate
-from labeltune.inference import probabilities
+from labeltune.metrics import softmax
 from labeltune.terminal import say
 
 STEEPEST = 20.0
@@ -47,7 +47,7 @@ class Calibration:
 
     def probabilities(self, logits: Logits) -> NDArray[np.float64]:
         """Calibrated probabilities, `[rows, num_labels]`."""
-        return probabilities(logits.astype(np.float64) / self.temperature)
+        return softmax(logits.astype(np.float64) / self.temperature)
 
 
 NONE = Calibration()
@@ -65,7 +65,7 @@ def calibrate(logits: Logits, labels: Indices, settings: Calibrate) -> Calibrati
         UserError: no threshold reaches the accuracy that was asked for.
     """
     temperature = fit_temperature(logits, labels) if settings.temperature == "fit" else None
-    given = probabilities(logits.astype(np.float64) / (temperature or 1.0))
+    given = softmax(logits.astype(np.float64) / (temperature or 1.0))
     confidence = given.max(axis=1)
     right = given.argmax(axis=1) == labels
     threshold = choose_threshold(confidence, right, settings.abstain, settings.abstain_target)
@@ -94,7 +94,7 @@ def fit_temperature(logits: Logits, labels: Indices) -> float | None:
     true = shifted[np.arange(len(labels)), labels]
 
     def slope(inverse: float) -> float:
-        return float(((probabilities(shifted * inverse) * shifted).sum(axis=1) - true).mean())
+        return float(((softmax(shifted * inverse) * shifted).sum(axis=1) - true).mean())
 
     if slope(1 / STEEPEST) >= 0 or slope(STEEPEST) <= 0:
         return None

@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeltune.calibration import Calibration, Logits
-from labeltune.inference import probabilities
 from labeltune.intervals import Flags, Interval, accuracy_interval, share
-from labeltune.metrics import Indices, Probabilities, log_loss
+from labeltune.metrics import Indices, Probabilities, log_loss, softmax
 from labeltune.terminal import say
 
 BINS = 10
@@ -42,7 +41,7 @@ def analyse(logits: Logits, labels: Indices, calibration: Calibration, *, seed: 
         "calibration": {
             "temperature": calibration.temperature,
             "fitted": calibration.fitted,
-            "before": calibration_figures(labels, probabilities(logits)),
+            "before": calibration_figures(labels, softmax(logits)),
             "after": calibration_figures(labels, given),
         },
         "selective": {

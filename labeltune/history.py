@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from labeltune.depth import Choice
 from labeltune.hardware import peak_memory
-from labeltune.inference import probabilities
-from labeltune.metrics import accuracy, log_loss, macro_f1
+from labeltune.metrics import accuracy, log_loss, macro_f1, softmax
 from labeltune.outputs import write_json, write_table
 from labeltune.terminal import say
 
@@ -63,7 +62,7 @@ def validation_figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -
     """Loss, accuracy and macro F1 of logits `[rows, num_labels]` against label indices `[rows]`."""
     guesses = logits.argmax(axis=1)
     return {
-        "loss": log_loss(labels, probabilities(logits)),
+        "loss": log_loss(labels, softmax(logits)),
         "accuracy": accuracy(labels, guesses),
         "macro_f1": macro_f1(labels, guesses, logits.shape[1]),
     }

@@ -156,10 +156,3 @@ def spread(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # a part of it holds for all threads
-
-
-def probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Softmax over the labels in double precision, `[rows, num_labels]`."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponential = np.exp(shifted)
-    return exponential / exponential.sum(axis=1, keepdims=True)

@@ -10,7 +10,7 @@ from labeltune.baselines import Baseline, Costs, Split, Splits
 from labeltune.depth import SEED
 from labeltune.features import Features, States
 from labeltune.frozen import Untuned, read
-from labeltune.inference import probabilities
+from labeltune.metrics import softmax
 from labeltune.prompts import Encoder
 from labeltune.regression import Regression, figures, lowest, size
 from labeltune.soundings import Part, Sounding
@@ -153,7 +153,7 @@ def answer(
         found.append(
             Baseline(
                 name="zero_shot",
-                probabilities=probabilities(reading.scores),
+                probabilities=softmax(reading.scores),
                 chosen={"label_score": "sum"},
                 costs=Costs.of(train_seconds=0.0, rows=len(test), seconds=reading.seconds, size=model.size),
             )

@@ -13,7 +13,7 @@ import pytest
 
 from labeltune import terminal
 from labeltune.errors import UserError
-from labeltune.inference import probabilities
+from labeltune.metrics import softmax
 from labeltune.predict import Classifier
 from stages import (
     baselines,
@@ -129,7 +129,7 @@ def test_training_learns_and_keeps_its_best_validation(project: Path) -> None:
 
     kept = Classifier.load(Path("models/classifier"))
     rows = pd.read_csv("data/prepared/validation.csv", dtype=str)
-    answers = probabilities(kept.predict(rows["text"].tolist()).logits)
+    answers = softmax(kept.predict(rows["text"].tolist()).logits)
     given = answers[np.arange(len(rows)), kept.record.labels.index(rows["label"].tolist())]
     assert -np.log(given).mean() == pytest.approx(figures["validation"]["loss"], rel=1e-4)
 
@@ -180,7 +180,7 @@ def test_calibrating_changes_the_confidence_and_copies_the_weights(project: Path
         validation["p_spam"], fitted.probabilities(validation[["logit_ham", "logit_spam"]].to_numpy())[:, 1]
     )
     assert fitted.coverage == (~validation["abstained"]).mean()
-    np.testing.assert_array_equal(before.probabilities, probabilities(before.logits))
+    np.testing.assert_array_equal(before.probabilities, softmax(before.logits))
     np.testing.assert_array_equal(after.probabilities, fitted.probabilities(after.logits))
     assert trained.record.calibration.rows == 0
     weights = "adapter_model.safetensors"

@@ -22,8 +22,9 @@ from labeltune.architectures import ARCHITECTURES
 from labeltune.bases import Base, load_tokenizer, open_base, quiet
 from labeltune.blueprint import Blueprint
 from labeltune.hardware import Machine
-from labeltune.inference import compute_logits, pad, probabilities
+from labeltune.inference import compute_logits, pad
 from labeltune.labels import LabelSet
+from labeltune.metrics import softmax
 from labeltune.origins import Model
 from labeltune.params import Prompt, Train
 from labeltune.predict import Classifier
@@ -403,7 +404,7 @@ def test_pipeline(workshop: Any, cell: Cell, tmp_path: Path) -> None:
     with quiet():
         pipe = transformers.pipeline("text-classification", model=str(tmp_path), dtype=torch.float32, device="cpu")
     prompts = [done.plan.encoder.template.render(text) for text in TEXTS]
-    expected = probabilities(done.logits())
+    expected = softmax(done.logits())
     for row, answers in enumerate(pipe(prompts, top_k=None)):
         for answer in answers:
             label = done.plan.labels.names.index(answer["label"])

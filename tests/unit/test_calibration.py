@@ -11,8 +11,7 @@ from labeltune.calibration import (
 )
 from labeltune.errors import UserError
 from labeltune.evaluation import Calibrate
-from labeltune.inference import probabilities
-from labeltune.metrics import log_loss
+from labeltune.metrics import log_loss, softmax
 
 RNG = np.random.default_rng(5)
 
@@ -20,7 +19,7 @@ RNG = np.random.default_rng(5)
 def overconfident(rows: int, temperature: float, labels: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Logits that are right when divided by a temperature, and labels drawn accordingly."""
     true = RNG.normal(0, 1.5, (rows, labels))
-    given = probabilities(true)
+    given = softmax(true)
     drawn = (RNG.random((rows, 1)) > given.cumsum(axis=1)).sum(axis=1)
     return (true * temperature).astype(np.float32), drawn
 
@@ -34,7 +33,7 @@ def test_the_temperature_of_the_rows_is_found(temperature: float) -> None:
 def test_the_temperature_is_that_of_the_lowest_log_loss() -> None:
     logits, labels = overconfident(60, 2.0)
     best = minimize_scalar(
-        lambda t: log_loss(labels, probabilities(logits.astype(np.float64) / t)), bounds=(0.05, 20), method="bounded",
+        lambda t: log_loss(labels, softmax(logits.astype(np.float64) / t)), bounds=(0.05, 20), method="bounded",
         options={"xatol": 1e-8},
     )  # fmt: skip
     assert fit_temperature(logits, labels) == pytest.approx(best.x, rel=1e-4)
@@ -45,7 +44,7 @@ def test_rows_that_are_all_right_identify_no_temperature() -> None:
     assert fit_temperature(logits, np.array([1, 0, 1])) is None
     fitted = calibrate(logits, np.array([1, 0, 1]), Calibrate(abstain="never"))
     assert (fitted.fitted, fitted.temperature, fitted.threshold) == (False, 1.0, 0.0)
-    np.testing.assert_array_equal(fitted.probabilities(logits), probabilities(logits))
+    np.testing.assert_array_equal(fitted.probabilities(logits), softmax(logits))
 
 
 def test_rows_that_are_all_wrong_identify_no_temperature() -> None:
@@ -82,7 +81,7 @@ def test_prediction_sets_cover_as_often_as_promised() -> None:
     covered = []
     for _ in range(300):
         logits, labels = overconfident(139, 1.0)
-        given = probabilities(logits)
+        given = softmax(logits)
         least = choose_set_threshold(given[np.arange(39), labels[:39]], 0.8)
         covered.append((given[np.arange(39, 139), labels[39:]] >= least).mean())
     assert np.mean(covered) == pytest.approx(0.8, abs=0.015)
