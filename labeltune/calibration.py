@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from labeltune.errors import UserError
 from labeltune.evaluation import Calibrate
-from labeltune.metrics import softmax
+from labeltune.softmax import softmax
 from labeltune.terminal import say
 
 STEEPEST = 20.0

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from labeltune.calibration import Calibration, Logits
 from labeltune.intervals import Flags, Interval, accuracy_interval, share
-from labeltune.metrics import Indices, Probabilities, log_loss, softmax
+from labeltune.metrics import Indices, Probabilities, log_loss
+from labeltune.softmax import softmax
 from labeltune.terminal import say
 
 BINS = 10

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from labeltune.depth import Choice
 from labeltune.hardware import peak_memory
-from labeltune.metrics import accuracy, log_loss, macro_f1, softmax
+from labeltune.metrics import accuracy, log_loss, macro_f1
 from labeltune.outputs import write_json, write_table
+from labeltune.softmax import softmax
 from labeltune.terminal import say
 
 

@@ -15,14 +15,6 @@ Indices = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
 
 
-def softmax(logits: NDArray[np.floating[Any]]) -> Probabilities:
-    """Softmax over the labels in double precision, `[rows, num_labels]`."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponential = np.exp(shifted)
-    shares: Probabilities = exponential / exponential.sum(axis=1, keepdims=True)
-    return shares
-
-
 def accuracy(labels: Indices, guesses: Indices) -> float:
     """Share of rows whose guess is the label."""
     return float((labels == guesses).mean())

@@ -10,9 +10,9 @@ from labeltune.baselines import Baseline, Costs, Split, Splits
 from labeltune.depth import SEED
 from labeltune.features import Features, States
 from labeltune.frozen import Untuned, read
-from labeltune.metrics import softmax
 from labeltune.prompts import Encoder
 from labeltune.regression import Regression, figures, lowest, size
+from labeltune.softmax import softmax
 from labeltune.soundings import Part, Sounding
 from labeltune.strata import sample
 from labeltune.terminal import progress

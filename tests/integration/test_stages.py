@@ -13,8 +13,8 @@ import pytest
 
 from labeltune import terminal
 from labeltune.errors import UserError
-from labeltune.metrics import softmax
 from labeltune.predict import Classifier
+from labeltune.softmax import softmax
 from stages import (
     baselines,
     calibrate,

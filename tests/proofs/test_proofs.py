@@ -24,13 +24,13 @@ from labeltune.blueprint import Blueprint
 from labeltune.hardware import Machine
 from labeltune.inference import compute_logits, pad
 from labeltune.labels import LabelSet
-from labeltune.metrics import softmax
 from labeltune.origins import Model
 from labeltune.params import Prompt, Train
 from labeltune.predict import Classifier
 from labeltune.prompts import Encoder
 from labeltune.quantisation import settle
 from labeltune.rows import Rows
+from labeltune.softmax import softmax
 from tests.proofs.matrix import CELLS, applies
 from tests.tiny import save_base
 

@@ -11,7 +11,8 @@ from labeltune.calibration import (
 )
 from labeltune.errors import UserError
 from labeltune.evaluation import Calibrate
-from labeltune.metrics import log_loss, softmax
+from labeltune.metrics import log_loss
+from labeltune.softmax import softmax
 
 RNG = np.random.default_rng(5)
 
