@@ -83,6 +83,8 @@ def test_growth_is_measured_for_every_number_of_rows_that_there_is(
     assert [one["rows"] for one in runs] == [16, 32]
     assert all(one["train_seconds"] > 0 for one in runs)
     assert "1,000 rows: data/prepared/train.csv has 42; left out" in capsys.readouterr().out
+    figures.main(["benchmarks/results/growth.json", "growth.png"])
+    assert Path("growth.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # of PEFT
