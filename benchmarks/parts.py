@@ -1,7 +1,8 @@
 """Speed of the parts on this machine: `python -m benchmarks.parts`, after `dvc repro` has prepared rows.
 
 Prints rows per second of the trunk pass, training and inference for the resolved recipe, and the share of this
-machine's measured matrix-product rate that each reaches. Every part is timed several times; the median counts.
+machine's rate of matrix products that each reaches. Each part is timed several times in turns with matrix products, for
+the rate differs from one second to the next where others use the machine; medians count.
 """
 
 import platform
@@ -25,8 +26,10 @@ from labeltune.prompts import Encoder
 
 PREPARED = Path("data/prepared")
 ROWS = 96
-REPEATS = 3
+REPEATS = 5
 SIZE = 2048
+PRODUCTS = 8
+"""Matrix products of `SIZE` that are timed beside each run of a part."""
 
 
 def main() -> None:
@@ -76,19 +79,25 @@ def main() -> None:
         parts.insert(0, (*alone, len(given), sum(lengths), below))
 
     square = torch.ones(SIZE, SIZE, dtype=hardware.DTYPES[machine.dtype], device=hardware.device())
-    peak = 2 * SIZE**3 / _seconds(lambda: square @ square) / 1e9
     layer = architectures.layer_list(plain.backbone())[0]
     operations = 2 * methods.parameter_counts(layer)["total"]  # per token and layer
     shown = []
+    peaks = []
     for name, work, count, tokens, layers in parts:
-        seconds = _seconds(work)
-        rate = tokens * layers * operations / seconds / 1e9
-        shown.append([name, f"{count / seconds:.1f}", f"{tokens / seconds:,.0f}", f"{rate / peak:.0%}"])
+        taken = _in_turns(work, lambda: [square @ square for _ in range(PRODUCTS)])
+        rates = [2 * PRODUCTS * SIZE**3 / products for _, products in taken]
+        share = statistics.median(
+            tokens * layers * operations / seconds / rate for (seconds, _), rate in zip(taken, rates, strict=True)
+        )
+        seconds = statistics.median(seconds for seconds, _ in taken)
+        shown.append([name, f"{count / seconds:.1f}", f"{tokens / seconds:,.0f}", f"{share:.0%}"])
+        peaks += rates
+    peak = statistics.median(peaks) / 1e9
     terminal.say(f"{model.name} on {machine}, {peak:.0f} GFLOP/s")
     terminal.say(
         f"Python {platform.python_version()}, PyTorch {torch.__version__}, Transformers {transformers.__version__}"
     )
-    terminal.table("median of three", ["part", "rows/s", "tokens/s", "share of peak"], shown)
+    terminal.table(f"medians of {REPEATS}", ["part", "rows/s", "tokens/s", "share of peak"], shown)
 
 
 def _synchronised() -> float:
@@ -97,15 +106,17 @@ def _synchronised() -> float:
     return time.perf_counter()
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """Median time of a few runs, after one that warms up."""
+def _in_turns(work: Callable[[], object], products: Callable[[], object]) -> list[tuple[float, float]]:
+    """Seconds of both, a few times, after runs that warm up."""
     work()
-    taken = []
-    for _ in range(REPEATS):
-        started = _synchronised()
-        work()
-        taken.append(_synchronised() - started)
-    return statistics.median(taken)
+    products()
+    return [(_seconds(work), _seconds(products)) for _ in range(REPEATS)]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = _synchronised()
+    work()
+    return _synchronised() - started
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from labeltune.errors import UserError
 from labeltune.evaluation import Calibrate
@@ -90,6 +89,8 @@ def fit_temperature(logits: Logits, labels: Indices) -> float | None:
     The log-loss is convex in the inverse temperature, so that its slope, the mean over the rows of the expected less
     the true label's logit, has one root at most. Rows that are all right have none: the colder, the better.
     """
+    from scipy.optimize import brentq  # half a second, which who applies a temperature need not wait for
+
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     true = shifted[np.arange(len(labels)), labels]
 

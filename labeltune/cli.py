@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from labeltune.errors import UserError
 
 def entry() -> None:
     """Entry point of the console script."""
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # as in stages/__init__.py
     terminal.run(main)
 
 

@@ -115,8 +115,7 @@ def answer(
     sounding = soundings.take(model, first, judging, num_labels, key="train.depth_rows", budget=budget)
     tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
     started = time.perf_counter()
-    below = soundings.states_behind(model, tokens["train"] + tokens["validation"], sounding.layers[sounding.best()[0]])
-    states = {"train": below[: len(train)], "validation": below[len(train) :]}
+    states = _behind(model, sounding, tried_on, splits, tokens)
     probe = choose(sounding, states, splits, num_labels)
     spent = sounding.seconds + time.perf_counter() - started
 
@@ -159,3 +158,22 @@ def answer(
             )
         )
     return found, features
+
+
+def _behind(
+    model: Untuned, sounding: Sounding, tried_on: Splits, splits: Splits, tokens: dict[str, list[list[int]]]
+) -> dict[str, States]:
+    """States of training and validation rows behind the sounding's best layer; what it read is not read again."""
+    place, _ = sounding.best()
+    known = {
+        (split, row): state
+        for split, read_before in sounding.states.items()
+        for row, state in zip(tried_on[split].ids, read_before[place], strict=True)
+    }
+    wanted = [(split, row) for split in sounding.states for row in splits[split].ids]
+    of_row = dict(zip(wanted, [ids for split in sounding.states for ids in tokens[split]], strict=True))
+    unread = [one for one in wanted if one not in known]
+    if unread:
+        now = soundings.states_behind(model, [of_row[one] for one in unread], sounding.layers[place])
+        known |= dict(zip(unread, now, strict=True))
+    return {split: np.stack([known[split, row] for row in splits[split].ids]) for split in sounding.states}

@@ -29,8 +29,8 @@ RESERVE = 1 << 30
 TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 ALIGNMENT = 64
 CHUNK = 1 << 24
-RESIDENT = 1 << 28
-"""Bytes of a mapped array that may be read before its pages are let go."""
+RESIDENT = 1 << 26
+"""Bytes of a mapped array that may be read before its pages are let go; around each, Linux maps up to 64 KiB more."""
 NAME_LENGTH = 24
 
 Put = Callable[[int, torch.Tensor], object]

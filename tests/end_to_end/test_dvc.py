@@ -26,6 +26,7 @@ def stages_run(printed: str) -> list[str]:
     return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
 
 
+@pytest.mark.xdist_group("a user's day")
 def test_a_users_day(repository: Path) -> None:
     assert sorted(stages_run(run("dvc repro"))) == sorted(STAGES)
     assert stages_run(run("dvc repro")) == []

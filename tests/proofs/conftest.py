@@ -29,12 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Collector(config))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have each cell trained by one worker only; the fresh process needs all of them."""
+    """Have each cell trained by one worker only."""
     for item in items:
         proof = NODE.search(item.nodeid)
         if proof:
-            item.add_marker(pytest.mark.xdist_group("reload" if proof["proof"] == "reload" else proof["cell"]))
+            item.add_marker(pytest.mark.xdist_group(proof["cell"]))
 
 
 class Collector:

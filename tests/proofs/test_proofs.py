@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -189,36 +190,35 @@ DROPOUTS = {
 SCRIPT = """
 import sys, json, torch
 from pathlib import Path
+from labeltune.inference import compute_logits
 from labeltune.predict import Classifier
 torch.set_num_threads(1)
 texts = json.loads(sys.argv[1])
-answers = {}
-for folder in sys.argv[2:]:
-    classifier = Classifier.load(Path(folder), merge=False)
-    from labeltune.inference import compute_logits
+for folder in sys.stdin:
+    classifier = Classifier.load(Path(folder.strip()), merge=False)
     ids = classifier.encoder.encode(texts).input_ids
     pad_id = classifier.encoder.tokenizer.pad_token_id
     logits = compute_logits(classifier.network, ids, pad_id=pad_id, batch_tokens=10_000)
-    answers[folder] = logits.tobytes().hex()
-print("answers", json.dumps(answers))
+    print("answers", logits.tobytes().hex(), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
-def fresh_answers(workshop: Any) -> dict[str, str]:
-    """Logits of every saved cell as a new process computes them."""
-    folders = [str(workshop(cell).folder) for cell in cells("reload")]
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(TEXTS), *folders],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    return json.loads(next(line for line in run.stdout.splitlines() if line.startswith("answers"))[8:])
+def another_process() -> Iterator[Any]:
+    """A process that trains nothing: the folder of a classifier goes in, its logits come out."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, json.dumps(TEXTS)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    ) as process:  # fmt: skip
+        yield process
 
 
 @over("reload")
-def test_reload(workshop: Any, fresh_answers: dict[str, str], cell: Cell) -> None:
+def test_reload(workshop: Any, another_process: Any, cell: Cell) -> None:
     done = workshop(cell)
-    assert fresh_answers[str(done.folder)] == done.logits().tobytes().hex()
+    print(done.folder, file=another_process.stdin, flush=True)
+    answers = next((line for line in another_process.stdout if line.startswith("answers")), "it ended")
+    assert answers.removeprefix("answers ").strip() == done.logits().tobytes().hex()
 
 
 @over("padding")
