@@ -110,14 +110,3 @@ def project(tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) 
     make_project(tmp_path, base_folder)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one worker, with what they share, unless they say otherwise.
-
-    First of all: pytest-xdist reads the groups in a hook of its own.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))

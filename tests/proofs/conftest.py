@@ -29,15 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Collector(config))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have each cell trained by one worker only."""
-    for item in items:
-        proof = NODE.search(item.nodeid)
-        if proof:
-            item.add_marker(pytest.mark.xdist_group(proof["cell"]))
-
-
 class Collector:
     """Notes what each proof came to, from the reports, which the workers of pytest-xdist send too."""
 
