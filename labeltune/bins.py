@@ -16,7 +16,7 @@ from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
 from labeltune.front import begins, front_tokens
 from labeltune.hardware import device
-from labeltune.inference import Tensors, pad_states
+from labeltune.inference import Tensors, length_multiple, pad_states, rounded
 from labeltune.networks import OWN, PooledClassification
 from labeltune.packing import BOTH_WAYS, FRONT, KERNELS, PADDING, packable
 
@@ -32,9 +32,11 @@ class Binning:
     """Token ids that the prompts begin with; none where they share too few."""
     pooling: str
     """`first`, `last` or `mean`: which of a row's states its head reads."""
+    multiple: int = 1
+    """What the length of the bins is a multiple of."""
 
     def collate(self, rows: Sequence[dict[str, Any]], pad_id: int) -> Tensors:
-        """Put rows into bins; `total` is the longest bin.
+        """Put rows into bins; `total` is the longest bin, rounded up to a multiple.
 
         Args:
             rows: `input_ids` each, and the trunk's `states`, `[length, size]`, where they are known.
@@ -50,7 +52,7 @@ class Binning:
         for skip in sorted(set(skipped)):
             alike = [place for place, other in enumerate(skipped) if other == skip]
             bins += [(skip, [alike[i] for i in found]) for found in fill([lengths[i] for i in alike], CAPACITY)]
-        total = max(skip + sum(lengths[place] for place in places) for skip, places in bins)
+        total = rounded(max(skip + sum(lengths[place] for place in places) for skip, places in bins), self.multiple)
         owners = torch.full((len(bins), total), PADDING)
         positions = torch.zeros_like(owners)
         reading = torch.zeros(len(rows), len(bins), total)
@@ -73,7 +75,7 @@ class Binning:
                 begin = end
             if parts:
                 states.append(torch.cat(parts))
-        known = {"states": pad_states(states)} if states else {"input_ids": ids}
+        known = {"states": pad_states(states, total)} if states else {"input_ids": ids}
         return known | {"owners": owners, "position_ids": positions, "reading": reading.flatten(1)}
 
     def _read(self, reading: torch.Tensor, skip: int, begin: int, end: int) -> None:
@@ -109,7 +111,8 @@ def choose(plan: Blueprint, network: Any) -> Binning | None:
         )
     if not able or known is None or setting is False or (setting == "auto" and device().type != "cpu"):
         return None
-    return Binning(front=() if known.encoder else tuple(front_tokens(plan.encoder)), pooling=network.pooling)
+    front = () if known.encoder else tuple(front_tokens(plan.encoder))
+    return Binning(front=front, pooling=network.pooling, multiple=length_multiple(network))
 
 
 def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -18,6 +18,7 @@ from labeltune.checkpoints import Store
 from labeltune.errors import UserError
 from labeltune.hardware import device, out_of_memory
 from labeltune.history import History
+from labeltune.inference import length_multiple
 from labeltune.labels import LabelSet
 from labeltune.methods import parameter_counts, plain
 from labeltune.params import Train
@@ -54,7 +55,8 @@ def fine_tune(
     trainer: RowTrainer | None = None
     train, validation = with_states(plan, plain(network), [train, validation])
     binning = bins.choose(plan, plain(network))
-    collator = Collator(pad_id=plan.encoder.tokenizer.pad_token_id, binning=binning)
+    pad_id, multiple = plan.encoder.tokenizer.pad_token_id, length_multiple(plain(network))
+    collator = Collator(pad_id=pad_id, multiple=multiple, binning=binning)
     batch, accumulation = settings.batch_size, settings.accumulation
     while True:
         try:

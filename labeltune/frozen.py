@@ -15,7 +15,7 @@ from labeltune.errors import UserError
 from labeltune.features import States
 from labeltune.front import Front, shared_front
 from labeltune.hardware import Machine, device, inference_tokens
-from labeltune.inference import pad, row_batches, spread
+from labeltune.inference import length_multiple, pad, row_batches, spread
 from labeltune.labels import LabelSet
 from labeltune.models import is_encoder, load_network
 from labeltune.networks import behind
@@ -119,7 +119,8 @@ def read(
     """
     network, front = model.network, model.front
     extra = network.extra_tokens if scoring else 0
-    batches, skipped = row_batches(input_ids, front, extra, inference_tokens())
+    multiple = length_multiple(network)
+    batches, skipped = row_batches(input_ids, front, extra, inference_tokens(), multiple)
     states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
     scores = np.empty((len(input_ids), network.config.num_labels), dtype=np.float32)
     spent = dict.fromkeys(layers, 0.0)
@@ -130,7 +131,7 @@ def read(
 
         def passed(rows: list[int]) -> tuple[States, States | None, dict[int, float], float]:
             begun, skip = time.perf_counter(), skipped[rows[0]]
-            padded = pad([input_ids[row][skip:] for row in rows], model.pad_id)
+            padded = pad([input_ids[row][skip:] for row in rows], model.pad_id, multiple)
             batch = {name: tensor.to(network.device) for name, tensor in padded.items()}
             watch.begin(batch["attention_mask"])
             logits = None
@@ -167,8 +168,9 @@ def layer_by_layer(model: Untuned, input_ids: Sequence[list[int]]) -> Iterator[S
         Pooled states, `[rows, poolings, size]`, those of the embeddings first.
     """
     network, front = model.network, model.front
-    batches, skipped = row_batches(input_ids, front, 0, inference_tokens())
-    padded = [pad([input_ids[row][skipped[row] :] for row in rows], model.pad_id) for rows in batches]
+    multiple = length_multiple(network)
+    batches, skipped = row_batches(input_ids, front, 0, inference_tokens(), multiple)
+    padded = [pad([input_ids[row][skipped[row] :] for row in rows], model.pad_id, multiple) for rows in batches]
     fronts = [front if skipped[rows[0]] else None for rows in batches]
     if front:  # a batch of its own, whose means belong to those of the rows behind it
         padded.append(pad([front.tokens], model.pad_id))

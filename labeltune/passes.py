@@ -11,6 +11,7 @@ import torch
 from labeltune.fingerprint import versions
 from labeltune.front import Front
 from labeltune.hardware import device_name, inference_tokens
+from labeltune.inference import length_multiple
 from labeltune.outputs import digest
 
 CODE = (
@@ -41,6 +42,7 @@ def pass_key(
         "dtype": str(network.dtype),
         "four_bits": getattr(network.config, "quantization_config", None) is not None,
         "front": len(front.tokens) if front else 0,
+        "multiple": length_multiple(network),
         "nodes": [[node.token, node.parent, node.depth] for node in nodes],
         "tokens": tokens.hexdigest(),
         "versions": versions(),

@@ -90,6 +90,8 @@ class Collator:
 
     pad_id: int
     """Token that fills a batch up."""
+    multiple: int = 1
+    """What the length of a padded batch is a multiple of."""
     binning: Binning | None = None
     """Puts the rows side by side; None pads them."""
 
@@ -101,10 +103,12 @@ class Collator:
         if self.binning:
             batch = self.binning.collate(rows, self.pad_id)
         else:
-            batch = pad([row["input_ids"] for row in rows], self.pad_id)
+            batch = pad([row["input_ids"] for row in rows], self.pad_id, self.multiple)
             if "states" in rows[0]:
-                states = pad_states([row["states"] for row in rows])
-                batch = {"states": states, "attention_mask": batch["attention_mask"]}
+                mask = batch["attention_mask"]
+                extra = len(rows[0]["states"]) - len(rows[0]["input_ids"])
+                states = pad_states([row["states"] for row in rows], mask.shape[1] + extra)
+                batch = {"states": states, "attention_mask": mask}
         return batch | {name + "s": torch.tensor([row[name] for row in rows]) for name in ("label", "row")}
 
 

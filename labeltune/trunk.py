@@ -9,7 +9,7 @@ import torch
 from labeltune.blueprint import Blueprint
 from labeltune.front import Front, shared_front
 from labeltune.hardware import inference_tokens
-from labeltune.inference import evaluating, pad, row_batches, spread
+from labeltune.inference import evaluating, length_multiple, pad, row_batches, spread
 from labeltune.passes import pass_key
 from labeltune.shelf import Entry, Pieces, Put, keep
 from labeltune.terminal import bar, say
@@ -71,15 +71,15 @@ def climb(
         front: what the prompts begin with, as far as the trunk goes.
         progress: called with the number of rows done since the last call.
     """
-    extra = network.extra_tokens
-    batches, skipped = row_batches(input_ids, front, extra, inference_tokens())
+    extra, multiple = network.extra_tokens, length_multiple(network)
+    batches, skipped = row_batches(input_ids, front, extra, inference_tokens(), multiple)
     positions = [0]
     for ids in input_ids:
         positions.append(positions[-1] + len(ids) + extra)
 
     def passed(rows: list[int]) -> torch.Tensor:
         skip = skipped[rows[0]]
-        batch = pad([input_ids[row][skip:] for row in rows], pad_id)
+        batch = pad([input_ids[row][skip:] for row in rows], pad_id, multiple)
         tensors = {name: tensor.to(network.device) for name, tensor in batch.items()}
         hidden: torch.Tensor = network.trunk(**tensors, front=front if skip else None).cpu()
         return hidden

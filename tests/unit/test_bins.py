@@ -67,14 +67,16 @@ def test_side_by_side_rows_learn_what_padded_ones_learn(
     assert binning is not None
     assert (len(binning.front) > 4) == (architecture != "bert")
     items = [rows[row] for row in range(len(rows))]
-    packed = Collator(pad_id=0, binning=binning)(items)
-    assert 1 < len(packed["owners"]) < len(items)
     expected, gradients = learnt(network, Collator(pad_id=0)(items))
-    found, others = learnt(network, packed)
-    assert float((found - expected).abs().max()) < 1e-5
-    assert len(others) == len(gradients) > 2
-    for one, other in zip(gradients, others, strict=True):
-        assert float((one - other).abs().max()) < 1e-5 * max(1.0, float(one.abs().max()))
+    for multiple in (1, 16):
+        packed = Collator(pad_id=0, binning=replace(binning, multiple=multiple))(items)
+        assert packed["owners"].shape[1] % multiple == 0
+        assert 1 < len(packed["owners"]) < len(items)
+        found, others = learnt(network, packed)
+        assert float((found - expected).abs().max()) < 1e-5
+        assert len(others) == len(gradients) > 2
+        for one, other in zip(gradients, others, strict=True):
+            assert float((one - other).abs().max()) < 1e-5 * max(1.0, float(one.abs().max()))
     assert max(float(one.abs().max()) for one in gradients) > 1e-3
 
 

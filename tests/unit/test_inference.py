@@ -1,7 +1,20 @@
+"""How rows are put into padded batches, and that nobody sees the padding."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
-from labeltune.inference import pad, token_batches
+from labeltune import inference, trunk
+from labeltune.architectures import layer_list
+from labeltune.inference import compute_logits, pad, token_batches
+from labeltune.rows import Collator, with_states
+from tests import tuning
+
+Bases = Callable[..., Path]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -17,3 +30,60 @@ def test_padding_is_on_the_right_and_masked() -> None:
     batch = pad([[7, 8, 9], [5]], pad_id=3)
     assert batch["input_ids"].tolist() == [[7, 8, 9], [5, 3, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def lengths_read(network: Any, read: Callable[[], Any]) -> set[int]:
+    """Lengths of the batches that the first layer sees meanwhile."""
+    seen: set[int] = set()
+    first = layer_list(network.backbone())[0]
+    hook = first.register_forward_pre_hook(
+        lambda _, given, named: seen.add((given[0] if given else named["hidden_states"]).shape[1]), with_kwargs=True
+    )
+    read()
+    hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_lengths_are_rounded_up_where_a_kernel_is_compiled_for_each(tiny_base: Bases, method: str) -> None:
+    seen = {}
+    for dtype in ("fp32", "bf16"):
+        made = tuning.plan(tiny_base("llama"), dtype=dtype, head="linear", method=method)
+        network = made.load()
+        rows = made.encoder.encode(tuning.TEXTS).input_ids
+        seen[dtype] = lengths_read(network, lambda: compute_logits(network, rows, pad_id=0, batch_tokens=20))  # noqa: B023
+    assert seen["fp32"] == {len(ids) for ids in rows}
+    assert seen["bf16"] == {-(-length // 8) * 8 for length in seen["fp32"]}
+    assert len(seen["bf16"]) < len(seen["fp32"])
+
+
+@pytest.mark.parametrize(
+    "train",
+    [{"head": "linear"}, {"head": "linear", "pooling": "last"}, {"words": ("ham", "free prize"), "layers": 1}],
+    ids=["mean", "last", "label words of several tokens"],
+)
+def test_a_rounded_length_changes_no_answer(
+    tiny_base: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    made = tuning.plan(tiny_base("llama"), **({"layers": 2} | train))
+    network, given = made.load(), tuning.rows(made)
+
+    def answers() -> list[np.ndarray]:
+        states = trunk.states(network, given.input_ids, pad_id=0)
+        options = {"pad_id": 0, "batch_tokens": 60}
+        (rows,) = with_states(made, network, [given])
+        batch = Collator(pad_id=0, multiple=inference.length_multiple(network))([rows[row] for row in range(len(rows))])
+        return [
+            compute_logits(network, given.input_ids, **options),
+            compute_logits(network, given.input_ids, states=states, **options),
+            network.eval()(**batch).logits.detach().numpy(),
+        ]
+
+    expected = answers()
+    monkeypatch.setattr(inference, "length_multiple", lambda _: 8)
+    monkeypatch.setattr(trunk, "length_multiple", lambda _: 8)
+    lengths = lengths_read(network, lambda: compute_logits(network, given.input_ids, pad_id=0, batch_tokens=60))
+    assert {(length - network.extra_tokens) % 8 for length in lengths} == {0}
+    for one, other in zip(answers(), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
