@@ -48,12 +48,13 @@ def draw_sides(record: dict[str, Any], out: Path) -> None:
                     continue
                 axes.plot([one[figure]], [place], "o", color=colour)
                 if logarithmic:
-                    axes.annotate(f"{one[figure]:,.1f}", (one[figure], place), (7, -4), textcoords="offset points")
+                    shown = f"{one[figure]:,.{0 if one[figure] >= 100 else 1}f}"
+                    axes.annotate(shown, (one[figure], place), (7, -4), textcoords="offset points")
                 elif one["interval"]:
                     axes.plot(one["interval"], [place, place], color=colour)
             if logarithmic:
                 axes.set_xscale("log")
-                axes.margins(x=0.2)
+                axes.margins(x=0.25)
                 axes.xaxis.set_major_formatter("{x:,g}")
             else:
                 axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -73,12 +74,14 @@ def draw_growth(runs: Sequence[dict[str, Any]], out: Path) -> None:
                 rows, found = zip(*mine, strict=True)
                 axes.plot(rows, found, "o-", color=colour, label=name)
             axes.set_xscale("log")
+            if figure == "train_seconds":
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(0, 1.1 * max(run[figure] for run in runs))
             axes.xaxis.set_major_formatter("{x:,g}")
             axes.yaxis.set_major_formatter("{x:,g}")
             axes.set_xlabel("training rows")
             axes.set_title(title, fontsize=10)
-        panels[0].set_yscale("log")
-        panels[1].set_ylim(bottom=0)
         panels[0].legend()
         drawing.save(panels[0], out)
 

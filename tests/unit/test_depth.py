@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from labeltune import depth, soundings
 from labeltune.baselines import Split
-from labeltune.estimates import TRUNK_SHARE, Shape, estimate
+from labeltune.estimates import TRUNK_REST, Shape, attained, estimate
 from labeltune.params import Train
 from labeltune.probes import sampled
 from labeltune.soundings import LEAST
@@ -160,6 +160,6 @@ def test_an_estimate_takes_auto() -> None:
 
     assert seconds(layers="auto") == seconds(layers=8) < seconds()
     least = -(-32 // LEAST)
-    read = 2 * (least + 7) * 100 * 50.0 * (256 + 100) / (0.1e9 * TRUNK_SHARE)  # a fifth of 32 is 7
+    read = 2 * (least + 7) * 100 * 50.0 * (256 + 100) / attained(0.1, TRUNK_REST)  # a fifth of 32 is 7
     assert seconds(depth="auto", layers=4) == pytest.approx(seconds(depth=least, layers=4) + read)
     assert seconds(depth="auto", layers=4, depth_rows="all") > seconds(depth="auto", layers=4)
