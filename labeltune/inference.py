@@ -15,6 +15,9 @@ Result = TypeVar("Result")
 
 
 MULTIPLE = 8
+FIRST_USED = (torch.cos, torch.sin, torch.exp, torch.tanh, torch.erf)
+"""Called once before several threads call them: where two threads were the first to ask for a cosine, one of them now
+and then got other last bits."""
 
 
 def length_multiple(network: Any) -> int:
@@ -182,6 +185,9 @@ def spread(
     if device.type != "cpu" or threads == 1 or (len(batches) == 1 and sharing):
         yield from map(passed, batches)
         return
+    one = torch.ones(1)
+    for function in FIRST_USED:
+        function(one)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield from pool.map(passed, batches)
