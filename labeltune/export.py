@@ -82,7 +82,7 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
     terminal.say(f"{len(given.texts):,} texts to verify with: {given.source}")
     with terminal.progress("the classifier", len(given.texts)) as progress:
         expected = classifier.predict(given.texts, progress=progress)
-    if classifier.record.train.method == "qlora":
+    if classifier.record.train.method != "lora":
         classifier = Classifier.load(folder, merge=True)
     with replacing(out) as partial:
         partial.mkdir()

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from labeltune.architectures import architecture, layer_list
 
 Tensors = dict[str, torch.Tensor]
 Result = TypeVar("Result")
@@ -156,13 +159,34 @@ def compute_logits(
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Switch a network's dropout off for a while."""
+    """Switch a network's dropout off for a while, and round its weights once instead of in every pass."""
     was_training = network.training
     network.eval()
+    held = round_weights(network)
     try:
         yield
     finally:
+        for module, name, weight in held:
+            setattr(module, name, weight)
         network.train(was_training)
+
+
+def round_weights(network: Any) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Replace the weights of the layers by what autocast would make of them in every pass; no answer changes a bit.
+
+    Returns:
+        The weights that were there, and where; none where the arithmetic has the weights' own type.
+    """
+    dtype, held = getattr(network, "autocast", None), []
+    if dtype is None or architecture(network.config) is None:
+        return []
+    for module in layer_list(network.backbone()).modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            for name, weight in list(module.named_parameters(recurse=False)):
+                if weight.dtype != dtype:
+                    held.append((module, name, weight))
+                    setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+    return held
 
 
 def spread(

@@ -44,6 +44,8 @@ class _Network:
 
     def train(self: Any, mode: bool = True) -> Any:
         """Switch dropout on or off; the trunk never drops anything, so that its states can be computed once."""
+        if mode and self.training and not (self.trunk_layers and self.backbone().training):
+            return self  # Trainer asks before every step, and there are hundreds of modules
         super().train(mode)  # type: ignore[misc]
         if mode and self.trunk_layers:
             backbone = self.backbone()

@@ -19,7 +19,7 @@ from labeltune.calibration import Calibration
 from labeltune.errors import UserError
 from labeltune.front import Front, shared_front
 from labeltune.hardware import device, inference_tokens
-from labeltune.inference import compute_logits
+from labeltune.inference import compute_logits, round_weights
 from labeltune.prompts import Encoder
 from labeltune.quantisation import fill_from
 from labeltune.texts import BLANK, unusable
@@ -135,8 +135,9 @@ class Classifier:
         """Load an artefact.
 
         Args:
-            merge: add the adapter into the weights, so that an ordinary Transformers model is left; None does so
-                but where the weights are in 4 bits, which a merged adapter would make whole again.
+            merge: True leaves an ordinary Transformers model, the adapter added into weights that are as they were
+                saved; None adds it but where they are in 4 bits, which that would make whole again, and holds them in
+                the type of the arithmetic.
 
         Raises:
             UserError: a file is missing or was changed, or the base model is not the one it was trained on.
@@ -168,6 +169,8 @@ class Classifier:
             if merge:
                 network = network.merge_and_unload(safe_merge=True)
         network = network.to(device()).eval()
+        if not merge:
+            round_weights(network)
         folders = (folder,) if full else (folder, base.folder)
         front = shared_front(network, encoder)
         return cls(record=record, network=network, encoder=encoder, front=front, folders=folders)

@@ -1,6 +1,7 @@
 """What people see while a stage runs and when it ends."""
 
 import errno
+import gc
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ WRITING_FAILED = {
 
 def run(main: Callable[[], None]) -> None:
     """Run a stage or a command: a user's mistake is one clean message and exit status 1, not a traceback."""
+    gc.freeze()  # what imports made stays anyway: no collection needs to look through it, as Trainer's first one would
     try:
         main()
     except UserError as error:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from labeltune import inference, trunk
-from labeltune.architectures import layer_list
+from labeltune.architectures import ARCHITECTURES, layer_list
 from labeltune.inference import compute_logits, pad, token_batches
 from labeltune.rows import Collator, with_states
 from tests import tuning
@@ -87,3 +87,40 @@ def test_a_rounded_length_changes_no_answer(
     assert {(length - network.extra_tokens) % 8 for length in lengths} == {0}
     for one, other in zip(answers(), expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_rounding_the_weights_once_changes_no_bit(tiny_base: Bases, tmp_path: Path, architecture: str) -> None:
+    made = tuning.plan(tiny_base(architecture), dtype="bf16", head="linear", method="full", layers=1)
+    network = made.build()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)) * 0.05)
+    before = dict(network.named_parameters())
+    batch = pad(made.encoder.encode(tuning.TEXTS).input_ids, pad_id=0, multiple=8)
+    with torch.inference_mode(), inference.evaluating(network):
+        rounded = {name for name, weight in network.named_parameters() if weight.dtype == torch.bfloat16}
+        found = network(**batch).logits
+        with inference.evaluating(network):
+            assert torch.equal(network(**batch).logits, found)
+        assert rounded == {name for name, weight in network.named_parameters() if weight.dtype == torch.bfloat16}
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(**batch).logits, found)
+    layers = len(layer_list(network.backbone()))
+    assert len(rounded) >= 4 * layers  # attention's and the MLP's
+    assert all(weight is before[name] for name, weight in network.named_parameters())
+
+    loaded = tuning.reloaded(made, network, tmp_path / "saved")
+    held = {name: weight.dtype for name, weight in loaded.network.named_parameters()}
+    assert {name for name, dtype in held.items() if dtype == torch.bfloat16} == rounded
+    assert (tuning.logits(made, loaded.network) == tuning.logits(made, network)).all()
+    whole = tuning.reloaded(made, network, tmp_path / "saved", merge=True).network
+    assert all(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
+
+
+@pytest.mark.parametrize("settings", [{"method": "full", "dtype": "fp32"}, {"method": "lora", "dtype": "bf16"}])
+def test_weights_that_nothing_rounds_stay(tiny_base: Bases, settings: dict[str, Any]) -> None:
+    network = tuning.plan(tiny_base("llama"), head="linear", **settings).build()
+    before = dict(network.named_parameters())
+    with inference.evaluating(network):
+        assert all(weight is before[name] for name, weight in network.named_parameters())

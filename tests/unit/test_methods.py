@@ -133,6 +133,28 @@ def test_adapter_dropout_acts_in_training_alone(tiny_base: Bases) -> None:
     assert module.lora_dropout.default.p == 0.5
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("layers", ["all", 2])
+def test_training_mode_spares_the_trunk_and_is_set_once(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, method: str, layers: int | str
+) -> None:
+    network = plan(tiny_base("llama"), head="linear", method=method, layers=layers).build()
+    stack = layer_list(methods.plain(network).backbone())
+    top = LAYERS if layers == "all" else int(layers)
+    walks: list[bool] = []
+    train = stack[-1].train
+    monkeypatch.setattr(stack[-1], "train", lambda mode=True: walks.append(mode) or train(mode))
+    for _ in range(2):
+        network.eval()
+        assert not any(module.training for module in network.modules())
+        for _ in range(3):
+            network.train()
+            assert [layer.training for layer in stack] == [False] * (LAYERS - top) + [True] * top
+            assert all(module.training for module in stack[-1].modules())
+    # Where there is a trunk, its top is switched off with it and on again.
+    assert walks == ([False, True] if layers == "all" else [False, True, False, True]) * 2
+
+
 @pytest.mark.parametrize(
     ("architecture", "method"), [("llama", "lora"), ("gpt2", "lora"), ("bert", "lora"), ("gpt2", "qlora")]
 )
