@@ -212,7 +212,10 @@ def label_words(task: Task) -> Measured:
 
 
 def setfit(task: Task) -> Measured:
-    """SetFit: contrastive pairs, and a logistic regression on the sentence encoder."""
+    """SetFit: for each row a pair of its label and one of another, and a logistic regression on the sentence encoder.
+
+    Its default, every pair that there is, would take hours for a few hundred rows.
+    """
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
@@ -220,8 +223,8 @@ def setfit(task: Task) -> Measured:
     model.model_body.max_seq_length = MAX_LENGTH
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, batch_size=BATCH, num_epochs=1, max_steps=task.steps or -1, seed=task.seed,
-            show_progress_bar=False, save_strategy="no", report_to=[],
+            output_dir=folder, batch_size=BATCH, num_epochs=1, num_iterations=1, max_steps=task.steps or -1,
+            seed=task.seed, show_progress_bar=False, save_strategy="no", report_to=[],
         )  # fmt: skip
         rows = Dataset.from_dict({"text": task.texts["train"], "label": task.labels["train"]})
         train_seconds = _seconds(Trainer(model=model, args=arguments, train_dataset=rows).train)
