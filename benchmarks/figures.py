@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from labeltune import drawing, terminal
 
@@ -54,8 +54,10 @@ def draw_sides(record: dict[str, Any], out: Path) -> None:
                     axes.plot(one["interval"], [place, place], color=colour)
             if logarithmic:
                 axes.set_xscale("log")
-                axes.margins(x=0.25)
-                axes.xaxis.set_major_formatter("{x:,g}")
+                axes.margins(x=0.35)
+                axes.xaxis.set_major_locator(LogLocator(numticks=5))
+                axes.xaxis.set_major_formatter("{x:,.9g}")
+                axes.xaxis.set_minor_locator(NullLocator())
             else:
                 axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.set_title(title, fontsize=10)
@@ -66,11 +68,12 @@ def draw_sides(record: dict[str, Any], out: Path) -> None:
 def draw_growth(runs: Sequence[dict[str, Any]], out: Path) -> None:
     """Seconds and memory of training by the number of rows, a line for each base model."""
     names = list(dict.fromkeys(run["model"] for run in runs))
+    once = {(run["model"], run["rows"]): run for run in reversed(runs)}  # the first of several
     with drawing.style(names, DPI):
         panels = Figure(figsize=(9.0, 3.4), layout="constrained").subplots(1, 2)
         for axes, (figure, title) in zip(panels, GROWTH, strict=True):
             for name, colour in zip(names, drawing.PALETTE, strict=False):
-                mine = sorted((run["rows"], run[figure]) for run in runs if run["model"] == name)
+                mine = sorted((run["rows"], run[figure]) for run in once.values() if run["model"] == name)
                 rows, found = zip(*mine, strict=True)
                 axes.plot(rows, found, "o-", color=colour, label=name)
             axes.set_xscale("log")
@@ -78,7 +81,7 @@ def draw_growth(runs: Sequence[dict[str, Any]], out: Path) -> None:
                 axes.set_yscale("log")
             else:
                 axes.set_ylim(0, 1.1 * max(run[figure] for run in runs))
-            axes.xaxis.set_major_formatter("{x:,g}")
+            axes.xaxis.set_major_formatter("{x:,.9g}")
             axes.yaxis.set_major_formatter("{x:,g}")
             axes.set_xlabel("training rows")
             axes.set_title(title, fontsize=10)
