@@ -95,7 +95,8 @@ def _depth(plan: Blueprint, config: PretrainedConfig, train: Rows, validation: R
     A regression sees what a layer knows, not what the layers can learn: hence a least depth.
     """
     settings, count = plan.train, config.num_hidden_layers
-    fitted, seen = (part.take(sample(part.labels, settings.depth_rows, SEED)) for part in (train, validation))
+    rows = soundings.compared_rows(settings.depth_rows, len(plan.labels))
+    fitted, seen = (part.take(sample(part.labels, rows, SEED)) for part in (train, validation))
     untuned = frozen.load(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
     least = max(soundings.fewest_layers(count), settings.layers if isinstance(settings.layers, int) else 1)
     sounding = soundings.take(

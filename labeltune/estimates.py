@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from labeltune.depth import trained_layers
+from labeltune.pacing import validations_per_epoch
 from labeltune.params import Train
-from labeltune.soundings import fewest_layers, patience
+from labeltune.soundings import compared_rows, fewest_layers, patience
 
 FORWARD, BACKWARD, WEIGHTS = 2, 2, 2
 """Operations per weight and token: the pass forward, the pass back to the inputs, the gradients of the weights."""
@@ -20,8 +21,6 @@ TRUNK_REST, TOP_REST = 800.0, 300.0
 """1e9 operations a second if matrix products took no time: layers without gradients in batches of one length; layers
 that train. Measured on 2 cores with SmolLM2-135M on SMS Spam, in fp32 at 294 and in bf16 at 1,530."""
 ENCODERS = ("bert", "roberta", "xlm-roberta", "modernbert")
-EVALUATIONS = 4
-"""Passes over the validation rows."""
 LIBRARIES = 1200
 """MiB of a process that has imported everything and loaded a small model, fitted on the runs of docs/results.md."""
 START_SECONDS = 4.5
@@ -114,7 +113,7 @@ def estimate(
     top = min(depth, layers) if isinstance(layers, int) else depth
     below = depth - top
     back = BACKWARD + (WEIGHTS if train.method == "full" else 0)
-    held = validation * EVALUATIONS * FORWARD
+    held = validation * validations_per_epoch(train.epochs) * train.epochs * FORWARD
     pooled = shape.decoder and train.head != "label_scoring"
     own = tokens - front if pooled else tokens
     learnt = own if pooled and train.packing is not False else padded
@@ -122,7 +121,8 @@ def estimate(
     trained = top * shape.layer_weights * (rows * train.epochs * learnt * (FORWARD + back) + tokens * held)
     sounded = 0.0
     if train.depth == "auto":
-        most = rows + validation if train.depth_rows == "all" else int(train.depth_rows)
+        few = compared_rows(train.depth_rows, num_labels=2)
+        most = rows + validation if few == "all" else few
         read = min(shape.layers, depth + patience(shape.layers))
         sounded = FORWARD * read * shape.layer_weights * own * (min(rows, most) + min(validation, most))
     seconds = START_SECONDS + (trunk + sounded) / attained(gflops, TRUNK_REST) + trained / attained(gflops, TOP_REST)

@@ -21,12 +21,12 @@ from labeltune.history import History
 from labeltune.inference import length_multiple
 from labeltune.labels import LabelSet
 from labeltune.methods import parameter_counts, plain
+from labeltune.pacing import validations_per_epoch
 from labeltune.params import Train
 from labeltune.rows import ByLength, Collator, Rows, with_states
 from labeltune.terminal import bar, say
 from labeltune.trainer import RowTrainer, load_weights
 
-EVALUATIONS_PER_EPOCH = 4
 RECORDS_PER_EVALUATION = 4
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 
@@ -114,7 +114,8 @@ def _trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> RowTrainer:
     steps_per_epoch = math.ceil(math.ceil(len(train) / settings.batch_size) / settings.accumulation)
-    auto = math.ceil(steps_per_epoch / EVALUATIONS_PER_EPOCH)  # rounded down, the last two would be neighbours
+    # Rounded down, the last two would be neighbours.
+    auto = math.ceil(steps_per_epoch / validations_per_epoch(settings.epochs))
     every = auto if settings.eval_steps == "auto" else settings.eval_steps
     step_rows = settings.batch_size * settings.accumulation
     sampler = ByLength(train, step_rows, settings.seed) if settings.batches == "by_length" else None

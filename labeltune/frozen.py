@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from labeltune import heads
 from labeltune.bases import Base
 from labeltune.errors import UserError
 from labeltune.features import States
@@ -24,6 +23,8 @@ from labeltune.prompts import Encoder
 from labeltune.watch import POOLINGS, Watch, watching
 
 MEAN = POOLINGS.index("mean")
+STRIDE = 4
+"""Layers that rows pass at once where nobody stops between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +162,11 @@ def read(
     )
 
 
-def layer_by_layer(model: Untuned, input_ids: Sequence[list[int]]) -> Iterator[States]:
+def layer_by_layer(model: Untuned, input_ids: Sequence[list[int]], *, least: int = 1) -> Iterator[States]:
     """Run all rows through one layer after the other: who has seen enough stops, and the layers above never run.
+
+    Args:
+        least: the layer before which nobody stops: up to it, a pass goes through `STRIDE` layers.
 
     Yields:
         Pooled states, `[rows, poolings, size]`, those of the embeddings first.
@@ -176,27 +180,30 @@ def layer_by_layer(model: Untuned, input_ids: Sequence[list[int]]) -> Iterator[S
         padded.append(pad([front.tokens], model.pad_id))
         fronts.append(None)
     between: list[torch.Tensor | None] = [None] * len(padded)
+    start = None
 
-    for layer in range(network.config.num_hidden_layers + 1):
+    for stop in [*range(STRIDE, least, STRIDE), *range(max(1, least), network.config.num_hidden_layers + 1)]:
+        layers = range(0 if start is None else start + 1, stop + 1)
 
-        def passed(numbers: list[int], layer: int = layer) -> States:
+        def passed(numbers: list[int], start: int | None = start, layers: range = layers) -> States:
             (number,) = numbers
             mask = padded[number]["attention_mask"].to(network.device)
             seen, past = behind(fronts[number], mask)
-            below = between[number]
-            tokens = padded[number]["input_ids"].to(network.device) if below is None else None
-            hidden = network.run(tokens, seen, below, start=layer - 1, stop=layer, **past)
+            watch.begin(mask)
+            tokens = padded[number]["input_ids"].to(network.device) if start is None else None
+            hidden = network.run(tokens, seen, between[number], start=start, stop=layers[-1], **past)
             between[number] = hidden
-            return torch.stack([heads.pool(hidden, mask, how).float() for how in POOLINGS], dim=1).cpu().numpy()
+            return watch.pooled()
 
-        found = list(spread(passed, [[number] for number in range(len(padded))], network.device, sharing=False))
-        states = np.empty((len(input_ids), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
+        with watching(network, layers) as watch:
+            found = list(spread(passed, [[number] for number in range(len(padded))], network.device, sharing=False))
+        states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
         for number, rows in enumerate(batches):
             if skip := skipped[rows[0]]:
-                mask = padded[number]["attention_mask"]
-                _count_in(found[-1][:, MEAN], skip, found[number][:, None], mask)
+                _count_in(found[-1][0, :, MEAN], skip, found[number], padded[number]["attention_mask"])
             states[rows] = found[number]
-        yield states
+        yield from np.moveaxis(states, 1, 0)
+        start = stop
 
 
 def _count_in(means: States, skip: int, pooled: States, mask: torch.Tensor) -> None:

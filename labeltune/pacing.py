@@ -1,11 +1,23 @@
-"""Pacing: when a training closes a record, saves a checkpoint, and stops."""
+"""Pacing: when a training validates, closes a record, saves a checkpoint, and stops."""
 
+import math
 import time
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 SAVE_SECONDS = 600.0
+VALIDATIONS, VALIDATIONS_PER_EPOCH = 4, 2
+"""Least of a training and of an epoch: one takes up to a tenth of an epoch's time where a few layers train."""
+
+
+def validations_per_epoch(epochs: float) -> int:
+    """How many there are about in an epoch where `train.eval_steps` is `auto`.
+
+    >>> validations_per_epoch(1), validations_per_epoch(2), validations_per_epoch(0.5)
+    (4, 2, 8)
+    """
+    return max(VALIDATIONS_PER_EPOCH, math.ceil(VALIDATIONS / epochs))
 
 
 class Pacing(TrainerCallback):

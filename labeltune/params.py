@@ -139,9 +139,10 @@ class Train(Section):
     depth: Positive | Literal["all", "auto"] = "all"
     """Cut the model after this many layers; `auto`: the shallowest whose regression on the untuned model's states is
     within a standard error of the best layer's, on the validation rows; at least a third of the model."""
-    depth_rows: Positive | Literal["all"] = 256
+    depth_rows: Positive | Literal["all", "auto"] = "auto"
     """Layers are compared by regressions on so many training rows, judged by at most as many validation rows: for
-    `depth: auto`, and for the baseline on hidden states. They are read layer by layer until none is better."""
+    `depth: auto`, and for the baseline on hidden states. They are read layer by layer until none is better. `auto`:
+    128, or 16 for each label where that is more."""
     layers: Positive | Literal["all", "auto"] = "all"
     """Train in only this many top layers of those that are left; `auto`: on a CPU, with adapters, a quarter of them and
     at most 8, else all."""
@@ -182,7 +183,7 @@ class Train(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     eval_steps: Positive | Literal["auto"] = "auto"
-    """Optimiser steps between two validations; `auto`: about four per epoch."""
+    """Optimiser steps between two validations; `auto`: about two per epoch, and four in all if the epochs are fewer."""
     keep_best: Literal["loss", "accuracy", "macro_f1"] = "loss"
     """Validation figure by which the best model is kept."""
     early_stopping: Positive | None = None

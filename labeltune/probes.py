@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -44,9 +45,9 @@ def sampled(splits: Splits, rows: int | str, seed: int) -> Splits:
     return {split: part if split == "test" else _sample(part, rows, seed) for split, part in splits.items()}
 
 
-def compared(splits: Splits, rows: int | str) -> Splits:
-    """The rows on which layers are compared: those that `train.depth: auto` takes."""
-    return sampled(splits, rows, SEED)
+def compared(splits: Splits, rows: int | Literal["all", "auto"], num_labels: int) -> Splits:
+    """The rows on which layers are compared: those that `train.depth: auto` takes by `train.depth_rows`."""
+    return sampled(splits, soundings.compared_rows(rows, num_labels), SEED)
 
 
 def _sample(split: Split, rows: int | str, seed: int) -> Split:

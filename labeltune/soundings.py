@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -21,6 +22,8 @@ from labeltune.shelf import Entry, Put, keep
 from labeltune.terminal import bar
 from labeltune.watch import POOLINGS, watched_layers
 
+FEWEST_ROWS, ROWS_PER_LABEL = 128, 16
+"""Rows on which layers are compared, unless the settings say it: twice as many chose alike (docs/log.md)."""
 FIRST = 0.01
 """C with which layers and poolings are compared."""
 LEAST = 3
@@ -112,7 +115,7 @@ def take(
         def fill(put: Put) -> None:
             nonlocal seconds
             started = time.perf_counter()
-            for place, one in enumerate(judge(_states(model, rows))):
+            for place, one in enumerate(judge(_states(model, rows, least))):
                 put(place, torch.from_numpy(one.states).unsqueeze(0))
             seconds = time.perf_counter() - started
 
@@ -132,6 +135,15 @@ def take(
         right=np.stack([one.right for one in found]),
         seconds=seconds,
     )
+
+
+def compared_rows(setting: int | Literal["all", "auto"], num_labels: int) -> int | Literal["all"]:
+    """How many training rows `train.depth_rows` takes.
+
+    >>> compared_rows("auto", 2), compared_rows("auto", 77), compared_rows(64, 77)
+    (128, 1232, 64)
+    """
+    return max(FEWEST_ROWS, ROWS_PER_LABEL * num_labels) if setting == "auto" else setting
 
 
 def fewest_layers(count: int) -> int:
@@ -190,19 +202,19 @@ def states_behind(model: Untuned, rows: Tokens, layer: int) -> States:
     """Pooled states behind one layer, `[rows, poolings, size]`; the layers above it do not run where that is known."""
     order = watched_layers(model.network)
     with bar(f"reading the untuned model up to layer {layer}", order.index(layer) + 1, unit="layers") as shown:
-        for one, states in zip(order, _states(model, rows), strict=False):
+        for one, states in zip(order, _states(model, rows, layer), strict=False):
             shown.advance(1)
             if one == layer:
                 return states
     raise AssertionError("the layer is one of them")
 
 
-def _states(model: Untuned, rows: Tokens) -> Iterator[States]:
-    """The states of one layer after the other, `[rows, poolings, size]`, no layer read before it is asked for."""
+def _states(model: Untuned, rows: Tokens, least: int) -> Iterator[States]:
+    """The states of one layer after the other, `[rows, poolings, size]`; above `least` none is read before its turn."""
     config = model.network.config
     between = sum(map(len, rows)) * config.hidden_size * model.network.dtype.itemsize
     if architecture(config) is not None and between <= BETWEEN:
-        yield from layer_by_layer(model, rows)
+        yield from layer_by_layer(model, rows, least=least)
     else:
         yield from np.moveaxis(read(model, rows, layers=watched_layers(model.network)).states, 1, 0)
 

@@ -36,7 +36,7 @@ def main() -> None:
         encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
         untuned = frozen.load(base, labels, encoder, machine, scoring=settings.zero_shot)
         probed = probes.sampled(splits, settings.probe_rows, settings.seed)
-        compared = probes.compared(splits, train.depth_rows)
+        compared = probes.compared(splits, train.depth_rows, len(labels))
         answers, states = probes.answer(untuned, probed, compared, encoder, len(labels), budget=train.trunk_budget)
         found += answers
 

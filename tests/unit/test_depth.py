@@ -47,7 +47,7 @@ def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_
     states = planted(train.labels, validation.labels, layers, from_layer)
     asked: list[int] = []
     climb = (asked.append(layer) or one for layer, one in enumerate(states))
-    monkeypatch.setattr(soundings, "layer_by_layer", lambda *_: climb)
+    monkeypatch.setattr(soundings, "layer_by_layer", lambda *_, **__: climb)
     settled, choice = depth.settle(made, train, validation)
 
     losses = []
@@ -160,6 +160,6 @@ def test_an_estimate_takes_auto() -> None:
 
     assert seconds(layers="auto") == seconds(layers=8) < seconds()
     least = -(-32 // LEAST)
-    read = 2 * (least + 7) * 100 * 50.0 * (256 + 100) / attained(0.1, TRUNK_REST)  # a fifth of 32 is 7
+    read = 2 * (least + 7) * 100 * 50.0 * (128 + 100) / attained(0.1, TRUNK_REST)  # a fifth of 32 is 7
     assert seconds(depth="auto", layers=4) == pytest.approx(seconds(depth=least, layers=4) + read)
     assert seconds(depth="auto", layers=4, depth_rows="all") > seconds(depth="auto", layers=4)

@@ -236,6 +236,16 @@ def test_a_run_takes_the_rate_of_its_method(tiny_base: Bases) -> None:
     assert stepped(tiny_base("llama"), learning_rate=rates, method="full", eval_steps=1).rates == [1e-5]
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.5, 1), (1.0, 2), (2.0, 4), (4.0, 4)])
+def test_auto_validates_twice_an_epoch_and_four_times_in_all(
+    tiny_base: Bases, tmp_path: Path, epochs: float, steps: int
+) -> None:
+    """An epoch has 7 steps."""
+    made = plan(tiny_base("llama"), head="linear", batch_size=1, epochs=epochs)
+    assert len(rows(made)) == 7
+    assert trainer_for(made, tmp_path).args.eval_steps == steps
+
+
 def test_a_training_shorter_than_eval_steps_is_validated_at_its_end(tiny_base: Bases) -> None:
     _, history = tune(plan(tiny_base("llama"), head="linear", epochs=3.0, eval_steps=100))
     assert [record["step"] for record in history.validation] == [3]

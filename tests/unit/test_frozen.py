@@ -126,16 +126,23 @@ def test_zero_shot_scores_are_those_of_each_label_word_by_itself(
     assert (expected[:, 0] - expected[:, 1]).std() > 0.1  # texts differ, or nothing is shown
 
 
-def test_no_layer_is_read_before_it_is_asked_for(tiny_base: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("least", "passes"), [(1, [1, 1, 2, 3]), (2, [2, 2, 2, 3]), (3, [2, 2, 2, 3])])
+def test_no_layer_is_read_before_it_is_asked_for_but_below_the_least(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, least: int, passes: list[int]
+) -> None:
+    """Layer by layer, how far the rows have come: below the least they go through two at once."""
     made = plan(tiny_base("llama"))
     model = load(made)
+    expected = climbed(model, made)
+    monkeypatch.setattr(frozen, "STRIDE", 2)
     run, stops = model.network.run, list[int]()
     monkeypatch.setattr(model.network, "run", lambda *given, **how: stops.append(how["stop"]) or run(*given, **how))
-    for layer, _ in enumerate(frozen.layer_by_layer(model, made.encoder.encode(TEXTS).input_ids)):
-        assert max(stops) == layer
-        if layer == 2:
-            break
-    assert max(stops) == 2
+    reached, states = [], []
+    for one in frozen.layer_by_layer(model, made.encoder.encode(TEXTS).input_ids, least=least):
+        reached.append(stops[-1])
+        states.append(one)
+    assert reached == passes
+    np.testing.assert_array_equal(np.stack(states, axis=1), expected)
 
 
 def test_progress_counts_every_row(tiny_base: Bases) -> None:

@@ -31,7 +31,7 @@ def test_states_are_those_of_every_row_and_none_is_read_twice(
     monkeypatch.setattr(
         soundings, "states_behind", lambda model, rows, layer: read.append(len(rows)) or behind(model, rows, layer)
     )
-    tried_on = probes.compared(splits, compared)
+    tried_on = probes.compared(splits, compared, 2)
     (found, *_), features = probes.answer(model, splits, tried_on, made.encoder, 2, budget=0)
 
     assert read == ([] if compared == "all" else [17 + 9 - 6 - 6])

@@ -196,7 +196,9 @@ def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
     made = fronted(plan(tiny_base("llama")))
     reads: list[int] = []
     climb = soundings.layer_by_layer
-    monkeypatch.setattr(soundings, "layer_by_layer", lambda model, ids: reads.append(len(ids)) or climb(model, ids))
+    monkeypatch.setattr(
+        soundings, "layer_by_layer", lambda model, ids, **how: reads.append(len(ids)) or climb(model, ids, **how)
+    )
     input_ids = made.encoder.encode(TEXTS).input_ids
     parts = [Part(input_ids=input_ids[s], labels=np.array(ANSWERS[s])) for s in (slice(4), slice(4, None))]
     found = []
