@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,11 @@ from tests.end_to_end.commands import commit_project, run, user
 
 pytestmark = pytest.mark.slow
 FAULTS = Path(__file__).parent / "faults"
-TRAIN = "train: {epochs: 2, batch_size: 4, accumulation: 2, layers: 2, lora: {dropout: 0.1}, dtype: fp32, threads: 1}"
+# 6 steps an epoch; a validation and a checkpoint every second step.
+TRAIN = (
+    "train: {epochs: 2, batch_size: 4, accumulation: 2, eval_steps: 2, layers: 2, lora: {dropout: 0.1}, dtype: fp32,"
+    " threads: 1}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +122,20 @@ def test_a_queued_experiment_goes_on_when_it_is_queued_again(
     assert experiment() == expected
 
 
+@contextmanager
+def let_go(pipe: str, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Who waits for a writer of a pipe reads its end once a process is over: it does not wait for ever."""
+
+    def wait() -> None:
+        process.wait()
+        os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    yield
+    waiting.join()
+
+
 def test_a_training_whose_dvc_was_killed_keeps_others_out_while_it_lives(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +150,7 @@ def test_a_training_whose_dvc_was_killed_keeps_others_out_while_it_lives(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as dvc,
+        let_go(f"{pipe}.held", dvc),
         Path(f"{pipe}.held").open() as lines,
     ):
         process = int(lines.readline())

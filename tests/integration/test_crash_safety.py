@@ -40,14 +40,16 @@ Fault = Callable[[], object]
 
 
 # 42 training rows: 6 steps an epoch, the last of one batch; a validation and a checkpoint every second step.
-COMMON = "epochs: 2, batch_size: 4, accumulation: 2, dtype: fp32, threads: 1"
+COMMON = "epochs: 2, batch_size: 4, accumulation: 2, eval_steps: 2, dtype: fp32, threads: 1"
 LORA = f"{COMMON}, layers: 2, lora: {{dropout: 0.1}}"
 VARIANTS = {
     "lora": LORA,
     "lora, by length": f"{LORA}, batches: by_length",
     "qlora": f"{LORA}, method: qlora",
     "full": f"{COMMON}, method: full, head: mlp, pooling: mean, head_dropout: 0.3, batches: by_length",
-    "every second step recorded": f"{LORA}, eval_steps: 8, keep_best: accuracy, scheduler: cosine, warmup: 0.5",
+    "every second step recorded": LORA.replace(
+        "eval_steps: 2", "eval_steps: 8, keep_best: accuracy, scheduler: cosine, warmup: 0.5"
+    ),
 }
 
 
