@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from labeltune import bins
+from labeltune import bins, footing
 from labeltune.bases import quiet
 from labeltune.blueprint import Blueprint
 from labeltune.checkpoints import Store
@@ -54,6 +54,8 @@ def fine_tune(
     network: Any = plan.build()
     trainer: RowTrainer | None = None
     train, validation = with_states(plan, plain(network), [train, validation])
+    if resume is None:
+        footing.begin(plan, network, train)
     binning = bins.choose(plan, plain(network))
     pad_id, multiple = plan.encoder.tokenizer.pad_token_id, length_multiple(plain(network))
     collator = Collator(pad_id=pad_id, multiple=multiple, binning=binning)
@@ -82,6 +84,8 @@ def fine_tune(
         network, resume = plan.build(), store.resume("auto")
         if resume:
             started = time.perf_counter()  # the checkpoint holds the seconds before it
+        else:
+            footing.begin(plan, network, train)
 
 
 def _run(trainer: RowTrainer, resume: Path | None, started: float) -> History:

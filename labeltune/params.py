@@ -151,6 +151,9 @@ class Train(Section):
     heads and experiments need not compute them; 0 keeps none."""
     lora: Lora = Lora()
     """With `method: lora` and `qlora`."""
+    head_start: Literal["auto", "regression", "random"] = "auto"
+    """A `linear` head begins as a logistic regression on the untuned states of 256 training rows, or 32 for each label
+    where that is more, or at random; `auto`: as a regression, but where the head is Transformers' own with a pooler."""
     head_dropout: Fraction = 0.1
     """Dropout inside the `mlp` head."""
     epochs: Annotated[float, Field(gt=0)] = 2.0
@@ -214,6 +217,8 @@ class Train(Section):
             raise ValueError("lora.bias: all trains biases in every layer; set layers: all, or lora.bias: lora_only")
         if self.head == "label_scoring" and self.pooling not in ("auto", "last"):
             raise ValueError(f"head: label_scoring reads the last token; pooling: {self.pooling} does not fit it")
+        if self.head_start == "regression" and self.head != "linear":
+            raise ValueError(f"head_start: regression is for head: linear, not {self.head}")
         return self
 
 
