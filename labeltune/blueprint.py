@@ -40,6 +40,7 @@ class Blueprint:
             self.train,
             dtype=self.machine.dtype,
             attention=self.machine.attention,
+            kernels=self.machine.kernels,
             tokenizer=self.encoder.tokenizer,
             cue=self.encoder.template.back,
             max_length=self.encoder.max_length,

@@ -76,6 +76,7 @@ def load(base: Base, labels: LabelSet, encoder: Encoder, machine: Machine, *, sc
             Train.model_validate({"seed": 0, "head": head}),
             dtype=machine.dtype,
             attention=machine.attention,
+            kernels=machine.kernels,
             tokenizer=encoder.tokenizer,
             cue=encoder.template.back,
             max_length=encoder.max_length,

@@ -35,6 +35,8 @@ class Machine:
     """fp32, bf16 or fp16: the type of the arithmetic."""
     attention: str
     """Attention kernel."""
+    kernels: str
+    """`fused` or `transformers`: what computes the layers of families that the first know."""
     threads: int
     """CPU threads."""
 
@@ -49,6 +51,7 @@ def choose(settings: Train) -> Machine:
     return Machine(
         dtype=choose_dtype(settings.dtype),
         attention=choose_attention(settings.attention),
+        kernels=choose_kernels(settings.kernels),
         threads=choose_threads(settings.threads),
     )
 
@@ -119,6 +122,11 @@ def cpu_name() -> str:
 def choose_attention(setting: str) -> str:
     """Return the attention kernel; `auto` is eager on a CPU and sdpa on a GPU."""
     return setting if setting != "auto" else ("sdpa" if device().type == "cuda" else "eager")
+
+
+def choose_kernels(setting: str) -> str:
+    """Return what computes the layers; `auto` is fused on a CPU, and not on a GPU, where that was not measured."""
+    return setting if setting != "auto" else ("transformers" if device().type == "cuda" else "fused")
 
 
 def inference_tokens() -> int:

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
-from labeltune import architectures, heads
+from labeltune import architectures, fused, heads
 from labeltune.bases import Base, quiet
 from labeltune.candidates import Candidates, label_candidates
 from labeltune.errors import UserError
@@ -34,6 +34,7 @@ def load_network(
     *,
     dtype: str,
     attention: str,
+    kernels: str,
     tokenizer: transformers.PreTrainedTokenizerBase,
     cue: str,
     max_length: int,
@@ -43,6 +44,7 @@ def load_network(
 
     Args:
         dtype: fp32, bf16 or fp16: of the arithmetic, and of the weights unless all of them train; heads are fp32.
+        kernels: `fused` has the layers of families that the kernels know computed by them.
         cue: the end of the prompt, after which label words are scored.
         max_length: most tokens of a prompt.
         fresh: whether `base` is a base model; else it is a trained classifier, whose head the caller loads.
@@ -63,6 +65,11 @@ def load_network(
     if scoring:
         require_packable(config)
     network = _load(base, _describe(config, labels, tokenizer), settings, dtype, attention, scoring=scoring)
+    if kernels == "fused" and not fused.install(network) and settings.kernels == "fused":
+        raise UserError(
+            f"train.kernels: fused knows the layers of {', '.join(fused.FAMILIES)} with train.attention: "
+            f"{fused.ATTENTION}, not those of {base.name} with {attention}; set it to auto"
+        )
     network.adapted_layers, network.shortened = adapted, config.num_hidden_layers < whole
     if settings.method == "full" and dtype != "fp32":
         network.autocast = DTYPES[dtype]

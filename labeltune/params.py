@@ -201,6 +201,9 @@ class Train(Section):
     """Type of the arithmetic, and of frozen weights; `auto`: bf16 where the hardware is faster in it."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; `auto`: eager on a CPU, where it is 1.3 to 1.4 times as fast, else sdpa."""
+    kernels: Literal["auto", "fused", "transformers"] = "auto"
+    """How the layers of Llama, Mistral and Qwen 2 are computed: by labeltune's fused kernels, where they can be, or by
+    Transformers'; `auto`: fused on a CPU, where a training step then takes three quarters of the time."""
     threads: Positive | Literal["auto"] = "auto"
     """CPU threads; `auto`: the cores, shared between the queue's running workers."""
 

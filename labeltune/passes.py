@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from labeltune import fused
 from labeltune.fingerprint import versions
 from labeltune.front import Front
 from labeltune.hardware import device_name, inference_tokens
@@ -15,8 +16,8 @@ from labeltune.inference import length_multiple
 from labeltune.outputs import digest
 
 CODE = (
-    "architectures", "front", "frozen", "heads", "inference", "models", "networks", "packing", "quantisation", "tips",
-    "trunk", "watch",
+    "architectures", "front", "frozen", "fused", "heads", "inference", "kernels", "models", "networks", "packing",
+    "products", "quantisation", "tips", "trunk", "watch",
 )  # fmt: skip
 """Modules that decide how a pass is computed."""
 
@@ -42,6 +43,7 @@ def pass_key(
         "dtype": str(network.dtype),
         "four_bits": getattr(network.config, "quantization_config", None) is not None,
         "front": len(front.tokens) if front else 0,
+        "fused": fused.installed(network),
         "multiple": length_multiple(network),
         "nodes": [[node.token, node.parent, node.depth] for node in nodes],
         "tokens": tokens.hexdigest(),

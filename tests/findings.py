@@ -64,7 +64,7 @@ def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: 
         "labels": {"names": list(names), "words": list(names)},
         "data": {"rows": {"train": 781, "validation": 112}},
         "labeltune": labeltune.__version__,
-        "machine": asdict(hardware.Machine(dtype="fp32", attention="eager", threads=2)),
+        "machine": asdict(hardware.Machine(dtype="fp32", attention="eager", kernels="fused", threads=2)),
     }
     write_json(folder / "models/classifier/labeltune.json", record)
     (folder / "plots").mkdir(parents=True, exist_ok=True)

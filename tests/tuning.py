@@ -38,6 +38,7 @@ def plan(
     dtype: str = "fp32",
     cue: str = CUE,
     max_length: int = 64,
+    kernels: str = "fused",
     **train: Any,
 ) -> Blueprint:
     """A plan for a base model; `train` are keys of the section, over one step of all rows at a steady, large rate."""
@@ -50,7 +51,7 @@ def plan(
         labels=labels,
         train=Train.model_validate(step | train),
         encoder=Encoder.of(load_tokenizer(base.folder), prompt, labels),
-        machine=Machine(dtype=dtype, attention="eager", threads=1),
+        machine=Machine(dtype=dtype, attention="eager", kernels=kernels, threads=1),
     )
 
 

@@ -88,7 +88,7 @@ def plan_for(folder: Path, cell: Cell, **changes: Any) -> tuple[Blueprint, Base]
         "lora": {"rank": 4, "alpha": 8},
     }
     train = Train.model_validate(settings | changes)
-    machine = Machine(dtype="fp32", attention="eager", threads=1)
+    machine = Machine(dtype="fp32", attention="eager", kernels="fused", threads=1)
     return Blueprint(base=base, labels=labels, train=train, encoder=encoder, machine=machine), base
 
 

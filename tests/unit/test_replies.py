@@ -36,8 +36,8 @@ def record(names: tuple[str, ...] = ("ham", "spam"), **changes: Any) -> Record:
     whole = Record(
         labels=LabelSet(names=names, words=names), prompt=Prompt(max_length=99), train=Train(seed=1),
         model=Model(name="base", source="files", folder="x", hub="org/base", license="Apache-2.0"), base_files={},
-        machine=Machine(dtype="fp32", attention="eager", threads=1), data={}, rows={"train": 1234, "validation": 200},
-        dataset="messages", license=None, validation={"accuracy": 0.975},
+        machine=Machine(dtype="fp32", attention="eager", kernels="fused", threads=1), data={},
+        rows={"train": 1234, "validation": 200}, dataset="messages", license=None, validation={"accuracy": 0.975},
         calibration=Calibration(fitted=True, threshold=0.875),
     )  # fmt: skip
     return replace(whole, **changes)

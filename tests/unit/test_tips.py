@@ -55,8 +55,7 @@ def test_logits_are_those_of_the_whole_layer(
     made, network = built(tiny_base(architecture), attention, words=words, layers=2)
     shapes: list[torch.Size] = []
     inner = methods.plain(network)
-    layer = inner.model.layers[-1].mlp
-    layer.register_forward_hook(lambda *given: shapes.append(given[-1].shape))
+    inner.model.layers[-1].register_forward_hook(lambda *given: shapes.append(given[-1].shape))
     texts = [*TEXTS, LONG]  # padded: the mask matters
     found = answers(made, network, texts, whole=False)
     nodes = 1 + inner.extra_tokens
