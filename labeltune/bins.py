@@ -17,7 +17,8 @@ from labeltune.errors import UserError
 from labeltune.front import begins, front_tokens
 from labeltune.hardware import device
 from labeltune.inference import Tensors, length_multiple, pad_states, rounded
-from labeltune.networks import OWN, PooledClassification
+from labeltune.networks import PooledClassification
+from labeltune.own_heads import OWN
 from labeltune.packing import BOTH_WAYS, FRONT, KERNELS, PADDING, packable
 
 CAPACITY = 128

@@ -20,7 +20,7 @@ from labeltune.hardware import inference_tokens
 from labeltune.inference import compute_logits
 from labeltune.methods import plain
 from labeltune.metrics import Indices
-from labeltune.networks import OWN
+from labeltune.own_heads import OWN
 from labeltune.regression import ROUNDS, single_threaded
 from labeltune.rows import Rows
 from labeltune.strata import sample

@@ -10,7 +10,8 @@ from transformers import DynamicCache
 from labeltune.architectures import architecture
 from labeltune.inference import spread
 from labeltune.methods import plain
-from labeltune.networks import OWN, PooledClassification
+from labeltune.networks import PooledClassification
+from labeltune.own_heads import OWN
 from labeltune.prompts import Encoder
 
 SHORTEST = 4

@@ -1,5 +1,6 @@
-"""Fused layers: decoder layers that compute by `kernels` instead of by Transformers' many small steps."""
+"""Fused layers: decoder layers that compute by `kernels`, all tokens of a batch in one line."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -7,7 +8,10 @@ import torch
 from torch import nn
 
 from labeltune.architectures import architecture, layer_list
+from labeltune.inference import length_multiple
 from labeltune.kernels import Parts, adapted_layer, layer_states
+from labeltune.lines import MULTIPLE, Line
+from labeltune.packing import model_masks, seen_beside
 from labeltune.products import Product
 
 FAMILIES = ("llama", "mistral", "qwen2")
@@ -36,6 +40,89 @@ def installed(network: Any) -> bool:
     return architecture(network.config) is not None and isinstance(layer_list(network.backbone())[0], _Fused)
 
 
+def behind_rows(
+    network: Any,
+    layers: range,
+    tokens: torch.Tensor | None,
+    attention_mask: torch.Tensor,
+    states: torch.Tensor | None,
+    cache: Any,
+) -> torch.Tensor | None:
+    """States behind some layers, `[batch, length, size]`, of rows padded on the right; None where the kernels can't.
+
+    Args:
+        tokens: `[batch, length]`, or None where there are states, `[batch, length, size]`.
+        attention_mask: `[batch, front + length]`.
+        cache: keys and values of the front, or None.
+    """
+    front = 0 if cache is None else cache.get_seq_length()
+    parts = _parts(network, layers) if cache is None or front else None
+    if parts is None:
+        return None
+    part = network.layers(states is None, layers.start, layers.stop)
+    line = Line.of_rows(attention_mask[:, front:], _multiple(network), _groups(network))
+    length = attention_mask.shape[1]
+    positions = torch.arange(length, device=attention_mask.device).unsqueeze(0)
+    seen = positions[:, front:].unsqueeze(2) >= positions.unsqueeze(1)  # [1, length, keys]
+    masks = model_masks(network.config, seen, positions, network.dtype)
+    own = positions[:, front:].expand(line.blocks, -1)
+    hidden = _states(part, line, parts, masks, own, tokens, states, cache)
+    return line.spread(hidden)
+
+
+def behind_blocks(
+    network: Any,
+    tokens: torch.Tensor | None,
+    owners: torch.Tensor,
+    positions: torch.Tensor,
+    states: torch.Tensor | None,
+) -> tuple[torch.Tensor, Line] | None:
+    """States behind the top layer, `[1, tokens, size]`, of rows side by side in blocks, and the line that they are in.
+
+    Args:
+        tokens: `[blocks, length]`, or None where there are the trunk's states, `[blocks, length, size]`.
+        owners, positions: as `bins.Binning` gives them, `[blocks, length]`.
+    """
+    first, last = 0 if states is None else network.trunk_layers, network.config.num_hidden_layers
+    parts = _parts(network, range(first, last))
+    if parts is None:
+        return None
+    part = network.layers(states is None, first, last)
+    line = Line.of(owners, _multiple(network), _groups(network))
+    masks = model_masks(network.config, seen_beside(owners), positions, network.dtype)
+    return _states(part, line, parts, masks, positions, tokens, states, None), line
+
+
+def _states(
+    part: Any,
+    line: Line,
+    parts: Mapping[int, Parts],
+    masks: Any,
+    positions: torch.Tensor,
+    tokens: torch.Tensor | None,
+    states: torch.Tensor | None,
+    cache: Any,
+) -> torch.Tensor:
+    found: torch.Tensor = part(
+        None if tokens is None else line.pick(tokens),
+        attention_mask=masks,
+        position_ids=line.pick(positions),
+        inputs_embeds=None if states is None else line.pick(states),
+        past_key_values=cache,
+        line=line,
+        parts=parts,
+    ).last_hidden_state
+    return found
+
+
+def _multiple(network: Any) -> int:
+    return MULTIPLE if length_multiple(network) > 1 else 1
+
+
+def _groups(network: Any) -> int:
+    return int(network.config.num_attention_heads // network.config.num_key_value_heads)
+
+
 @cache
 def _fused(kind: Any) -> Any:
     """A class of layers whose `forward` is that of `_Fused`; Transformers sees to its checkpoints."""
@@ -43,7 +130,7 @@ def _fused(kind: Any) -> Any:
 
 
 class _Fused:
-    """Mixin over Transformers' layers; a pass that the kernels do not know is theirs."""
+    """Mixin over Transformers' layers: theirs, unless a line is passed."""
 
     def forward(
         self: Any,
@@ -51,34 +138,43 @@ class _Fused:
         attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Any = None,
+        line: Line | None = None,
+        parts: Mapping[int, Parts] | None = None,
         **options: Any,
     ) -> Any:
-        """States behind the layer, `[batch, length, size]`, of the states before it."""
-        learning = torch.is_grad_enabled()
-        parts = parts_of(self, hidden_states.dtype) if _plain(hidden_states, attention_mask) else None
-        if parts is None or position_embeddings is None or (learning and past_key_values is not None):
+        """States behind the layer, `[1, tokens, size]`, of those before it."""
+        if line is None or parts is None or attention_mask is None or position_embeddings is None:
             given = {"position_embeddings": position_embeddings, "past_key_values": past_key_values, **options}
             return super().forward(hidden_states, attention_mask=attention_mask, **given)  # type: ignore[misc]
-        cosines, sines = (part[..., : parts.size // 2].unsqueeze(1) for part in position_embeddings)
-        adapters = [weight for part in parts.attention for weight in (part.down, part.up) if weight is not None]
-        if learning and any(part.requires_grad for part in (hidden_states, *adapters)):
-            return adapted_layer(hidden_states, parts, attention_mask, cosines, sines)
-
-        def seen(keys: torch.Tensor, values: torch.Tensor) -> Any:
-            return past_key_values.update(keys, values, self.self_attn.layer_idx)
-
-        extend = None if past_key_values is None else seen
-        return layer_states(hidden_states, parts, attention_mask, cosines, sines, extend=extend)
-
-
-def _plain(hidden: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether states and mask are of one type, and nobody else has a say in the arithmetic."""
-    asked = torch.is_autocast_enabled(hidden.device.type) or torch.compiler.is_exporting()
-    return not asked and (mask is None or mask.dtype == hidden.dtype)
+        index, states = self.self_attn.layer_idx, hidden_states[0]
+        own = parts[index]
+        cosines, sines = (part[0, :, : own.size // 2] for part in position_embeddings)
+        adapters = [weight for part in own.attention for weight in (part.down, part.up) if weight is not None]
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (states, *adapters)):
+            assert past_key_values is None, "what is learnt of a front is learnt in the line"
+            return adapted_layer(states, own, line, attention_mask, cosines, sines).unsqueeze(0)
+        front = None
+        if past_key_values is not None:
+            before = past_key_values.layers[index]
+            front = (before.keys[:1], before.values[:1])
+        return layer_states(states, own, line, attention_mask, cosines, sines, front=front).unsqueeze(0)
 
 
-def parts_of(layer: Any, dtype: torch.dtype) -> Parts | None:
-    """A layer's weights as the kernels take them; None where one is of another type, trains, or is no matrix alone."""
+def _parts(network: Any, layers: range) -> dict[int, Parts] | None:
+    """The weights of some layers as the kernels take them; None where one of them is not known to them."""
+    if network.autocast or not installed(network) or torch.compiler.is_exporting():
+        return None
+    found = {}
+    for index in layers:
+        one = _parts_of(layer_list(network.backbone())[index], network.dtype)
+        if one is None:
+            return None
+        found[index] = one
+    return found
+
+
+def _parts_of(layer: Any, dtype: torch.dtype) -> Parts | None:
+    """A layer's weights; None where one is of another type, trains, or is no matrix alone."""
     attention, mlp = layer.self_attn, layer.mlp
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
     read = [_product(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)]
@@ -103,15 +199,13 @@ def _product(module: Any) -> Product | None:
     if type(module) is nn.Linear:
         return Product(weight=module.weight, bias=module.bias)
     base = getattr(module, "base_layer", None)
-    if type(base) is not nn.Linear or not hasattr(module, "lora_A"):
+    if type(base) is not nn.Linear or not hasattr(module, "lora_A") or len(module.lora_A) != 1:
         return None
-    if module.disable_adapters or module.merged or list(module.active_adapters) != list(module.lora_A):
-        return None
-    (name,) = module.active_adapters if len(module.active_adapters) == 1 else (None,)
-    if name is None or name in module.lora_variant or module.lora_bias[name]:
+    (name,) = module.lora_A
+    if module.disable_adapters or module.merged or list(module.active_adapters) != [name]:
         return None
     dropout = module.lora_dropout[name]
-    if dropout.training and getattr(dropout, "p", 0.0):
+    if name in module.lora_variant or module.lora_bias[name] or (dropout.training and getattr(dropout, "p", 0.0)):
         return None
     return Product(
         weight=base.weight,

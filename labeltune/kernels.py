@@ -6,17 +6,14 @@ more inputs of the product itself, residuals are added by the products, and noth
 need. It is the same arithmetic, added up in another order; docs/log.md has what it gains.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from labeltune.lines import Line
 from labeltune.products import Product, add_product, back, joined, total_rank
-
-Extend = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""From the keys and values of a batch to those of all that it sees."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +35,24 @@ class Parts:
 def layer_states(
     x: torch.Tensor,
     parts: Parts,
-    mask: torch.Tensor | None,
+    line: Line,
+    mask: torch.Tensor,
     cosines: torch.Tensor,
     sines: torch.Tensor,
     *,
-    extend: Extend | None = None,
+    front: tuple[torch.Tensor, torch.Tensor] | None = None,
     kept: list[torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """States behind a layer of the states before it, both `[batch, length, width]`; no gradient is noted.
+    """States behind a layer of the states before it, both `[tokens, width]`; no gradient is noted.
 
     Args:
-        mask: added to the scores, `[batch or 1, 1, length, keys]`.
-        cosines, sines: of the positions, `[batch or 1, 1, length, size / 2]`.
+        mask: added to the scores, `[blocks or 1, 1, length, keys]`.
+        cosines, sines: of the positions, `[tokens, size / 2]`.
+        front: keys and values that every block sees before its own, `[1, key heads, front, size]` each.
         kept: filled with what the pass back needs.
     """
-    batch, length, width = x.shape
+    width, size, blocks = x.shape[1], parts.size, line.blocks
     *reading, output = parts.attention
-    x = x.reshape(-1, width)  # [tokens, width]
     h = x.new_empty(len(x), width + total_rank(reading))
     r1 = _normalise(x, *parts.norms[0], into=h[:, :width])
     if kept is None and h.shape[1] == width:
@@ -65,23 +63,22 @@ def layer_states(
         biases = [part.bias for part in reading if part.bias is not None]
         together = functional.linear(h, wide, torch.cat(biases) if biases else None)
         q, k, v = torch.split(together, [len(part.weight) for part in reading], dim=1)
-    q, k, v = (part.view(batch, length, -1, parts.size).transpose(1, 2) for part in (q, k, v))
-    q, k = _rotated(q, cosines, sines).mul_(parts.scale), _rotated(k, cosines, sines)
-    if extend is not None:
-        k, v = extend(k, v)
-    heads, keys = k.shape[1:3]
-    q = q.view(batch * heads, -1, parts.size)  # [batch * heads, groups * length, size]
-    k, v = (part.reshape(batch * heads, keys, parts.size) for part in (k, v))
-    scores = torch.bmm(q, k.transpose(1, 2))  # [batch * heads, groups * length, keys]
-    if mask is not None:
-        scores.view(batch, -1, length, keys).add_(mask)
+    q = _rotated(_by_head(q, k.shape[1] // size, size), cosines.unsqueeze(1), sines.unsqueeze(1)).mul_(parts.scale)
+    k = _rotated(_by_head(k, k.shape[1] // size, size)[:, :, 0], cosines, sines)  # [key heads, tokens, size]
+    q = q.flatten(1, 2).index_select(1, line.asking)  # [key heads, blocks * groups * length, size]
+    k, v = (part.index_select(1, line.keys) for part in (k, v.view(len(x), -1, size).transpose(0, 1)))
+    q, k, v = (part.reshape(len(part) * blocks, -1, size) for part in (q, k, v))
+    if front is not None:
+        k, v = (_behind(before, part, blocks) for before, part in zip(front, (k, v), strict=True))
+    scores = torch.bmm(q, k.transpose(1, 2))  # [key heads * blocks, groups * length, keys]
+    scores.view(-1, blocks, q.shape[1] // mask.shape[2], *mask.shape[2:]).add_(mask)
     # PyTorch's softmax of bf16 takes twice as long as one in fp32 and a conversion.
     shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(x.dtype)
 
     inputs = output.weight.shape[1]
     read = x.new_empty(len(x), inputs + output.rank)
-    by_head = torch.bmm(shares, v).view(batch, -1, length, parts.size)
-    read[:, :inputs].view(batch, length, -1, parts.size).copy_(by_head.transpose(1, 2))
+    answers = torch.bmm(shares, v).view(-1, len(line.asking), size).index_select(1, line.answered)
+    _by_head(read[:, :inputs], len(answers), size).copy_(answers.view(len(answers), len(x), -1, size))
     out, down_out = joined([output], read)
     middle = add_product(x, read, out, output.bias)
 
@@ -95,36 +92,36 @@ def layer_states(
     else:
         kept += [x, r1, h, wide, down, q, k, v, shares, read, out, down_out, middle, r2, opening, raised, opened]
         inner = opened * raised
-    return add_product(middle, inner, last.weight, last.bias).view(batch, length, width)
+    return add_product(middle, inner, last.weight, last.bias)
 
 
 def adapted_layer(
-    x: torch.Tensor, parts: Parts, mask: torch.Tensor | None, cosines: torch.Tensor, sines: torch.Tensor
+    x: torch.Tensor, parts: Parts, line: Line, mask: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
 ) -> torch.Tensor:
     """What `layer_states` gives, with gradients for the states and the adapters, and for no other weight."""
     adapters = [weight for part in parts.attention for weight in (part.down, part.up)]
-    states: torch.Tensor = _Adapted.apply(x, parts, mask, cosines, sines, *adapters)  # type: ignore[no-untyped-call]
+    states: torch.Tensor = _Adapted.apply(x, parts, line, mask, cosines, sines, *adapters)  # type: ignore[no-untyped-call]
     return states
 
 
 class _Adapted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, parts: Parts, mask: Any, cosines: Any, sines: Any, *_: Any) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, parts: Parts, line: Line, mask: Any, cosines: Any, sines: Any, *_: Any
+    ) -> torch.Tensor:
         kept: list[torch.Tensor] = []
-        states = layer_states(x, parts, mask, cosines, sines, kept=kept)
+        states = layer_states(x, parts, line, mask, cosines, sines, kept=kept)
         ctx.save_for_backward(*kept, cosines, sines)
-        ctx.parts, ctx.batch = parts, len(x)
+        ctx.parts, ctx.line = parts, line
         return states
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         *kept, opening, raised, opened, cosines, sines = ctx.saved_tensors
         x, r1, h, wide, down, q, k, v, shares, read, out, down_out, middle, r2 = kept
-        parts, batch, wanted = ctx.parts, ctx.batch, ctx.needs_input_grad[0]
+        parts, line, (dy,), wanted = ctx.parts, ctx.line, gradients, ctx.needs_input_grad[0]
         *reading, output = parts.attention
         gate, up, last = parts.mlp
-        width, length, size = x.shape[1], len(x) // batch, parts.size
-        dy = gradients[0].reshape(-1, width)
 
         d_inner = dy @ last.weight  # [tokens, inner]
         d_raised = d_inner * opened
@@ -133,23 +130,46 @@ class _Adapted(torch.autograd.Function):
         d_middle = _normalise_back(d_h2, middle, r2, parts.norms[1][0]).add_(dy)
 
         d_read, d_output = back(d_middle, read, out, down_out, [output])
-        by_head = d_read.view(batch, length, -1, size).transpose(1, 2).reshape(q.shape)
-        d_shares = torch.bmm(by_head, v.transpose(1, 2))
+        heads, size = len(k) // line.blocks, parts.size
+        d_read = _by_head(d_read, heads, size).flatten(1, 2).index_select(1, line.asking).view(q.shape)
+        d_shares = torch.bmm(d_read, v.transpose(1, 2))
         d_scores = torch.ops.aten._softmax_backward_data(d_shares, shares, -1, shares.dtype)
         d_q, d_k = torch.bmm(d_scores, k).mul_(parts.scale), torch.bmm(d_scores.transpose(1, 2), q)
-        d_v = torch.bmm(shares.transpose(1, 2), by_head)
+        d_v = torch.bmm(shares.transpose(1, 2), d_read)
 
         d_qkv = x.new_empty(len(x), len(wide))
-        heads = d_qkv.view(batch, length, -1, size).transpose(1, 2)  # [batch, heads, length, size]
-        for_q, for_k, for_v = torch.split(heads, [len(part.weight) // size for part in reading], dim=1)
-        _rotate(d_q.view(for_q.shape), cosines, -sines, into=for_q)
-        _rotate(d_k.view(for_k.shape), cosines, -sines, into=for_k)
-        for_v.copy_(d_v.view(for_v.shape))
+        for_q, for_k, for_v = (
+            _by_head(part, heads, size) for part in torch.split(d_qkv, [len(part.weight) for part in reading], dim=1)
+        )  # [key heads, tokens, groups, size], of keys and values one group
+        d_q = d_q.view(heads, -1, size).index_select(1, line.answered).view(for_q.shape)
+        _rotate(d_q, cosines.unsqueeze(1), -sines.unsqueeze(1), into=for_q)
+        _rotate(_gathered(d_k, line, heads), cosines, -sines, into=for_k[:, :, 0])
+        for_v[:, :, 0] = _gathered(d_v, line, heads)
+        d_qkv[line.real :] = 0  # nobody learns from what stands in
         d_h, d_reading = back(d_qkv, h, wide, down, reading, inputs=wanted)
-        d_x = None
-        if wanted:
-            d_x = _normalise_back(d_h, x, r1, parts.norms[0][0]).add_(d_middle).view(batch, length, width)
-        return d_x, None, None, None, None, *d_reading, *d_output
+        d_x = _normalise_back(d_h, x, r1, parts.norms[0][0]).add_(d_middle) if wanted else None
+        return d_x, None, None, None, None, None, *d_reading, *d_output
+
+
+def _by_head(x: torch.Tensor, heads: int, size: int) -> torch.Tensor:
+    """A view of `[tokens, heads * groups * size]` as `[heads, tokens, groups, size]`."""
+    return x.view(len(x), heads, -1, size).transpose(0, 1)
+
+
+def _behind(front: torch.Tensor, own: torch.Tensor, blocks: int) -> torch.Tensor:
+    """What every block sees before its own, `[1, heads, front, size]`, and that, `[heads * blocks, keys, size]`."""
+    before = front.transpose(0, 1).expand(-1, blocks, -1, -1).flatten(0, 1)
+    return torch.cat([before, own], dim=1)
+
+
+def _gathered(gradient: torch.Tensor, line: Line, heads: int) -> torch.Tensor:
+    """The gradient of a line's keys or values, `[heads, tokens, size]`, from `[heads * blocks, length, size]`."""
+    found = gradient.view(heads, len(line.keys), -1).index_select(1, line.picks)
+    begin, size, first = line.front
+    if size:
+        others = gradient.view(heads, line.blocks, -1, gradient.shape[2])[:, first + 1 :, :size]
+        found[:, begin : begin + size] += others.sum(1, dtype=torch.float32)
+    return found
 
 
 def _normalise(x: torch.Tensor, weight: torch.Tensor, epsilon: float, *, into: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ from torch import nn
 from labeltune import pooled
 from labeltune.bases import quiet
 from labeltune.errors import UserError
-from labeltune.networks import OWN, LabelScoring
+from labeltune.networks import LabelScoring
+from labeltune.own_heads import OWN
 
 CODE = "pooled.py"
 

@@ -21,7 +21,8 @@ from labeltune.candidates import Candidates, label_candidates
 from labeltune.errors import UserError
 from labeltune.hardware import DTYPES
 from labeltune.labels import LabelSet
-from labeltune.networks import OWN, LabelScoring, PooledClassification
+from labeltune.networks import LabelScoring, PooledClassification
+from labeltune.own_heads import OWN
 from labeltune.packing import require_packable
 from labeltune.params import Train
 from labeltune.quantisation import four_bits, settle

@@ -1,19 +1,16 @@
 """Networks: forward passes from tokens, or from the frozen trunk's states, to one logit per label."""
 
-import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 
-from labeltune import heads, tips
+from labeltune import fused, heads, tips
 from labeltune.architectures import ARCHITECTURES, layer_list, view, without_pooler
 from labeltune.candidates import Candidates, log_probabilities, normalise, vocabulary_logits
+from labeltune.own_heads import OWN, own_logits
 from labeltune.packing import Packed, model_masks, pack, seen_beside
-
-OWN = "own"
 
 
 class _Network:
@@ -76,17 +73,28 @@ class _Network:
             start: the layer that takes the states; None stands for the first one above the trunk.
             places: the positions that are read, `[batch, places]`; None stands for all of them.
         """
-        part = without_pooler(self.backbone())  # heads are fp32, and run on what comes out of here
-        top = self.config.num_hidden_layers
-        end = top if stop is None else stop
-        if states is not None:
-            part = view(part, self.trunk_layers if start is None else start, end)
-        elif end < top:
-            part = view(part, None, end)
+        first = 0 if states is None else (self.trunk_layers if start is None else start)
+        last = self.config.num_hidden_layers if stop is None else stop
+        whole = last if places is None else last - 1  # up to here every position is needed
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 and first < whole:
+            cache = inputs.get("past_key_values")
+            known = fused.behind_rows(self, range(first, whole), input_ids, attention_mask, states, cache)
+            if known is not None and places is None:
+                return known
+            if known is not None:
+                input_ids, states, first = None, known, whole
+        part = self.layers(states is None, first, last)
         if places is not None:
             part = tips.tipped(part, places)
         with self.arithmetic():
             return part(input_ids, attention_mask=attention_mask, inputs_embeds=states, **inputs).last_hidden_state
+
+    def layers(self: Any, from_tokens: bool, first: int, last: int) -> Any:
+        """The backbone with some of its layers, without the part of the head that it may hold: heads are fp32."""
+        part = without_pooler(self.backbone())
+        if from_tokens and last == self.config.num_hidden_layers:
+            return part
+        return view(part, None if from_tokens else first, last)
 
     def reads_tips(self: Any) -> bool:
         """Whether the top layer is computed only where it is read."""
@@ -145,6 +153,11 @@ class PooledClassification(_Network):
             owners, position_ids, reading: of rows side by side in bins, as `bins.Binning` gives them.
         """
         if owners is not None and position_ids is not None and reading is not None:
+            beside = fused.behind_blocks(self, input_ids, owners, position_ids, states)
+            if beside is not None:
+                hidden, line = beside
+                pooled = line.weights(reading) @ hidden[0].float()
+                return SequenceClassifierOutput(logits=getattr(self, self.head_name)(pooled))
             seen = seen_beside(owners, encoder=ARCHITECTURES[self.config.model_type].encoder)
             masks = model_masks(self.config, seen, position_ids, self.autocast or self.dtype)
             hidden = self.run(input_ids if states is None else None, masks, states, position_ids=position_ids).float()
@@ -160,31 +173,11 @@ class PooledClassification(_Network):
             return SequenceClassifierOutput(logits=getattr(self, self.head_name)(tip))
         hidden = self.run(tokens, mask, states, **past).float()
         if self.pooling == OWN:
-            return SequenceClassifierOutput(logits=self._own_head(hidden, attention_mask))
+            return SequenceClassifierOutput(logits=own_logits(self, hidden, attention_mask))
         if front is not None:
             hidden = torch.cat([front.hidden.expand(len(mask), -1, -1), hidden], dim=1)  # [batch, front + length, size]
         pooled = heads.pool(hidden, mask, self.pooling)
         return SequenceClassifierOutput(logits=getattr(self, self.head_name)(pooled))
-
-    def _own_head(self: Any, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Logits of Transformers' own classifier, called with a backbone that gives back these hidden states."""
-        pooler = getattr(self.backbone(), "pooler", None)
-        twin = copy.copy(self)
-        twin._modules = {**self._modules, self.base_model_prefix: _Answer(hidden, pooler)}
-        return self.kind.forward(twin, inputs_embeds=hidden, attention_mask=attention_mask).logits
-
-
-class _Answer(nn.Module):
-    """Stands in for a backbone whose last hidden states are known."""
-
-    def __init__(self, hidden: torch.Tensor, pooler: nn.Module | None) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.pooler = pooler
-
-    def forward(self, *unused: Any, **ignored: Any) -> BaseModelOutputWithPooling:
-        pooled = self.pooler(self.hidden) if self.pooler else None
-        return BaseModelOutputWithPooling(last_hidden_state=self.hidden, pooler_output=pooled)
 
 
 class LabelScoring(_Network):

@@ -120,15 +120,16 @@ def seen_beside(owners: torch.Tensor, *, encoder: bool = False) -> torch.Tensor:
 def added_mask(
     seen: torch.Tensor, position_ids: torch.Tensor, dtype: torch.dtype, window: int | None = None
 ) -> torch.Tensor:
-    """Return the mask to add to attention scores, `[batch, 1, total, total]`: 0, or the least number of the dtype.
+    """Return the mask to add to attention scores, `[batch, 1, queries, total]`: 0, or the least number of the dtype.
 
     Args:
-        seen: which key (last axis) a query sees, `[batch, total, total]`, bool.
-        position_ids: `[batch, total]`.
+        seen: which key (last axis) a query sees, `[batch, queries, total]`, bool.
+        position_ids: `[batch, total]`; the queries are the last ones.
         window: a key is seen if it is less than this many positions back, as in Transformers' sliding window.
     """
     if window is not None:
-        back = position_ids.unsqueeze(2) - position_ids.unsqueeze(1)  # [batch, query, key]
+        asking = position_ids[:, position_ids.shape[1] - seen.shape[1] :]
+        back = asking.unsqueeze(2) - position_ids.unsqueeze(1)  # [batch, query, key]
         seen = seen & (back < window)
     added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return added.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
@@ -158,8 +159,8 @@ def model_masks(
     """Return what the backbone takes as `attention_mask`: one mask, or one per kind of layer.
 
     Args:
-        seen: which key (last axis) a query sees, `[batch, total, total]`, bool.
-        position_ids: `[batch, total]`.
+        seen: which key (last axis) a query sees, `[batch, queries, total]`, bool.
+        position_ids: `[batch, total]`; the queries are the last ones.
         dtype: that of the queries, as PyTorch's attention takes no other.
 
     Raises:

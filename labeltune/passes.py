@@ -16,8 +16,8 @@ from labeltune.inference import length_multiple
 from labeltune.outputs import digest
 
 CODE = (
-    "architectures", "front", "frozen", "fused", "heads", "inference", "kernels", "models", "networks", "packing",
-    "products", "quantisation", "tips", "trunk", "watch",
+    "architectures", "front", "frozen", "fused", "heads", "inference", "kernels", "lines", "models", "networks",
+    "packing", "products", "quantisation", "tips", "trunk", "watch",
 )  # fmt: skip
 """Modules that decide how a pass is computed."""
 

@@ -13,6 +13,7 @@ from torch import nn
 from labeltune import heads
 from labeltune.architectures import architecture, layer_list
 from labeltune.features import States
+from labeltune.lines import Line
 
 POOLINGS = ("mean", "last")
 """What stands for all states of a row: their mean, or that of its last token."""
@@ -31,9 +32,10 @@ class Watch(threading.local):
         self.mask, self.kept, self.seconds = mask, list[torch.Tensor](), {}
         self.started = time.perf_counter()
 
-    def see(self, layer: int, hidden: torch.Tensor) -> None:
-        """Pool states `[batch, length or more, size]`; what is behind the mask are nodes of the label words."""
+    def see(self, layer: int, hidden: torch.Tensor, line: Line | None) -> None:
+        """Pool states `[batch, length or more, size]`, or those of a line; behind the mask are nodes of label words."""
         if layer in self.layers:
+            hidden = hidden if line is None else line.spread(hidden)
             inside = hidden[:, : self.mask.shape[1]]
             pooled = [heads.pool(inside, self.mask, how).float() for how in POOLINGS]
             self.kept.append(torch.stack(pooled, dim=1).cpu())  # [batch, poolings, size]
@@ -53,18 +55,19 @@ def watching(network: Any, layers: Collection[int]) -> Iterator[Watch]:
     top = network.config.num_hidden_layers
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watch.see(0, args[0] if args else kwargs["hidden_states"])
+        watch.see(0, args[0] if args else kwargs["hidden_states"], kwargs.get("line"))
 
-    def after(layer: int, _: nn.Module, __: Any, output: Any) -> None:
-        watch.see(layer, output[0] if isinstance(output, tuple) else output)
+    def after(layer: int, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
+        watch.see(layer, output[0] if isinstance(output, tuple) else output, kwargs.get("line"))
 
-    def behind(_: nn.Module, __: Any, output: Any) -> None:
-        watch.see(top, output.last_hidden_state)
+    def behind(_: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
+        watch.see(top, output.last_hidden_state, kwargs.get("line"))
 
-    hooks = [backbone.register_forward_hook(behind)]
+    hooks = [backbone.register_forward_hook(behind, with_kwargs=True)]
     if parts is not None:
         hooks.append(parts[0].register_forward_pre_hook(before, with_kwargs=True))
-        hooks += [part.register_forward_hook(partial(after, i)) for i, part in enumerate(parts[:-1], start=1)]
+        for layer, part in enumerate(parts[:-1], start=1):
+            hooks.append(part.register_forward_hook(partial(after, layer), with_kwargs=True))
     try:
         yield watch
     finally:

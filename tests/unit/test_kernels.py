@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from labeltune import bins, fused, methods
+from labeltune import bins, fused, lines, methods
 from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
 from labeltune.front import shared_front
@@ -126,6 +126,22 @@ def test_answers_are_the_same_with_adapters_and_without(
             assert set(ran) == ({"layer_states"} if made.machine.kernels == "fused" else set())
     for other in answers[1:]:
         torch.testing.assert_close(torch.tensor(other), torch.tensor(answers[0]), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("dtype", "multiple"), [("fp32", 1), ("bf16", lines.MULTIPLE)])
+def test_a_line_holds_each_token_once_and_is_rounded_where_kernels_are_compiled(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, dtype: str, multiple: int
+) -> None:
+    made, network = twins(tiny_base("llama"), layers=2, dtype=dtype)[1]
+    seen: list[int] = []
+    kernel = fused.layer_states
+    monkeypatch.setattr(
+        fused, "layer_states", lambda x, *more, **named: seen.append(len(x)) or kernel(x, *more, **named)
+    )
+    ids = made.encoder.encode(TEXTS).input_ids
+    compute_logits(network, ids, pad_id=0, batch_tokens=10_000)
+    least = sum(map(len, ids)) + 1
+    assert seen == [-(-least // multiple) * multiple] * 3
 
 
 def test_recomputed_activations_give_the_same_gradients(tiny_base: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
