@@ -14,6 +14,7 @@ from labeltune.blueprint import Blueprint
 from labeltune.hardware import device
 from labeltune.models import is_encoder
 from labeltune.params import Train
+from labeltune.passes import Passed
 from labeltune.rows import Rows
 from labeltune.soundings import Part, Sounding
 from labeltune.strata import sample
@@ -40,6 +41,8 @@ class Choice:
     """What each layer's regression gave on the validation rows, where the depth was left open."""
     seconds: float = 0.0
     """What choosing took."""
+    passed: Passed | None = None
+    """The rows that the depth was chosen on, for the trunk; None where it was not left open."""
 
     def figures(self) -> dict[str, Any]:
         """What metrics/train.json holds of it, nothing where nothing was left open."""
@@ -63,20 +66,23 @@ def settle(plan: Blueprint, train: Rows, validation: Rows) -> tuple[Blueprint, C
     started = time.perf_counter()
     config = AutoConfig.from_pretrained(plan.base.folder)
     chosen: dict[str, int | str] = {"depth": settings.depth, "layers": settings.layers}
-    reasons, probes = {}, None
+    reasons, probes, passed = {}, None, None
     if architecture(config) is None:
         for name in [name for name, value in chosen.items() if value == "auto"]:
             chosen[name] = "all"
             reasons[name] = f"all: where {config.model_type} keeps its layers is not known here"
     if chosen["depth"] == "auto":
-        chosen["depth"], reasons["depth"], probes = _depth(plan, config, train, validation)
+        chosen["depth"], reasons["depth"], probes, passed = _depth(plan, config, train, validation)
     if chosen["layers"] == "auto":
         depth = config.num_hidden_layers if chosen["depth"] == "all" else int(chosen["depth"])
         chosen["layers"], reasons["layers"] = trained_layers(settings.method, depth, on_gpu=device().type == "cuda")
     for name, reason in reasons.items():
         say(f"train.{name}: auto takes {reason}")
+    if passed is not None:
+        passed.only(_below(settings, int(chosen["depth"])))
     settled = replace(plan, train=Train.model_validate(settings.model_dump() | chosen))
-    return settled, Choice(taken=chosen, reasons=reasons, probes=probes, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return settled, Choice(taken=chosen, reasons=reasons, probes=probes, seconds=seconds, passed=passed)
 
 
 def trained_layers(method: str, depth: int, *, on_gpu: bool) -> tuple[int | str, str]:
@@ -89,16 +95,31 @@ def trained_layers(method: str, depth: int, *, on_gpu: bool) -> tuple[int | str,
     return top, f"{top}: a quarter of {depth}, at most {MOST}, as a CPU trains adapters"
 
 
-def _depth(plan: Blueprint, config: PretrainedConfig, train: Rows, validation: Rows) -> tuple[int, str, dict[str, Any]]:
-    """The depth, why, and the figures of every layer that was read.
+def _below(settings: Train, depth: int) -> int:
+    """How many layers of a model of some depth the trunk has."""
+    layers: int | str = settings.layers
+    if layers == "auto":
+        layers, _ = trained_layers(settings.method, depth, on_gpu=device().type == "cuda")
+    return depth - (depth if layers == "all" else int(layers))
+
+
+def _depth(
+    plan: Blueprint, config: PretrainedConfig, train: Rows, validation: Rows
+) -> tuple[int, str, dict[str, Any], Passed]:
+    """The depth, why, the figures of every layer that was read, and the rows that it was read on.
 
     A regression sees what a layer knows, not what the layers can learn: hence a least depth.
     """
     settings, count = plan.train, config.num_hidden_layers
     rows = soundings.compared_rows(settings.depth_rows, len(plan.labels))
-    fitted, seen = (part.take(sample(part.labels, rows, SEED)) for part in (train, validation))
+    places = [sample(part.labels, rows, SEED) for part in (train, validation)]
+    fitted, seen = (part.take(some) for part, some in zip((train, validation), places, strict=True))
     untuned = frozen.load(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
     least = max(soundings.fewest_layers(count), settings.layers if isinstance(settings.layers, int) else 1)
+    passed = Passed(
+        rows=[*places[0], *(len(train) + place for place in places[1])],
+        ends={_below(settings, depth) for depth in range(least, count + 1)} - {0},
+    )
     sounding = soundings.take(
         untuned,
         Part(input_ids=fitted.input_ids, labels=np.array(fitted.labels)),
@@ -107,6 +128,7 @@ def _depth(plan: Blueprint, config: PretrainedConfig, train: Rows, validation: R
         key="train.depth_rows",
         budget=settings.trunk_budget,
         least=least,
+        passed=passed,
     )
     pooling = "own" if is_encoder(config) else "last"
     pooling = pooling if settings.pooling == "auto" else settings.pooling
@@ -127,7 +149,7 @@ def _depth(plan: Blueprint, config: PretrainedConfig, train: Rows, validation: R
         "rows": len(fitted),
         "validation_rows": len(seen),
     }
-    return depth, reason, table
+    return depth, reason, table, passed
 
 
 def _pooled(sounding: Sounding, pooling: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:

@@ -23,6 +23,7 @@ from labeltune.labels import LabelSet
 from labeltune.methods import parameter_counts, plain
 from labeltune.pacing import validations_per_epoch
 from labeltune.params import Train
+from labeltune.passes import Passed
 from labeltune.rows import ByLength, Collator, Rows, with_states
 from labeltune.terminal import bar, say
 from labeltune.trainer import RowTrainer, load_weights
@@ -32,7 +33,13 @@ OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "paged_a
 
 
 def fine_tune(
-    plan: Blueprint, train: Rows, validation: Rows, *, store: Store, callbacks: Sequence[TrainerCallback] = ()
+    plan: Blueprint,
+    train: Rows,
+    validation: Rows,
+    *,
+    store: Store,
+    passed: Passed | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Any, History]:
     """Build a network and train it; it comes back with the weights of the best validation.
 
@@ -40,6 +47,7 @@ def fine_tune(
     checkpoint: the same rows make a step, so that only rounding differs.
 
     Args:
+        passed: rows of these that went up the untuned model already.
         store: where checkpoints are kept.
         callbacks: told of every figure as it is recorded.
 
@@ -53,7 +61,7 @@ def fine_tune(
     resume = store.resume(settings.resume)
     network: Any = plan.build()
     trainer: RowTrainer | None = None
-    train, validation = with_states(plan, plain(network), [train, validation])
+    train, validation = with_states(plan, plain(network), [train, validation], passed)
     if resume is None:
         footing.begin(plan, network, train)
     binning = bins.choose(plan, plain(network))

@@ -19,6 +19,7 @@ from labeltune.labels import LabelSet
 from labeltune.models import is_encoder, load_network
 from labeltune.networks import behind
 from labeltune.params import Train
+from labeltune.passes import Passed
 from labeltune.prompts import Encoder
 from labeltune.watch import POOLINGS, Watch, watching
 
@@ -163,11 +164,14 @@ def read(
     )
 
 
-def layer_by_layer(model: Untuned, input_ids: Sequence[list[int]], *, least: int = 1) -> Iterator[States]:
+def layer_by_layer(
+    model: Untuned, input_ids: Sequence[list[int]], *, least: int = 1, passed: Passed | None = None
+) -> Iterator[States]:
     """Run all rows through one layer after the other: who has seen enough stops, and the layers above never run.
 
     Args:
         least: the layer before which nobody stops: up to it, a pass goes through `STRIDE` layers.
+        passed: takes the states behind the layers that it asks for.
 
     Yields:
         Pooled states, `[rows, poolings, size]`, those of the embeddings first.
@@ -183,10 +187,12 @@ def layer_by_layer(model: Untuned, input_ids: Sequence[list[int]], *, least: int
     between: list[torch.Tensor | None] = [None] * len(padded)
     start = None
 
-    for stop in [*range(STRIDE, least, STRIDE), *range(max(1, least), network.config.num_hidden_layers + 1)]:
+    top = network.config.num_hidden_layers
+    ends = () if passed is None else passed.ends
+    for stop in sorted({*range(STRIDE, least, STRIDE), *range(max(1, least), top + 1), *ends}):
         layers = range(0 if start is None else start + 1, stop + 1)
 
-        def passed(numbers: list[int], start: int | None = start, layers: range = layers) -> States:
+        def climbed(numbers: list[int], start: int | None = start, layers: range = layers) -> States:
             (number,) = numbers
             mask = padded[number]["attention_mask"].to(network.device)
             seen, past = behind(fronts[number], mask)
@@ -197,14 +203,31 @@ def layer_by_layer(model: Untuned, input_ids: Sequence[list[int]], *, least: int
             return watch.pooled()
 
         with watching(network, layers) as watch:
-            found = list(spread(passed, [[number] for number in range(len(padded))], network.device, sharing=False))
+            found = list(spread(climbed, [[number] for number in range(len(padded))], network.device, sharing=False))
         states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
         for number, rows in enumerate(batches):
             if skip := skipped[rows[0]]:
                 _count_in(found[-1][0, :, MEAN], skip, found[number], padded[number]["attention_mask"])
             states[rows] = found[number]
+        if passed is not None:
+            passed.put(stop, _each_row(input_ids, batches, skipped, between))
         yield from np.moveaxis(states, 1, 0)
         start = stop
+
+
+def _each_row(
+    input_ids: Sequence[list[int]],
+    batches: Sequence[list[int]],
+    skipped: Sequence[int],
+    between: Sequence[torch.Tensor | None],
+) -> list[torch.Tensor]:
+    """States of each row behind the front, `[length, size]`, from those of the batches."""
+    found = {}
+    for rows, hidden in zip(batches, between, strict=False):
+        assert hidden is not None, "they all went through the layer"
+        for row, states in zip(rows, hidden, strict=True):
+            found[row] = states[: len(input_ids[row]) - skipped[row]]
+    return [found[row] for row in range(len(input_ids))]
 
 
 def _count_in(means: States, skip: int, pooled: States, mask: torch.Tensor) -> None:

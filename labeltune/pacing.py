@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 SAVE_SECONDS = 600.0
-VALIDATIONS, VALIDATIONS_PER_EPOCH = 4, 2
+VALIDATIONS = 2
 """Least of a training and of an epoch: one takes up to a tenth of an epoch's time where a few layers train."""
 
 
@@ -15,9 +15,9 @@ def validations_per_epoch(epochs: float) -> int:
     """How many there are about in an epoch where `train.eval_steps` is `auto`.
 
     >>> validations_per_epoch(1), validations_per_epoch(2), validations_per_epoch(0.5)
-    (4, 2, 8)
+    (2, 2, 4)
     """
-    return max(VALIDATIONS_PER_EPOCH, math.ceil(VALIDATIONS / epochs))
+    return max(VALIDATIONS, math.ceil(VALIDATIONS / epochs))
 
 
 class Pacing(TrainerCallback):

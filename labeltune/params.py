@@ -186,7 +186,7 @@ class Train(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     eval_steps: Positive | Literal["auto"] = "auto"
-    """Optimiser steps between two validations; `auto`: about two per epoch, and four in all if the epochs are fewer."""
+    """Optimiser steps between two validations; `auto`: about two per epoch, and two in all if there is no whole one."""
     keep_best: Literal["loss", "accuracy", "macro_f1"] = "loss"
     """Validation figure by which the best model is kept."""
     early_stopping: Positive | None = None

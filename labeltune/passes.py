@@ -1,7 +1,8 @@
-"""Passes: what the states that a network's frozen layers give depend on, down to their last bits."""
+"""Passes: what the states of a network's frozen layers depend on, down to their last bits, and rows that passed."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,35 @@ def pass_key(
         "tokens": tokens.hexdigest(),
         "versions": versions(),
     }
+
+
+ROOM = 1 << 28
+"""Most bytes of the states that wait for a trunk to end where they are."""
+
+
+@dataclass(kw_only=True)
+class Passed:
+    """Rows that went up the untuned model, and their states behind the layers where a trunk may end.
+
+    A trunk takes them as a group of their own, whether their states are still here or not: so its last bits do not
+    depend on that.
+    """
+
+    rows: list[int]
+    """Their places among the training rows and the validation rows behind them."""
+    ends: Collection[int]
+    """Layers behind which a trunk may end."""
+    key: dict[str, Any] = field(default_factory=dict)
+    """What their states depend on."""
+    states: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    """Layer -> states of each row, `[length, size]` without the front's."""
+
+    def put(self, layer: int, states: list[torch.Tensor]) -> None:
+        """Keep states on the CPU, if a trunk may end there and there is room."""
+        size = sum(one.nbytes for one in states)
+        if layer in self.ends and size * (len(self.states) + 1) <= ROOM:
+            self.states[layer] = [one.cpu() for one in states]
+
+    def only(self, layer: int) -> None:
+        """Forget what is not behind that layer."""
+        self.states = {kept: states for kept, states in self.states.items() if kept == layer}

@@ -15,6 +15,7 @@ from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
 from labeltune.inference import Tensors, pad, pad_states
 from labeltune.labels import LabelSet
+from labeltune.passes import Passed
 from labeltune.prompts import Encoder
 
 
@@ -112,11 +113,13 @@ class Collator:
         return batch | {name + "s": torch.tensor([row[name] for row in rows]) for name in ("label", "row")}
 
 
-def with_states(plan: Blueprint, network: Any, parts: list[Rows]) -> list[Rows]:
+def with_states(plan: Blueprint, network: Any, parts: list[Rows], passed: Passed | None = None) -> list[Rows]:
     """The rows with the frozen trunk's states, where there is a trunk and room for them."""
     if network.trunk_layers == 0:
         return parts
-    found = trunk.known(plan, network, [ids for part in parts for ids in part.input_ids])
+    found = trunk.known(plan, network, [ids for part in parts for ids in part.input_ids], passed)
+    if passed is not None:
+        passed.states.clear()
     if found is None:
         return parts
     ends = list(accumulate(map(len, parts)))

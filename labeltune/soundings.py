@@ -16,7 +16,7 @@ from labeltune.errors import UserError
 from labeltune.features import States
 from labeltune.frozen import Untuned, layer_by_layer, read
 from labeltune.metrics import Indices, row_losses
-from labeltune.passes import pass_key
+from labeltune.passes import Passed, pass_key
 from labeltune.regression import Regression, single_threaded
 from labeltune.shelf import Entry, Put, keep
 from labeltune.terminal import bar
@@ -72,7 +72,15 @@ class Sounding:
 
 
 def take(
-    model: Untuned, train: Part, validation: Part, num_labels: int, *, key: str, budget: int, least: int = 1
+    model: Untuned,
+    train: Part,
+    validation: Part,
+    num_labels: int,
+    *,
+    key: str,
+    budget: int,
+    least: int = 1,
+    passed: Passed | None = None,
 ) -> Sounding:
     """Read rows layer by layer until no regression gets better, or find on the shelf what that gave.
 
@@ -80,6 +88,7 @@ def take(
         key: the setting that says how many rows these are.
         budget: MiB that the shelf may take.
         least: a layer that is read at any rate.
+        passed: the same rows, for a trunk that is computed next.
 
     Raises:
         UserError: states of so many rows do not fit in memory.
@@ -90,9 +99,12 @@ def take(
     least = max(least, fewest_layers(layers[-1]))
     wait = patience(layers[-1])
     labels = np.concatenate([[len(train.labels)], train.labels, validation.labels]).astype("<i8")
+    depends = pass_key(network, model.files, rows, model.front)
+    if passed is not None:
+        passed.key = depends
     entry = Entry(
         kind="sounding",
-        key=pass_key(network, model.files, rows, model.front)
+        key=depends
         | {"labels": hashlib.sha256(labels.tobytes()).hexdigest(), "layers": layers, "poolings": POOLINGS}
         | {"least": least, "patience": wait, "strength": FIRST},
         shape=(len(layers), len(rows), len(POOLINGS), network.config.hidden_size),
@@ -115,7 +127,7 @@ def take(
         def fill(put: Put) -> None:
             nonlocal seconds
             started = time.perf_counter()
-            for place, one in enumerate(judge(_states(model, rows, least))):
+            for place, one in enumerate(judge(_states(model, rows, least, passed))):
                 put(place, torch.from_numpy(one.states).unsqueeze(0))
             seconds = time.perf_counter() - started
 
@@ -209,12 +221,12 @@ def states_behind(model: Untuned, rows: Tokens, layer: int) -> States:
     raise AssertionError("the layer is one of them")
 
 
-def _states(model: Untuned, rows: Tokens, least: int) -> Iterator[States]:
+def _states(model: Untuned, rows: Tokens, least: int, passed: Passed | None = None) -> Iterator[States]:
     """The states of one layer after the other, `[rows, poolings, size]`; above `least` none is read before its turn."""
     config = model.network.config
     between = sum(map(len, rows)) * config.hidden_size * model.network.dtype.itemsize
     if architecture(config) is not None and between <= BETWEEN:
-        yield from layer_by_layer(model, rows, least=least)
+        yield from layer_by_layer(model, rows, least=least, passed=passed)
     else:
         yield from np.moveaxis(read(model, rows, layers=watched_layers(model.network)).states, 1, 0)
 

@@ -1,8 +1,11 @@
 """The frozen trunk: layers below the first one that trains always give the same states, so compute them once."""
 
+import hashlib
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -10,7 +13,7 @@ from labeltune.blueprint import Blueprint
 from labeltune.front import Front, shared_front
 from labeltune.hardware import inference_tokens
 from labeltune.inference import evaluating, length_multiple, pad, row_batches, spread
-from labeltune.passes import pass_key
+from labeltune.passes import Passed, pass_key
 from labeltune.shelf import Entry, Pieces, Put, keep
 from labeltune.terminal import bar, say
 
@@ -18,7 +21,9 @@ MEMORY_SHARE = 0.25
 GIB = 1 << 30
 
 
-def known(plan: Blueprint, network: Any, input_ids: Sequence[list[int]]) -> Sequence[torch.Tensor] | None:
+def known(
+    plan: Blueprint, network: Any, input_ids: Sequence[list[int]], passed: Passed | None = None
+) -> Sequence[torch.Tensor] | None:
     """The trunk's states of every row, `[length + extra_tokens, size]`, each computed once.
 
     They are kept on the shelf, or in memory where there is no room there; None where there is no room anywhere.
@@ -26,21 +31,39 @@ def known(plan: Blueprint, network: Any, input_ids: Sequence[list[int]]) -> Sequ
     Args:
         network: the one that the plan builds, not adapted or with adapters above the trunk.
         input_ids: token ids per row, not padded.
+        passed: those that went through these layers already.
     """
     below, pad_id = network.trunk_layers, plan.encoder.tokenizer.pad_token_id
     lengths = [len(ids) + network.extra_tokens for ids in input_ids]
     with evaluating(network):
         front = shared_front(network, plan.encoder, stop=below)
+
+    def depends(ids: Sequence[list[int]]) -> dict[str, Any]:
+        return pass_key(network, plan.base.files, ids, front)
+
+    apart = []
+    if passed is not None and passed.key == depends([input_ids[row] for row in passed.rows]):
+        apart = passed.rows
+    rest = sorted({*range(len(input_ids))} - {*apart})
     entry = Entry(
         kind="trunk",
-        key=pass_key(network, plan.base.files, input_ids, front) | {"layers": below, "pad": pad_id},
+        key=depends(input_ids)
+        | {"layers": below, "pad": pad_id, "apart": hashlib.sha256(np.array(apart, dtype="<i8").tobytes()).hexdigest()},
         shape=(sum(lengths), network.config.hidden_size),
         dtype=network.dtype,
     )
 
     def fill(put: Put) -> None:
         with bar(f"layers 1 to {below}, once", len(input_ids)) as shown:
-            climb(network, input_ids, put, pad_id=pad_id, front=front, progress=shown.advance)
+            left = [group for group in (apart, rest) if group]
+            if passed is not None and apart and below in passed.states:
+                left.remove(apart)
+                positions = _positions(input_ids, network.extra_tokens)
+                for row, states in zip(apart, passed.states[below], strict=True):
+                    _put(positions[row], states, put, front if len(states) < len(input_ids[row]) else None)
+                shown.advance(len(apart))
+            for rows in left:
+                climb(network, input_ids, put, rows=rows, pad_id=pad_id, front=front, progress=shown.advance)
 
     kept = keep(entry, fill, budget=plan.train.trunk_budget)
     if kept is not None:
@@ -61,44 +84,58 @@ def climb(
     input_ids: Sequence[Sequence[int]],
     put: Put,
     *,
+    rows: Sequence[int],
     pad_id: int,
     front: Front | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Run the trunk over every row and hand over its states, those of one row behind those of the row before.
+    """Run the trunk over rows and hand over its states; those of one row lie behind those of the row before.
 
     Args:
+        rows: which of all.
         front: what the prompts begin with, as far as the trunk goes.
         progress: called with the number of rows done since the last call.
     """
     extra, multiple = network.extra_tokens, length_multiple(network)
-    batches, skipped = row_batches(input_ids, front, extra, inference_tokens(), multiple)
-    positions = [0]
-    for ids in input_ids:
-        positions.append(positions[-1] + len(ids) + extra)
+    batches, skipped = row_batches([input_ids[row] for row in rows], front, extra, inference_tokens(), multiple)
+    positions = _positions(input_ids, extra)
 
-    def passed(rows: list[int]) -> torch.Tensor:
-        skip = skipped[rows[0]]
-        batch = pad([input_ids[row][skip:] for row in rows], pad_id, multiple)
+    def climbed(places: list[int]) -> torch.Tensor:
+        skip = skipped[places[0]]
+        batch = pad([input_ids[rows[place]][skip:] for place in places], pad_id, multiple)
         tensors = {name: tensor.to(network.device) for name, tensor in batch.items()}
         hidden: torch.Tensor = network.trunk(**tensors, front=front if skip else None).cpu()
         return hidden
 
     with evaluating(network):
-        for rows, hidden in zip(batches, spread(passed, batches, network.device, sharing=False), strict=True):
-            for row, state in zip(rows, hidden, strict=True):
-                skip = skipped[row]
-                if skip:
-                    assert front is not None
-                    put(positions[row], front.hidden.cpu().to(hidden.dtype))
-                put(positions[row] + skip, state[: len(input_ids[row]) - skip + extra])
+        for places, hidden in zip(batches, spread(climbed, batches, network.device, sharing=False), strict=True):
+            for place, state in zip(places, hidden, strict=True):
+                row, skip = rows[place], skipped[place]
+                _put(positions[row], state[: len(input_ids[row]) - skip + extra], put, front if skip else None)
             if progress:
-                progress(len(rows))
+                progress(len(places))
+
+
+def _put(position: int, states: torch.Tensor, put: Put, front: Front | None) -> None:
+    """Hand over a row's states, those of the front first."""
+    if front is not None:
+        put(position, front.hidden.cpu().to(states.dtype))
+        position += len(front.hidden)
+    put(position, states)
+
+
+def _positions(input_ids: Sequence[Sequence[int]], extra: int) -> list[int]:
+    """Where each row's states begin among those of all rows."""
+    return [0, *accumulate(len(ids) + extra for ids in input_ids)]
 
 
 def states(network: Any, input_ids: Sequence[Sequence[int]], *, pad_id: int) -> list[torch.Tensor]:
     """Run the trunk over every row; returns a CPU tensor `[length + extra_tokens, size]` per row."""
     lengths = [len(ids) + network.extra_tokens for ids in input_ids]
     array = torch.empty(sum(lengths), network.config.hidden_size, dtype=network.dtype)
-    climb(network, input_ids, lambda position, rows: array[position : position + len(rows)].copy_(rows), pad_id=pad_id)
+
+    def put(position: int, found: torch.Tensor) -> None:
+        array[position : position + len(found)] = found
+
+    climb(network, input_ids, put, rows=range(len(input_ids)), pad_id=pad_id)
     return list(torch.split(array, lengths))

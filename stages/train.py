@@ -45,9 +45,9 @@ def main() -> None:
         name = f"{dataset.name}-{model.name}-{settings.method}-{settings.head}-{settings.seed}-{fingerprint.digest[:8]}"
         with (
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
-            tracking.tracking(settings.report_to, name, fingerprint.configuration) as callbacks,
+            tracking.tracking(settings.report_to, name, fingerprint.configuration) as told,
         ):
-            network, trained = fit.fine_tune(plan, *splits.values(), store=store, callbacks=callbacks)
+            network, trained = fit.fine_tune(plan, *splits.values(), passed=choice.passed, store=store, callbacks=told)
             record = replace(record, prior=methods.prior(network), validation=trained.best)
             artefact.save(TRAINED, network, encoder.tokenizer, base, record)
             history.save(trained, choice, METRICS, COSTS, CURVES)

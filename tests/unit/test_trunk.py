@@ -1,5 +1,6 @@
 """The frozen trunk's states: the same from disk, from memory and without them, and computed once for many trainings."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from labeltune import artefact, checkpoints, fit, methods, shelf, soundings, trunk
+from labeltune import artefact, checkpoints, depth, fit, methods, passes, shelf, soundings, trunk
 from labeltune.bases import quiet
 from labeltune.blueprint import Blueprint
 from labeltune.front import shared_front
@@ -39,6 +40,20 @@ def climbs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         "climb",
         lambda network, ids, *given, **named: seen.append(len(ids)) or climb(network, ids, *given, **named),
     )
+    return seen
+
+
+@pytest.fixture
+def climbed(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Which rows every trunk pass took."""
+    seen: list[list[int]] = []
+    climb = trunk.climb
+
+    def watched(network: Any, ids: Any, put: Any, *, rows: list[int], **named: Any) -> None:
+        seen.append(list(rows))
+        climb(network, ids, put, rows=rows, **named)
+
+    monkeypatch.setattr(trunk, "climb", watched)
     return seen
 
 
@@ -148,8 +163,8 @@ def test_states_behind_the_front_are_those_of_the_whole_prompt(tiny_base: Bases,
     found = torch.full((sum(map(len, input_ids)), 32), torch.nan)
     done: list[int] = []
     trunk.climb(
-        network, input_ids, lambda at, part: found[at : at + len(part)].copy_(part), pad_id=pad_id, front=front,
-        progress=done.append,
+        network, input_ids, lambda at, part: found[at : at + len(part)].copy_(part), rows=range(len(input_ids)),
+        pad_id=pad_id, front=front, progress=done.append,
     )  # fmt: skip
     assert sum(done) == len(texts)
     whole = torch.cat(trunk.states(network, input_ids, pad_id=pad_id))
@@ -212,3 +227,60 @@ def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
             assert (other.states[split] == found[0].states[split]).all()
         assert (other.losses == found[0].losses).all()
     assert found[1].seconds == found[0].seconds > 0
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("prompt", ["short", "fronted"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "bert"])
+def test_states_of_rows_that_the_depth_was_chosen_on_are_those_of_a_pass_of_their_own(
+    tiny_base: Bases, climbed: list[list[int]], architecture: str, prompt: str, dtype: str
+) -> None:
+    folder = tiny_base(architecture, num_hidden_layers=4)
+    made = plan(folder, dtype=dtype, head="linear", depth="auto", depth_rows=4, layers=1)
+    made = fronted(made) if prompt == "fronted" else made
+    parts = [rows(made), rows(made, TEXTS[:5], ANSWERS[:5])]
+    settled, choice = depth.settle(made, *parts)
+    assert choice.passed is not None
+    assert list(choice.passed.states) == [int(choice.taken["depth"]) - 1]
+    found = []
+    for _ in range(2):  # with the states at hand, then without them, as where the layers were read by another run
+        network = methods.plain(settled.build())
+        known = with_states(settled, network, parts, choice.passed)
+        found.append(torch.cat([torch.cat(list(part.states or [])) for part in known]))
+        shutil.rmtree(shelf.root())
+    assert torch.equal(*found)
+    assert not choice.passed.states
+    few, rest = climbed[1], climbed[0]
+    assert climbed == [rest, few, rest]
+    assert len(few) == 8
+    assert sorted(few + rest) == list(range(12))
+    if dtype == "fp32":
+        whole = torch.cat(trunk.states(network, [ids for part in parts for ids in part.input_ids], pad_id=0))
+        torch.testing.assert_close(found[0], whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"head": "label_scoring", "words": ("ham it up", "ham on rye")}, {"method": "qlora"}]
+)
+def test_states_of_another_pass_are_left_alone(
+    tiny_base: Bases, climbed: list[list[int]], change: dict[str, Any]
+) -> None:
+    folder = tiny_base("llama", num_hidden_layers=4)
+    made = plan(folder, **({"head": "linear", "depth": "auto", "depth_rows": 4, "layers": 1} | change))
+    given = rows(made)
+    settled, choice = depth.settle(made, given, given)
+    assert choice.passed is not None
+    assert choice.passed.states
+    with_states(settled, methods.plain(settled.build()), [given, given], choice.passed)
+    assert climbed == [list(range(14))]
+
+
+def test_states_wait_for_a_trunk_only_where_it_may_end_and_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "ROOM", 2 * 4 * 10)
+    passed = passes.Passed(rows=[0], ends={1, 2, 4, 5})
+    for layer in range(1, 6):
+        passed.put(layer, [torch.full((10,), float(layer))])
+    assert set(passed.states) == {1, 2}
+    passed.only(2)
+    assert set(passed.states) == {2}
+    assert passed.states[2][0].eq(2).all()
