@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.sides import PREPARED, catalogued, run
 from labeltune import bases, conf, terminal
 from labeltune.outputs import read_prepared, write_json, write_table
-from labeltune.params import Resolved
+from labeltune.resolved import Resolved
 
 ANSWERED = 256
 """Test rows that are asked."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.peers import Measured
 from labeltune import conf, hardware, terminal
 from labeltune.outputs import read_prepared, write_text
-from labeltune.params import Resolved
 from labeltune.predict import Classifier
+from labeltune.resolved import Resolved
 from stages import train
 
 

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from labeltune.errors import UserError, bullet
-from labeltune.params import Resolved
+from labeltune.resolved import Resolved
 from labeltune.sections import Section
 
 PARAMS = Path("params.yaml")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoConfig, PretrainedConfig
 
-from labeltune import frozen, soundings
+from labeltune import soundings, untuned
 from labeltune.architectures import architecture
 from labeltune.blueprint import Blueprint
 from labeltune.hardware import device
@@ -114,14 +114,14 @@ def _depth(
     rows = soundings.compared_rows(settings.depth_rows, len(plan.labels))
     places = [sample(part.labels, rows, SEED) for part in (train, validation)]
     fitted, seen = (part.take(some) for part, some in zip((train, validation), places, strict=True))
-    untuned = frozen.load(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
+    model = untuned.load(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
     least = max(soundings.fewest_layers(count), settings.layers if isinstance(settings.layers, int) else 1)
     passed = Passed(
         rows=[*places[0], *(len(train) + place for place in places[1])],
         ends={_below(settings, depth) for depth in range(least, count + 1)} - {0},
     )
     sounding = soundings.take(
-        untuned,
+        model,
         Part(input_ids=fitted.input_ids, labels=np.array(fitted.labels)),
         Part(input_ids=seen.input_ids, labels=np.array(seen.labels)),
         len(plan.labels),

@@ -18,8 +18,8 @@ from labeltune.estimates import Shape, estimate, longest
 from labeltune.front import front_tokens
 from labeltune.labels import LabelSet
 from labeltune.outputs import read_prepared
-from labeltune.params import Resolved
 from labeltune.prompts import Encoder
+from labeltune.resolved import Resolved
 from labeltune.tables import read_split
 
 EXTRAS = {

@@ -141,7 +141,7 @@ def _trainer(
             collator=collator,
             weights=weights,
             smoothing=settings.label_smoothing,
-            record_every=max(1, every // RECORDS_PER_EVALUATION),
+            record_every=math.ceil(every / RECORDS_PER_EVALUATION),  # rounded down, the last would be tiny
             patience=settings.early_stopping,
             sampler=sampler,
             store=store,

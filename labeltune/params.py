@@ -1,4 +1,4 @@
-"""The typed sections of a run's settings: what each stage reads from `resolved.yaml`."""
+"""The typed settings of preparing and training: what these stages read from `resolved.yaml`."""
 
 from fractions import Fraction as Exact
 from pathlib import PurePath
@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from labeltune.evaluation import Baselines, Calibrate, Evaluate, Plot, Report, Robustness, Worklist
-from labeltune.origins import Dataset, Model
 from labeltune.sections import Fraction, Positive, Section, Share
 
 Gate = Literal["drop", "fail", "keep"]
@@ -203,7 +201,7 @@ class Train(Section):
     """Attention kernel; `auto`: eager on a CPU, where it is 1.3 to 1.4 times as fast, else sdpa."""
     kernels: Literal["auto", "fused", "transformers"] = "auto"
     """How the layers of Llama, Mistral and Qwen 2 are computed: by labeltune's fused kernels, where they can be, or by
-    Transformers'; `auto`: fused on a CPU, where a training step then takes three quarters of the time."""
+    Transformers'; `auto`: fused on a CPU, where a training step then takes four fifths of the time."""
     threads: Positive | Literal["auto"] = "auto"
     """CPU threads; `auto`: the cores, shared between the queue's running workers."""
 
@@ -223,34 +221,3 @@ class Train(Section):
         if self.head_start == "regression" and self.head != "linear":
             raise ValueError(f"head_start: regression is for head: linear, not {self.head}")
         return self
-
-
-class Resolved(Section):
-    """Everything about a run, as `resolved.yaml` holds it."""
-
-    recipe: str
-    """The recipe's name."""
-    dataset: Dataset
-    """The rows."""
-    model: Model
-    """The base model."""
-    prepare: Prepare
-    """The prepare stage."""
-    prompt: Prompt
-    """The prompt."""
-    train: Train
-    """The train stage."""
-    calibrate: Calibrate
-    """The calibrate stage."""
-    evaluate: Evaluate
-    """The evaluate stage."""
-    robustness: Robustness
-    """The robustness stage."""
-    baselines: Baselines
-    """The baselines stage."""
-    worklist: Worklist
-    """The worklist stage."""
-    plot: Plot
-    """The plot stage."""
-    report: Report
-    """The report stage."""

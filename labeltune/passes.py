@@ -18,7 +18,7 @@ from labeltune.outputs import digest
 
 CODE = (
     "architectures", "front", "frozen", "fused", "heads", "inference", "kernels", "lines", "models", "networks",
-    "packing", "products", "quantisation", "tips", "trunk", "watch",
+    "packing", "products", "quantisation", "tips", "trunk", "untuned", "watch",
 )  # fmt: skip
 """Modules that decide how a pass is computed."""
 

@@ -10,13 +10,14 @@ from labeltune import soundings
 from labeltune.baselines import Baseline, Costs, Split, Splits
 from labeltune.depth import SEED
 from labeltune.features import Features, States
-from labeltune.frozen import Untuned, read
+from labeltune.frozen import read
 from labeltune.prompts import Encoder
 from labeltune.regression import Regression, figures, lowest, size
 from labeltune.softmax import softmax
 from labeltune.soundings import Part, Sounding
 from labeltune.strata import sample
 from labeltune.terminal import progress
+from labeltune.untuned import Untuned
 from labeltune.watch import POOLINGS
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)

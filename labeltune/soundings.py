@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from labeltune.architectures import architecture
 from labeltune.errors import UserError
 from labeltune.features import States
-from labeltune.frozen import Untuned, layer_by_layer, read
+from labeltune.frozen import layer_by_layer, read
 from labeltune.metrics import Indices, row_losses
 from labeltune.passes import Passed, pass_key
 from labeltune.regression import Regression, single_threaded
 from labeltune.shelf import Entry, Put, keep
 from labeltune.terminal import bar
+from labeltune.untuned import Untuned
 from labeltune.watch import POOLINGS, watched_layers
 
 FEWEST_ROWS, ROWS_PER_LABEL = 128, 16

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 
-from labeltune import baselines, bases, conf, features, frozen, hardware, ngrams, outputs, probes, regression, terminal
+from labeltune import baselines, bases, conf, features, hardware, ngrams, outputs, probes, regression, terminal
 from labeltune.evaluation import Baselines
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
 from labeltune.params import Prompt, Train
 from labeltune.prompts import Encoder
+from labeltune.untuned import load
 
 PREPARED = Path("data/prepared")
 PREDICTIONS, FEATURES = Path("data/baselines/predictions.csv"), Path("data/baselines/features.npz")
@@ -34,7 +35,7 @@ def main() -> None:
 
         base = bases.open_base(model)
         encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
-        untuned = frozen.load(base, labels, encoder, machine, scoring=settings.zero_shot)
+        untuned = load(base, labels, encoder, machine, scoring=settings.zero_shot)
         probed = probes.sampled(splits, settings.probe_rows, settings.seed)
         compared = probes.compared(splits, train.depth_rows, len(labels))
         answers, states = probes.answer(untuned, probed, compared, encoder, len(labels), budget=train.trunk_budget)

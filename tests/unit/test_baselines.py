@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from labeltune import baselines, features, frozen, ngrams, probes, regression, soundings
+from labeltune import baselines, features, frozen, ngrams, probes, regression, soundings, untuned
 from labeltune.baselines import Split
 from labeltune.errors import UserError
 from labeltune.labels import LabelSet
@@ -190,7 +190,7 @@ def test_more_states_than_memory_are_refused_before_they_are_computed(
     tiny_base: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan(tiny_base("llama"))
-    model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=False)
+    model = untuned.load(made.base, made.labels, made.encoder, made.machine, scoring=False)
     monkeypatch.setattr(soundings, "MEMORY_SHARE", 1e-9)
     with pytest.raises(UserError, match="train.depth_rows: the states of 32 rows take .* set it to at most"):
         probes.answer(model, three(spam_rows(20)), three(spam_rows(20)), made.encoder, 2, budget=0)
@@ -203,7 +203,7 @@ def test_states_and_scores_come_together(
     choose = probes.choose
     monkeypatch.setattr(probes, "choose", lambda *given, **options: replace(choose(*given, **options), pooling=pooling))
     made = plan(tiny_base("llama"))
-    model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=True)
+    model = untuned.load(made.base, made.labels, made.encoder, made.machine, scoring=True)
     splits = three(spam_rows(20))
     found, states = probes.answer(model, splits, splits, made.encoder, 2, budget=0)
     assert [baseline.name for baseline in found] == ["hidden_states", "zero_shot"]

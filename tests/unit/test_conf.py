@@ -5,7 +5,7 @@ from ruamel.yaml import YAML
 
 from labeltune import conf
 from labeltune.errors import UserError
-from labeltune.params import Resolved
+from labeltune.resolved import Resolved
 from labeltune.sections import Section
 
 ROOT = Path(__file__).parent.parent.parent

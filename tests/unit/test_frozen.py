@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from labeltune import frozen
+from labeltune import frozen, untuned
 from labeltune.bases import quiet
 from labeltune.blueprint import Blueprint
 from labeltune.prompts import Encoder
@@ -22,16 +22,16 @@ Bases = Callable[..., Path]
 WORDS = ("ham", "spam link")  # one token, and several
 
 
-def load(made: Blueprint, *, scoring: bool = True) -> frozen.Untuned:
-    return frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=scoring)
+def load(made: Blueprint, *, scoring: bool = True) -> untuned.Untuned:
+    return untuned.load(made.base, made.labels, made.encoder, made.machine, scoring=scoring)
 
 
-def read(model: frozen.Untuned, made: Blueprint, texts: Sequence[str] = TEXTS, **options: Any) -> frozen.Reading:
+def read(model: untuned.Untuned, made: Blueprint, texts: Sequence[str] = TEXTS, **options: Any) -> frozen.Reading:
     options = {"layers": watched_layers(model.network), "scoring": model.missing is None} | options
     return frozen.read(model, made.encoder.encode(texts).input_ids, **options)
 
 
-def climbed(model: frozen.Untuned, made: Blueprint, texts: Sequence[str] = TEXTS) -> np.ndarray:
+def climbed(model: untuned.Untuned, made: Blueprint, texts: Sequence[str] = TEXTS) -> np.ndarray:
     return np.stack(list(frozen.layer_by_layer(model, made.encoder.encode(texts).input_ids)), axis=1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labeltune import frozen, probes, soundings
+from labeltune import probes, soundings, untuned
 from labeltune.baselines import Split
 from labeltune.watch import POOLINGS
 from tests.tuning import TEXTS, plan
@@ -24,7 +24,7 @@ def test_states_are_those_of_every_row_and_none_is_read_twice(
     tiny_base: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, compared: Any
 ) -> None:
     made = plan(tiny_base("llama"))
-    model = frozen.load(made.base, made.labels, made.encoder, made.machine, scoring=False)
+    model = untuned.load(made.base, made.labels, made.encoder, made.machine, scoring=False)
     splits = {"train": split("train", 0, 17), "validation": split("validation", 3, 9), "test": split("test", 5, 4)}
     read: list[int] = []
     behind = soundings.states_behind

@@ -24,8 +24,9 @@ from labeltune.errors import UserError
 from labeltune.hygiene import near_earlier
 from labeltune.labels import LabelSet
 from labeltune.methods import parameter_counts, plain, transposed
-from labeltune.params import Prepare, Resolved
+from labeltune.params import Prepare
 from labeltune.prompts import Template
+from labeltune.resolved import Resolved
 from tests import published
 from tests.tuning import logits, plan, reloaded, rows, tune
 
