@@ -15,10 +15,11 @@ import torch
 import transformers
 from torch.nn import functional
 
-from labeltune import architectures, bases, bins, conf, hardware, inference, methods, outputs, rows, terminal, trunk
+from labeltune import architectures, bases, bins, conf, fused, hardware, methods, outputs, rows, terminal, trunk
 from labeltune.blueprint import Blueprint
 from labeltune.depth import settle
 from labeltune.errors import UserError
+from labeltune.inference import compute_logits
 from labeltune.labels import LabelSet
 from labeltune.origins import Model
 from labeltune.params import Prompt, Train
@@ -59,8 +60,8 @@ def main() -> None:
     batch = {name: tensor.to(hardware.device()) for name, tensor in batch.items() if name != "rows"}
 
     def whole() -> object:
-        budget = hardware.inference_tokens()
-        return inference.compute_logits(network, given.input_ids, pad_id=pad_id, batch_tokens=budget)
+        budget = fused.batch_tokens(network)
+        return compute_logits(network, given.input_ids, pad_id=pad_id, batch_tokens=budget)
 
     def train() -> object:
         network.zero_grad()

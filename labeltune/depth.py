@@ -15,6 +15,7 @@ from labeltune.hardware import device
 from labeltune.models import is_encoder
 from labeltune.params import Train
 from labeltune.passes import Passed
+from labeltune.regression import errors_behind
 from labeltune.rows import Rows
 from labeltune.soundings import Part, Sounding
 from labeltune.strata import sample
@@ -170,8 +171,8 @@ def _pooled(sounding: Sounding, pooling: str) -> tuple[NDArray[np.float64], NDAr
 def shallowest(losses: NDArray[np.float64], allowed: list[bool]) -> tuple[int, int]:
     """The first allowed layer that is not worse than the best by more than a standard error, and the best.
 
-    The error is that of the mean difference between the two layers' losses, row by row: what both find hard counts for
-    neither. The rule of one standard error is that of Breiman et al. (1984), section 3.4.3.
+    The error is that of the mean difference between the two layers' losses, row by row. The rule of one standard error
+    is that of Breiman et al. (1984), section 3.4.3.
 
     Args:
         losses: of the validation rows, `[layers, rows]`.
@@ -181,9 +182,4 @@ def shallowest(losses: NDArray[np.float64], allowed: list[bool]) -> tuple[int, i
     """
     places = np.flatnonzero(allowed)
     best = int(places[losses[places].mean(axis=1).argmin()])
-    for place in places:
-        difference = losses[place] - losses[best]
-        error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
-        if difference.mean() <= error:
-            return int(place), best
-    raise AssertionError("the best is within its own error")
+    return next(int(place) for place in places if errors_behind(losses[place], losses[best]) <= 1), best

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from labeltune import fused
 from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
-from labeltune.hardware import inference_tokens
 from labeltune.inference import compute_logits
 from labeltune.methods import plain
 from labeltune.metrics import Indices
@@ -59,7 +59,7 @@ def begin(plan: Blueprint, network: Any, train: Rows) -> None:
             network,
             [train.input_ids[row] for row in rows],
             pad_id=plan.encoder.tokenizer.pad_token_id,
-            batch_tokens=inference_tokens(),
+            batch_tokens=fused.batch_tokens(network),
             states=None if train.states is None else [train.states[row] for row in rows],
         )
     (weight,) = (held for held in getattr(inner, inner.head_name).parameters() if held.requires_grad)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from labeltune import fused
 from labeltune.features import States
 from labeltune.front import Front
-from labeltune.hardware import inference_tokens
 from labeltune.inference import length_multiple, pad, row_batches, spread
 from labeltune.networks import behind
 from labeltune.passes import Passed
@@ -55,7 +55,7 @@ def read(
     network, front = model.network, model.front
     extra = network.extra_tokens if scoring else 0
     multiple = length_multiple(network)
-    batches, skipped = row_batches(input_ids, front, extra, inference_tokens(), multiple)
+    batches, skipped = row_batches(input_ids, front, extra, fused.batch_tokens(network), multiple)
     states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
     scores = np.empty((len(input_ids), network.config.num_labels), dtype=np.float32)
     spent = dict.fromkeys(layers, 0.0)
@@ -110,7 +110,7 @@ def layer_by_layer(
     """
     network, front = model.network, model.front
     multiple = length_multiple(network)
-    batches, skipped = row_batches(input_ids, front, 0, inference_tokens(), multiple)
+    batches, skipped = row_batches(input_ids, front, 0, fused.batch_tokens(network), multiple)
     padded = [pad([input_ids[row][skipped[row] :] for row in rows], model.pad_id, multiple) for rows in batches]
     fronts = [front if skipped[rows[0]] else None for rows in batches]
     if front:  # a batch of its own, whose means belong to those of the rows behind it

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from labeltune.architectures import architecture, layer_list
+from labeltune.hardware import inference_tokens
 from labeltune.inference import length_multiple
 from labeltune.kernels import Parts, adapted_layer, layer_states
 from labeltune.lines import MULTIPLE, Line
@@ -38,6 +39,19 @@ def install(network: Any) -> bool:
 def installed(network: Any) -> bool:
     """Whether that was done."""
     return architecture(network.config) is not None and isinstance(layer_list(network.backbone())[0], _Fused)
+
+
+def batch_tokens(network: Any) -> int:
+    """Tokens of a batch without gradients: on a CPU twice as many where rows are a line and numbers have two bytes.
+
+    Where rows are padded, more of them beside each other have more padding; larger states leave the CPU's caches.
+    """
+    tokens = inference_tokens()
+    if network.device.type != "cpu" or network.dtype.itemsize > 2 or network.extra_tokens or not installed(network):
+        return tokens
+    with torch.no_grad():
+        lined = _parts(network, range(network.config.num_hidden_layers)) is not None
+    return 2 * tokens if lined else tokens
 
 
 def behind_rows(

@@ -12,7 +12,7 @@ import torch
 from labeltune import fused
 from labeltune.fingerprint import versions
 from labeltune.front import Front
-from labeltune.hardware import device_name, inference_tokens
+from labeltune.hardware import device_name
 from labeltune.inference import length_multiple
 from labeltune.outputs import digest
 
@@ -38,7 +38,7 @@ def pass_key(
         "attention": network.config._attn_implementation,
         "autocast": str(network.autocast),
         "base": dict(base_files),
-        "batch_tokens": inference_tokens(),
+        "batch_tokens": fused.batch_tokens(network),
         "code": {name: digest(Path(__file__).with_name(f"{name}.py")) for name in CODE},
         "device": [device_name(), torch.backends.cpu.get_cpu_capability()],
         "dtype": str(network.dtype),

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from labeltune import weights
+from labeltune import fused, weights
 from labeltune.artefact import Record, load_record
 from labeltune.bases import Base, load_tokenizer
 from labeltune.blueprint import Blueprint
 from labeltune.calibration import Calibration
 from labeltune.errors import UserError
 from labeltune.front import Front, shared_front
-from labeltune.hardware import device, inference_tokens
+from labeltune.hardware import device
 from labeltune.inference import compute_logits, round_weights
 from labeltune.prompts import Encoder
 from labeltune.quantisation import fill_from
@@ -211,7 +211,7 @@ class Classifier:
                 self.network,
                 encoded.input_ids,
                 pad_id=self.encoder.tokenizer.pad_token_id,
-                batch_tokens=batch_tokens or inference_tokens(),
+                batch_tokens=batch_tokens or fused.batch_tokens(self.network),
                 front=self.front,
                 progress=progress,
             )

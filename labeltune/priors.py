@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from labeltune import fused
 from labeltune.errors import UserError
-from labeltune.hardware import inference_tokens
 from labeltune.inference import compute_logits
 from labeltune.prompts import Encoder
 
@@ -68,7 +68,6 @@ def measure_prior(network: Any, encoder: Encoder, how: str) -> list[float] | Non
         input_ids = encoder.encode(CONTENT_FREE_TEXTS).input_ids
     else:
         input_ids = [encoder.tokenizer(pmi_prompt(encoder.template.back))["input_ids"]]
-    scores = torch.from_numpy(
-        compute_logits(network, input_ids, pad_id=encoder.tokenizer.pad_token_id, batch_tokens=inference_tokens())
-    )
+    pad_id, tokens = encoder.tokenizer.pad_token_id, fused.batch_tokens(network)
+    scores = torch.from_numpy(compute_logits(network, input_ids, pad_id=pad_id, batch_tokens=tokens))
     return (contextual_prior(scores) if how == "contextual" else pmi_prior(scores)).tolist()

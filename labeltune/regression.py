@@ -80,6 +80,22 @@ def lowest(losses: Iterable[tuple[Choice, float]]) -> Choice:
     return min(losses, key=lambda pair: pair[1])[0]
 
 
+def errors_behind(losses: NDArray[np.float64], best: NDArray[np.float64]) -> float:
+    """By how many standard errors of the mean difference losses are worse than the best; what both find hard cancels.
+
+    Args:
+        losses, best: of the same rows, `[rows]`.
+
+    >>> errors_behind(np.array([1.0, 2.0, 4.0]), np.array([0.0, 1.0, 1.0])).round(3)
+    np.float64(2.5)
+    """
+    difference = losses - best
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    if error == 0.0:
+        return np.inf if difference.mean() > 0 else 0.0
+    return difference.mean() / error
+
+
 def figures(labels: Indices, given: Probabilities) -> dict[str, float]:
     """How good a choice is on the validation rows."""
     return {"accuracy": accuracy(labels, given.argmax(axis=1)), "log_loss": log_loss(labels, given)}

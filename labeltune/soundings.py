@@ -17,7 +17,7 @@ from labeltune.features import States
 from labeltune.frozen import layer_by_layer, read
 from labeltune.metrics import Indices, row_losses
 from labeltune.passes import Passed, pass_key
-from labeltune.regression import Regression, single_threaded
+from labeltune.regression import Regression, errors_behind, single_threaded
 from labeltune.shelf import Entry, Put, keep
 from labeltune.terminal import bar
 from labeltune.untuned import Untuned
@@ -32,6 +32,8 @@ LEAST = 3
 PATIENCE = 5
 """Reading ends when one layer in so many, and at least `FEWEST`, brought no regression that is better."""
 FEWEST = 4
+WORSE = 2
+"""It also ends when so many layers in a row are each worse than the best by as many standard errors of the mean."""
 MEMORY_SHARE = 0.5
 BETWEEN = 1 << 30
 """Most bytes of the states between two layers; where they take more, no layer waits for all rows to pass the last."""
@@ -107,7 +109,7 @@ def take(
         kind="sounding",
         key=depends
         | {"labels": hashlib.sha256(labels.tobytes()).hexdigest(), "layers": layers, "poolings": POOLINGS}
-        | {"least": least, "patience": wait, "strength": FIRST},
+        | {"least": least, "patience": wait, "worse": WORSE, "strength": FIRST},
         shape=(len(layers), len(rows), len(POOLINGS), network.config.hidden_size),
         dtype=torch.float32,
     )
@@ -206,9 +208,12 @@ def fit(states: States, labels: Indices, num_labels: int, *, c: float = FIRST) -
 
 
 def _stalled(found: list[_Layer], wait: int) -> bool:
-    """Whether the last layers brought nothing better, of each layer its better pooling."""
-    best = min(range(len(found)), key=lambda place: found[place].losses.mean(axis=1).min())
-    return len(found) - 1 - best >= wait
+    """Whether the last layers brought nothing better, or the last few much worse, of each layer its better pooling."""
+    losses = [min(layer.losses, key=np.mean) for layer in found]  # of [rows] each
+    best = min(range(len(losses)), key=lambda place: losses[place].mean())
+    later = losses[best + 1 :]
+    worse = [errors_behind(one, losses[best]) > WORSE for one in later[-WORSE:]]
+    return len(later) >= wait or (len(worse) == WORSE and all(worse))
 
 
 def states_behind(model: Untuned, rows: Tokens, layer: int) -> States:

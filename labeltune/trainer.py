@@ -15,9 +15,9 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from labeltune import fused
 from labeltune.checkpoints import Store
 from labeltune.errors import UserError
-from labeltune.hardware import inference_tokens
 from labeltune.history import Progress, validation_figures
 from labeltune.inference import Tensors, compute_logits
 from labeltune.interruption import StoppedError, collected
@@ -135,7 +135,7 @@ class RowTrainer(Trainer):
             self.model,
             self.validation.input_ids,
             pad_id=self.pad_id,
-            batch_tokens=inference_tokens(),
+            batch_tokens=fused.batch_tokens(self.model),
             states=self.validation.states,
         )
         if bad := [self.validation.ids[row] for row in np.flatnonzero(~np.isfinite(logits).all(axis=1))]:

@@ -9,9 +9,9 @@ import numpy as np
 import psutil
 import torch
 
+from labeltune import fused
 from labeltune.blueprint import Blueprint
 from labeltune.front import Front, shared_front
-from labeltune.hardware import inference_tokens
 from labeltune.inference import evaluating, length_multiple, pad, row_batches, spread
 from labeltune.passes import Passed, pass_key
 from labeltune.shelf import Entry, Pieces, Put, keep
@@ -97,7 +97,8 @@ def climb(
         progress: called with the number of rows done since the last call.
     """
     extra, multiple = network.extra_tokens, length_multiple(network)
-    batches, skipped = row_batches([input_ids[row] for row in rows], front, extra, inference_tokens(), multiple)
+    own, tokens = [input_ids[row] for row in rows], fused.batch_tokens(network)
+    batches, skipped = row_batches(own, front, extra, tokens, multiple)
     positions = _positions(input_ids, extra)
 
     def climbed(places: list[int]) -> torch.Tensor:

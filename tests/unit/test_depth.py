@@ -68,6 +68,31 @@ def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_
     assert choice.figures()["depth"]["depth"] == settled.train.depth
 
 
+@pytest.mark.parametrize(
+    ("noisy", "last"),
+    [
+        ([], 8),  # four that are no better than the fourth
+        ([5], 8),
+        ([5, 6], 6),
+        ([6, 7], 7),
+        ([1, 2], 8),  # before the best, and before a third of the layers was read
+    ],
+)
+def test_reading_ends_behind_two_layers_that_are_surely_worse(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, noisy: list[int], last: int
+) -> None:
+    made = plan(tiny_base("llama", num_hidden_layers=12), head="linear", depth="auto", layers=1, trunk_budget=0)
+    train, validation = given(made, 60), given(made, 90, 120)
+    states = planted(train.labels, validation.labels, 12, 4)
+    for layer in noisy:
+        states[layer] = np.random.default_rng(layer).normal(size=states[layer].shape)
+    monkeypatch.setattr(soundings, "layer_by_layer", lambda *_, **__: iter(states))
+    settled, choice = depth.settle(made, train, validation)
+    assert choice.probes is not None
+    assert choice.probes["layers"][-1] == last
+    assert settled.train.depth == 4
+
+
 def test_a_layer_that_is_surely_worse_is_not_taken_and_an_unsure_one_is() -> None:
     rng = np.random.default_rng(1)
     hard = rng.exponential(size=200)  # what every layer finds hard counts for none

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from labeltune import frozen, untuned
+from labeltune import frozen, fused, untuned
 from labeltune.bases import quiet
 from labeltune.blueprint import Blueprint
 from labeltune.prompts import Encoder
@@ -85,7 +85,7 @@ def test_a_shared_front_and_several_threads_change_nothing(
     assert (model.front is not None) == (architecture != "bert" and words != WORDS)
     texts = [*TEXTS, *(f"{text} {text}" for text in TEXTS), "x" * 200]  # the last loses its middle
     expected = np.stack([hidden_states(made, text) for text in texts])
-    monkeypatch.setattr(frozen, "inference_tokens", lambda: 40)  # several batches, so that threads have work
+    monkeypatch.setattr(fused, "inference_tokens", lambda: 40)  # several batches, so that threads have work
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     found = read(model, made, texts)
     np.testing.assert_allclose(found.states, expected, rtol=1e-4, atol=1e-5)

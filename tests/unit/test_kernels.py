@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from labeltune import bins, fused, lines, methods
+from labeltune import bins, fused, hardware, lines, methods
 from labeltune.blueprint import Blueprint
 from labeltune.errors import UserError
 from labeltune.front import shared_front
@@ -196,3 +196,28 @@ def test_where_they_can_not_they_are_not_installed_and_asking_for_them_is_refuse
         asked.load()
     assert fused.installed(plan(tiny_base("llama"), **LINEAR).load())
     assert not fused.installed(plan(tiny_base("llama"), kernels="transformers", **LINEAR).load())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "times"),
+    [
+        ("llama", {"dtype": "bf16"}, 2),
+        ("llama", {"dtype": "bf16", "method": "lora", "layers": 1}, 2),
+        ("llama", {"dtype": "bf16", "head": "label_scoring", "pooling": "auto"}, 2),
+        ("llama", {"dtype": "fp32"}, 1),
+        ("llama", {"dtype": "bf16", "kernels": "transformers"}, 1),
+        ("llama", {"dtype": "bf16", "method": "full"}, 1),  # autocast, which the kernels leave to Transformers
+        (
+            "llama",
+            {"dtype": "bf16", "head": "label_scoring", "pooling": "auto", "words": ("ham it up", "ham on rye")},
+            1,
+        ),
+        ("gemma3_text", {"dtype": "bf16"}, 1),
+        ("bert", {"dtype": "bf16", "pooling": "first"}, 1),
+    ],
+)
+def test_batches_that_are_never_padded_have_twice_the_tokens(
+    tiny_base: Bases, architecture: str, options: dict[str, Any], times: int
+) -> None:
+    network = plan(tiny_base(architecture), **(LINEAR | options)).build()
+    assert fused.batch_tokens(network) == times * hardware.inference_tokens()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from labeltune import methods, tips, trunk
+from labeltune import fused, methods, tips, trunk
 from labeltune.blueprint import Blueprint
 from labeltune.front import shared_front
 from labeltune.inference import compute_logits, pad
@@ -71,7 +71,7 @@ def test_logits_are_those_of_the_whole_layer(
     assert np.abs(whole).max() > 0.1
 
     input_ids = made.encoder.encode(texts).input_ids
-    monkeypatch.setattr(trunk, "inference_tokens", lambda: 400)  # rounding depends on what is in a batch
+    monkeypatch.setattr(fused, "inference_tokens", lambda: 400)  # rounding depends on what is in a batch
     states = trunk.states(inner, input_ids, pad_id=made.encoder.tokenizer.pad_token_id)
     resumed = answers(made, network, texts, whole=False, states=states)
     np.testing.assert_allclose(resumed, found, rtol=1e-6, atol=0 if attention == "eager" else 1e-5)
