@@ -14,10 +14,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from labeltune import hardware, terminal
-from labeltune.batches import answer_file
-from labeltune.inputs import Table
-from labeltune.predict import Classifier
+from labeltune.console import terminal
+from labeltune.inference.classifier import Classifier
+from labeltune.modeling import device
+from labeltune.runtime import environment, errors
+from labeltune.serving.batch import answer_file
+from labeltune.serving.tables import Table
 
 SIZES = (10_000, 100_000, 1_000_000)
 WORDS = ("see", "you", "at", "home", "lunch", "later", "call", "win", "free", "prize", "cash", "claim", "now")
@@ -32,7 +34,7 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         classifier = Classifier.load(options.classifier or _tiny(folder))
-        before, shown = hardware.peak_memory(), []
+        before, shown = environment.peak_memory(), []
         for rows in options.rows:
             source = _write(folder / f"{rows}.csv", rows)
             started = time.perf_counter()
@@ -41,8 +43,8 @@ def main() -> None:
                 summary = answer_file(classifier, table, folder / f"{rows}.out.csv", bar)
             seconds = time.perf_counter() - started
             assert summary.rows == rows
-            shown.append([rows, f"{rows / seconds:,.0f}", f"{seconds:,.1f}", hardware.peak_memory()])
-    terminal.say(f"{hardware.cpu_name()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, "
+            shown.append([rows, f"{rows / seconds:,.0f}", f"{seconds:,.1f}", environment.peak_memory()])
+    terminal.say(f"{device.cpu_name()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, "
                  f"PyTorch {torch.__version__}; {before:,} MiB once the classifier is loaded")  # fmt: skip
     terminal.table("files", ["rows", "rows/s", "seconds", "peak MiB"], shown)
 
@@ -64,4 +66,4 @@ def _write(path: Path, rows: int) -> Path:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

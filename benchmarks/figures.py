@@ -9,7 +9,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from labeltune import drawing, terminal
+from labeltune.console import terminal
+from labeltune.reporting.plots import style
+from labeltune.runtime import errors
 
 PANELS = (
     ("train_seconds", "seconds of training", True),
@@ -38,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def draw_sides(record: dict[str, Any], out: Path) -> None:
     """Seconds, rates and accuracy of every side; the slowest to train below."""
     names = sorted(record["sides"], key=lambda name: -record["sides"][name]["train_seconds"])
-    with drawing.style(names, DPI):
+    with style.style(names, DPI):
         panels = Figure(figsize=SIZE, layout="constrained").subplots(1, len(PANELS), sharey=True)
         for axes, (figure, title, logarithmic) in zip(panels, PANELS, strict=True):
             for place, name in enumerate(names):
                 one = record["sides"][name]
-                colour = drawing.BLUE if name.startswith("labeltune") else drawing.FAINT
+                colour = style.BLUE if name.startswith("labeltune") else style.FAINT
                 if one[figure] is None:
                     continue
                 axes.plot([one[figure]], [place], "o", color=colour)
@@ -62,17 +64,17 @@ def draw_sides(record: dict[str, Any], out: Path) -> None:
                 axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.set_title(title, fontsize=10)
         panels[0].set_yticks(range(len(names)), names)
-        drawing.save(panels[0], out)
+        style.save(panels[0], out)
 
 
 def draw_growth(runs: Sequence[dict[str, Any]], out: Path) -> None:
     """Seconds and memory of training by the number of rows, a line for each base model."""
     names = list(dict.fromkeys(run["model"] for run in runs))
     once = {(run["model"], run["rows"]): run for run in reversed(runs)}  # the first of several
-    with drawing.style(names, DPI):
+    with style.style(names, DPI):
         panels = Figure(figsize=(9.0, 3.4), layout="constrained").subplots(1, 2)
         for axes, (figure, title) in zip(panels, GROWTH, strict=True):
-            for name, colour in zip(names, drawing.PALETTE, strict=False):
+            for name, colour in zip(names, style.PALETTE, strict=False):
                 mine = sorted((run["rows"], run[figure]) for run in once.values() if run["model"] == name)
                 rows, found = zip(*mine, strict=True)
                 axes.plot(rows, found, "o-", color=colour, label=name)
@@ -86,8 +88,8 @@ def draw_growth(runs: Sequence[dict[str, Any]], out: Path) -> None:
             axes.set_xlabel("training rows")
             axes.set_title(title, fontsize=10)
         panels[0].legend()
-        drawing.save(panels[0], out)
+        style.save(panels[0], out)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

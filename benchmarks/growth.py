@@ -11,9 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.sides import PREPARED, catalogued, run
-from labeltune import bases, conf, terminal
-from labeltune.outputs import read_prepared, write_json, write_table
-from labeltune.resolved import Resolved
+from labeltune.config import base, resolve
+from labeltune.config.resolve import Resolved
+from labeltune.console import terminal
+from labeltune.modeling import base_models
+from labeltune.runtime import errors
+from labeltune.runtime.files import read_prepared, write_json, write_table
 
 ANSWERED = 256
 """Test rows that are asked."""
@@ -21,7 +24,7 @@ ANSWERED = 256
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
-    resolved = Resolved.model_validate(conf.read_yaml(conf.RESOLVED))
+    resolved = Resolved.model_validate(base.read_yaml(base.RESOLVED))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", nargs="+", type=int, default=[1000, 5000, 20000, 50000], help="default: %(default)s")
     parser.add_argument("--models", nargs="+", default=[resolved.model.name], help="default: the recipe's")
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with terminal.progress("growth", len(options.rows) * len(options.models), unit="runs") as progress:
         for name in options.models:
             model = catalogued(name)
-            bases.open_base(model)
+            base_models.open_base(model)
             for count in options.rows:
                 if count > len(given["train"]):
                     terminal.say(f"{count:,} rows: data/prepared/train.csv has {len(given['train']):,}; left out")
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     write_table(folder / PREPARED / "train.csv", given["train"].head(count))
                     write_table(folder / PREPARED / "test.csv", given["test"].head(ANSWERED))
                     settings = resolved.model_copy(update={"model": model})
-                    (folder / conf.RESOLVED).write_text(conf.write_resolved(settings), encoding="utf-8")
+                    (folder / base.RESOLVED).write_text(resolve.write_resolved(settings), encoding="utf-8")
                     found = run(["benchmarks.ours", str(resolved.train.seed)], folder)
                 assert found, "labeltune has all packages that it needs"
                 seconds, rate = found["train_seconds"], len(found["answers"]) / found["inference_seconds"]
@@ -65,4 +68,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

@@ -22,8 +22,10 @@ from typing import Any
 
 import psutil
 
-from labeltune import hardware, terminal
-from labeltune.errors import UserError
+from labeltune.console import terminal
+from labeltune.modeling import device
+from labeltune.runtime import errors
+from labeltune.runtime.errors import UserError
 
 CLIENTS = (1, 8, 32)
 IN_FLIGHT = 64
@@ -87,9 +89,7 @@ def main() -> None:
                 ]
             )
             _drained(port)
-    terminal.say(
-        f"{hardware.cpu_name()}, {hardware.cores()} cores; wrk on the same machine, {options.seconds} s a step"
-    )
+    terminal.say(f"{device.cpu_name()}, {device.cores()} cores; wrk on the same machine, {options.seconds} s a step")
     terminal.table("load", ["step", "answers/s", "p50 / p99 ms", "429", "other failures", "MiB after"], shown)
 
 
@@ -152,4 +152,4 @@ def _send(script: Path, port: int, clients: int, seconds: int) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

@@ -12,18 +12,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.peers import Measured
-from labeltune import conf, hardware, terminal
-from labeltune.outputs import read_prepared, write_text
-from labeltune.predict import Classifier
-from labeltune.resolved import Resolved
+from labeltune.config import base, resolve
+from labeltune.config.resolve import Resolved
+from labeltune.console import terminal
+from labeltune.inference.classifier import Classifier
+from labeltune.runtime import environment, errors
+from labeltune.runtime.files import read_prepared, write_text
 from stages import train
 
 
 def measure(seed: int) -> Measured:
     """Train with a seed, then answer the test rows."""
-    resolved = Resolved.model_validate(conf.read_yaml(conf.RESOLVED))
+    resolved = Resolved.model_validate(base.read_yaml(base.RESOLVED))
     seeded = resolved.model_copy(update={"train": resolved.train.model_copy(update={"seed": seed})})
-    write_text(conf.RESOLVED, conf.write_resolved(seeded))
+    write_text(base.RESOLVED, resolve.write_resolved(seeded))
     train.main()
     costs = json.loads(Path("costs/train.json").read_text(encoding="utf-8"))
     texts = read_prepared(Path("data/prepared/test.csv"))["text"].tolist()
@@ -34,7 +36,7 @@ def measure(seed: int) -> Measured:
         train_seconds=costs["seconds"],
         inference_seconds=time.perf_counter() - started,
         answers=[answer.label for answer in answers],
-        peak_mib=hardware.peak_memory(),
+        peak_mib=environment.peak_memory(),
     )
 
 
@@ -47,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

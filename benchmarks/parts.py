@@ -15,15 +15,19 @@ import torch
 import transformers
 from torch.nn import functional
 
-from labeltune import architectures, bases, bins, conf, fused, hardware, methods, outputs, rows, terminal, trunk
-from labeltune.blueprint import Blueprint
-from labeltune.depth import settle
-from labeltune.errors import UserError
-from labeltune.inference import compute_logits
-from labeltune.labels import LabelSet
-from labeltune.origins import Model
-from labeltune.params import Prompt, Train
-from labeltune.prompts import Encoder
+from labeltune.config.base import section
+from labeltune.config.model import Model, Prompt, Train
+from labeltune.console import terminal
+from labeltune.data.labels import LabelSet
+from labeltune.modeling import adapters, architectures, base_models, device, prompts
+from labeltune.modeling.builder import NetworkSpec
+from labeltune.modeling.forward import compute_logits
+from labeltune.modeling.kernels import fused
+from labeltune.modeling.prompts import Encoder
+from labeltune.probing.layer_selection import select_layers
+from labeltune.runtime import errors, files
+from labeltune.runtime.errors import UserError
+from labeltune.training import dataset
 
 PREPARED = Path("data/prepared")
 ROWS = 96
@@ -35,29 +39,31 @@ PRODUCTS = 8
 
 def main() -> None:
     """Measure and print."""
-    settings, prompt = conf.section("train", Train), conf.section("prompt", Prompt)
-    model = conf.section("model", Model)
-    machine = hardware.choose(settings)
+    settings, prompt = section("train", Train), section("prompt", Prompt)
+    model = section("model", Model)
+    machine = device.choose(settings)
     torch.set_num_threads(machine.threads)
-    labels, base = LabelSet.load(PREPARED / "labels.json"), bases.open_base(model)
-    encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
+    labels, base = LabelSet.load(PREPARED / "labels.json"), base_models.open_base(model)
+    encoder = Encoder.of(base_models.load_tokenizer(base.folder), prompt, labels)
     splits = [
-        rows.encode(outputs.read_prepared(PREPARED / f"{s}.csv"), encoder, labels) for s in ("train", "validation")
+        prompts.encode(files.read_prepared(PREPARED / f"{s}.csv"), encoder, labels) for s in ("train", "validation")
     ]
-    plan, _ = settle(Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine), *splits)
+    plan, _ = select_layers(
+        NetworkSpec(base=base, labels=labels, train=settings, encoder=encoder, machine=machine), *splits
+    )
     given = splits[0].take(list(range(min(ROWS, len(splits[0])))))
     network = plan.build()
-    plain = methods.plain(network)
-    if architectures.architecture(plain.config) is None:
+    plain = architectures.unwrap(network)
+    if architectures.architecture_of(plain.config) is None:
         raise UserError(f"model: the layers of {plain.config.model_type!r} are not known here, so nothing to count")
 
     pad_id, below = encoder.tokenizer.pad_token_id, plain.trunk_layers
     lengths = [len(ids) + plain.extra_tokens for ids in given.input_ids]
     first = range(min(settings.batch_size, len(given)))
-    states = trunk.states(plain, given.input_ids, pad_id=pad_id) if below else None
-    collator = rows.Collator(pad_id=pad_id, binning=bins.choose(plan, plain))
+    states = dataset.states(plain, given.input_ids, pad_id=pad_id) if below else None
+    collator = dataset.Collator(pad_id=pad_id, binning=dataset.choose_packing(plan, plain))
     batch = collator([given[row] | ({"states": states[row]} if states else {}) for row in first])
-    batch = {name: tensor.to(hardware.device()) for name, tensor in batch.items() if name != "rows"}
+    batch = {name: tensor.to(device.device()) for name, tensor in batch.items() if name != "rows"}
 
     def whole() -> object:
         budget = fused.batch_tokens(network)
@@ -67,7 +73,7 @@ def main() -> None:
         network.zero_grad()
         answers = batch["labels"]
         functional.cross_entropy(network.train()(**batch).logits, answers).backward()
-        return [parameter.grad for parameter in methods.trained(network).values()]
+        return [parameter.grad for parameter in adapters.trainable_parameters(network).values()]
 
     parts: list[tuple[str, Callable[[], object], int, int, float]] = [
         ("whole pass (inference)", whole, len(given), sum(lengths), plain.config.num_hidden_layers),
@@ -76,12 +82,12 @@ def main() -> None:
          (3 if settings.method == "full" else 2) * plain.adapted_layers),
     ]  # fmt: skip
     if below:
-        alone = (f"trunk, layers 1 to {below}", lambda: trunk.states(plain, given.input_ids, pad_id=pad_id))
+        alone = (f"trunk, layers 1 to {below}", lambda: dataset.states(plain, given.input_ids, pad_id=pad_id))
         parts.insert(0, (*alone, len(given), sum(lengths), below))
 
-    square = torch.ones(SIZE, SIZE, dtype=hardware.DTYPES[machine.dtype], device=hardware.device())
+    square = torch.ones(SIZE, SIZE, dtype=device.DTYPES[machine.dtype], device=device.device())
     layer = architectures.layer_list(plain.backbone())[0]
-    operations = 2 * methods.parameter_counts(layer)["total"]  # per token and layer
+    operations = 2 * adapters.parameter_counts(layer)["total"]  # per token and layer
     shown = []
     peaks = []
     for name, work, count, tokens, layers in parts:
@@ -102,7 +108,7 @@ def main() -> None:
 
 
 def _synchronised() -> float:
-    if hardware.device().type == "cuda":
+    if device.device().type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
@@ -121,4 +127,4 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

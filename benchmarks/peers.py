@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from labeltune import hardware
-from labeltune.outputs import read_prepared
+from labeltune.modeling import device
+from labeltune.runtime import environment
+from labeltune.runtime.files import read_prepared
 
 MAX_LENGTH = 128
 BATCH = 16
@@ -99,13 +100,13 @@ def _trainer(task: Task, *, full: bool, tuned: bool, rate: float) -> Measured:
     )
 
     set_seed(task.seed)
-    dtype = hardware.choose_dtype("auto") if tuned else "fp32"
+    dtype = device.choose_dtype("auto") if tuned else "fp32"
     tokenizer = AutoTokenizer.from_pretrained(task.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model: Any = AutoModelForSequenceClassification.from_pretrained(
         task.model,
         num_labels=len(task.names),
-        dtype=torch.float32 if full else hardware.DTYPES[dtype],
+        dtype=torch.float32 if full else device.DTYPES[dtype],
         attn_implementation="eager" if tuned else "sdpa",
     )
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -168,7 +169,7 @@ def label_words(task: Task) -> Measured:
         model,
         LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.05, target_modules=PROJECTIONS),
     )
-    model.to(hardware.device())
+    model.to(device.device())
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=2e-4)
 
     def scores(texts: list[str]) -> torch.Tensor:
@@ -178,7 +179,7 @@ def label_words(task: Task) -> Measured:
             batch = tokenizer(
                 [f"{text} Label: {name}" for text in texts], truncation=True, max_length=MAX_LENGTH, padding=True,
                 return_tensors="pt", truncation_side="left",
-            ).to(hardware.device())  # fmt: skip
+            ).to(device.device())  # fmt: skip
             chances = functional.log_softmax(model(**batch).logits[:, :-1].float(), dim=-1)
             picked = chances.gather(2, batch.input_ids[:, 1:, None]).squeeze(2)  # [batch, length - 1]
             last = batch.attention_mask.sum(1) - 1
@@ -193,7 +194,7 @@ def label_words(task: Task) -> Measured:
     done = batches[: task.steps] if task.steps else batches
     started = time.perf_counter()
     for rows in done:
-        answers = torch.tensor([task.labels["train"][row] for row in rows], device=hardware.device())
+        answers = torch.tensor([task.labels["train"][row] for row in rows], device=device.device())
         functional.cross_entropy(scores([task.texts["train"][row] for row in rows]), answers).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -269,7 +270,7 @@ def fasttext(task: Task) -> Measured:
         started = time.perf_counter()
         model = fasttext.train_supervised(
             rows.name, lr=0.5, dim=50, epoch=25, wordNgrams=2, minn=2, maxn=4, bucket=200_000,
-            thread=hardware.cores(), seed=task.seed, verbose=0,
+            thread=device.cores(), seed=task.seed, verbose=0,
         )  # fmt: skip
         train_seconds = time.perf_counter() - started
     started = time.perf_counter()
@@ -313,7 +314,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0)
     options = parser.parse_args()
     found = PEERS[options.peer](Task.read(options.rows, options.model, options.seed, options.steps))
-    print(Measured(**asdict(found) | {"peak_mib": hardware.peak_memory()}))
+    print(Measured(**asdict(found) | {"peak_mib": environment.peak_memory()}))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,13 @@ import torch
 import transformers
 
 from benchmarks.peers import PEERS, SENTENCES, SLOW
-from labeltune import bases, conf, hardware, intervals, terminal
-from labeltune.origins import Model
-from labeltune.outputs import read_prepared, write_json
+from labeltune.config import base, resolve
+from labeltune.config.model import Model
+from labeltune.console import terminal
+from labeltune.evaluation import metrics
+from labeltune.modeling import base_models, device
+from labeltune.runtime import errors
+from labeltune.runtime.files import read_prepared, write_json
 
 PREPARED = Path("data/prepared")
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=12, help="after which a slow peer stops; default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sides.json"))
     options = parser.parse_args(arguments)
-    model = conf.section("model", Model)
+    model = base.section("model", Model)
     bases_of = {name: catalogued("minilm") if name in SENTENCES else model for name in options.peers}
-    folders = {name: bases.open_base(base).folder for name, base in bases_of.items()}
+    folders = {name: base_models.open_base(base).folder for name, base in bases_of.items()}
     turns: list[dict[str, Found]] = []
     slow = sum(name in SLOW for name in options.peers)
     runs = len(options.seeds) * (2 + len(options.peers) - slow) + slow
@@ -70,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in turns[0]
     }
     record = {
-        "machine": f"{hardware.cpu_name()}, {hardware.cores()} cores", "matmul_gflops": hardware.measure_matmul(),
+        "machine": f"{device.cpu_name()}, {device.cores()} cores", "matmul_gflops": device.measure_matmul(),
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-        "recipe": conf.read_yaml(conf.RESOLVED)["recipe"], "model": model.name, "test_rows": len(labels),
+        "recipe": base.read_yaml(base.RESOLVED)["recipe"], "model": model.name, "test_rows": len(labels),
         "train_rows": len(read_prepared(PREPARED / "train.csv")), "seeds": list(options.seeds), "sides": summary,
         "turns": [{name: {k: v for k, v in one.items() if k != "answers"} for name, one in turn.items()}
                   for turn in turns],
@@ -84,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def catalogued(name: str) -> Model:
     """A base model of the catalogue."""
-    content = conf.read_yaml(conf.CONF / "models" / f"{name}.yaml")
+    content = base.read_yaml(resolve.CONF / "models" / f"{name}.yaml")
     return Model.model_validate(
         {key: value for key, value in content.items() if key in Model.model_fields} | {"name": name}
     )
@@ -93,7 +97,7 @@ def catalogued(name: str) -> Model:
 def _ours(seed: int) -> dict[str, Found]:
     """Train where nothing is known beforehand, then with the next seed, which finds the trunk's states."""
     with TemporaryDirectory() as folder:
-        shutil.copyfile(conf.RESOLVED, Path(folder) / conf.RESOLVED)
+        shutil.copyfile(base.RESOLVED, Path(folder) / base.RESOLVED)
         shutil.copytree(PREPARED, Path(folder) / PREPARED)
         found = {}
         for name, own in ((OURS, seed), (NEXT, seed + 1)):
@@ -123,7 +127,7 @@ def _summary(mine: Sequence[Found], ours: Sequence[Found], labels: Any) -> Found
     rows = len(labels)
     right = [np.array(one["answers"]) == labels for one in mine if one["answers"] is not None]
     hits = np.mean(right, axis=0) if right else None
-    between = hits is not None and intervals.bootstrap(
+    between = hits is not None and metrics.bootstrap(
         lambda picked: hits[picked].mean(axis=-1), rows, seed=0, resamples=RESAMPLES
     )
     return {
@@ -165,4 +169,4 @@ def show(record: Found) -> None:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

@@ -14,4 +14,4 @@ def __getattr__(name: str) -> Any:
     """Import what predicts when it is first asked for: it takes seconds."""
     if name not in ("Answer", "Classifier", "Predictions"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("labeltune.predict"), name)
+    return getattr(importlib.import_module("labeltune.inference.classifier"), name)

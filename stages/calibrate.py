@@ -6,10 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labeltune import artefact, calibration, conf, hardware, outputs, terminal
-from labeltune.evaluation import Calibrate
-from labeltune.origins import Dataset
-from labeltune.predict import Classifier
+from labeltune.config import base
+from labeltune.config.data import Dataset
+from labeltune.config.evaluation import Calibrate
+from labeltune.console import terminal
+from labeltune.evaluation import calibration
+from labeltune.inference import artifact
+from labeltune.inference.classifier import Classifier
+from labeltune.inference.model_card import model_card
+from labeltune.modeling import device
+from labeltune.runtime import errors, files
 
 VALIDATION = Path("data/prepared/validation.csv")
 TRAINED = Path("models/trained")
@@ -19,20 +25,21 @@ PREDICTIONS = Path("data/predictions/validation.csv")
 
 def main() -> None:
     """Write models/classifier/ and data/predictions/validation.csv."""
-    settings, examples = conf.section("calibrate", Calibrate), conf.section("dataset", Dataset).examples
+    settings, examples = base.section("calibrate", Calibrate), base.section("dataset", Dataset).examples
     classifier = Classifier.load(TRAINED)
     record = classifier.record
-    torch.set_num_threads(hardware.choose_threads(record.train.threads))
-    with outputs.unchanged({"validation": VALIDATION}):
-        rows = outputs.read_prepared(VALIDATION)
+    torch.set_num_threads(device.choose_threads(record.train.threads))
+    with files.unchanged({"validation": VALIDATION}):
+        rows = files.read_prepared(VALIDATION)
         with terminal.progress("predicting the validation rows", len(rows)) as progress:
             answers = classifier.predict(rows["text"].tolist(), allow_blank=True, progress=progress)
         labels = np.array(record.labels.index(rows["label"].tolist()))
         fitted = calibration.calibrate(answers.logits, labels, settings)
-        artefact.save_calibrated(CLASSIFIER, TRAINED, replace(record, calibration=fitted, examples=examples))
-        outputs.write_table(PREDICTIONS, replace(answers, calibration=fitted).table(rows))
-    calibration.show(fitted, CLASSIFIER)
+        record = replace(record, calibration=fitted, examples=examples)
+        artifact.save_calibrated(CLASSIFIER, TRAINED, record, model_card(record))
+        files.write_table(PREDICTIONS, replace(answers, calibration=fitted).table(rows))
+    calibration.show_calibration(fitted, CLASSIFIER)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

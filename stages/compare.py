@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
-from labeltune import comparison, conf, outputs, terminal
-from labeltune.evaluation import Evaluate
-from labeltune.labels import LabelSet
+from labeltune.config import base
+from labeltune.config.evaluation import Evaluate
+from labeltune.data.labels import LabelSet
+from labeltune.evaluation import comparison
+from labeltune.runtime import errors, files
 
 LABELS = Path("data/prepared/labels.json")
 PREDICTIONS, ANSWERS = Path("data/predictions/test.csv"), Path("data/baselines/predictions.csv")
@@ -16,18 +18,18 @@ COSTS = Path("costs/baselines.json"), Path("costs/evaluate.json"), Path("costs/t
 
 def main() -> None:
     """Write metrics/baseline_comparison.json."""
-    settings = conf.section("evaluate", Evaluate)
-    with outputs.unchanged({"predictions": PREDICTIONS, "baselines": ANSWERS}):
+    settings = base.section("evaluate", Evaluate)
+    with files.unchanged({"predictions": PREDICTIONS, "baselines": ANSWERS}):
         labels = LabelSet.load(LABELS)
-        ours, others = comparison.read(PREDICTIONS, ANSWERS, labels)
+        ours, others = comparison.read_answers(PREDICTIONS, ANSWERS, labels)
         missing = json.loads(CHOSEN.read_text(encoding="utf-8"))["zero_shot"]["missing"]
         found = comparison.compare(
             ours, others, labels, missing=missing, seed=settings.seed, resamples=settings.resamples
         )
-        outputs.write_json(COMPARISON, found)
+        files.write_json(COMPARISON, found)
     # Costs are printed and never written, so that the comparison depends on answers alone.
     comparison.show(found, comparison.costs(*COSTS), COMPARISON)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

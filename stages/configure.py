@@ -1,13 +1,15 @@
 """Merge params.yaml and the files under conf/ into resolved.yaml."""
 
-from labeltune import conf, terminal
-from labeltune.outputs import write_text
+from labeltune.config import base, resolve
+from labeltune.console import terminal
+from labeltune.runtime import errors
+from labeltune.runtime.files import write_text
 
 
 def main() -> None:
     """Write resolved.yaml."""
-    resolved = conf.resolve()
-    write_text(conf.RESOLVED, conf.write_resolved(resolved))
+    resolved = resolve.resolve()
+    write_text(base.RESOLVED, resolve.write_resolved(resolved))
     terminal.say(
         f"recipe {resolved.recipe}: data set {resolved.dataset.name}, model {resolved.model.name}, "
         f"{resolved.train.method}, {resolved.train.head}, seed {resolved.train.seed}"
@@ -15,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

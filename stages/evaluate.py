@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labeltune import conf, confidence, hardware, metrics, outputs, terminal
-from labeltune.evaluation import Evaluate
-from labeltune.predict import Classifier
+from labeltune.config import base
+from labeltune.config.evaluation import Evaluate
+from labeltune.console import terminal
+from labeltune.evaluation import calibration, metrics
+from labeltune.inference.classifier import Classifier
+from labeltune.modeling import device
+from labeltune.runtime import errors, files
 
 TEST = Path("data/prepared/test.csv")
 CLASSIFIER = Path("models/classifier")
@@ -19,14 +23,14 @@ COSTS = Path("costs/evaluate.json")
 
 def main() -> None:
     """Write metrics and confidence_analysis under metrics/, data/predictions/test.csv and costs/evaluate.json."""
-    settings = conf.section("evaluate", Evaluate)
+    settings = base.section("evaluate", Evaluate)
     classifier = Classifier.load(CLASSIFIER)
     record = classifier.record
-    torch.set_num_threads(hardware.choose_threads(record.train.threads))
+    torch.set_num_threads(device.choose_threads(record.train.threads))
     limit = None if settings.batch_tokens == "auto" else settings.batch_tokens
     bootstrap = {"seed": settings.seed, "resamples": settings.resamples}
-    with outputs.unchanged({"test": TEST}):
-        rows = outputs.read_prepared(TEST)
+    with files.unchanged({"test": TEST}):
+        rows = files.read_prepared(TEST)
         started = time.perf_counter()
         with terminal.progress("predicting the test rows", len(rows)) as progress:
             texts = rows["text"].tolist()
@@ -36,14 +40,14 @@ def main() -> None:
         labels = np.array(record.labels.index(rows["label"].tolist()))
         figures = metrics.summarise(labels, given, names)
         figures["intervals"] = metrics.intervals(labels, given, **bootstrap)
-        trust = confidence.analyse(answers.logits, labels, record.calibration, **bootstrap)
-        outputs.write_table(PREDICTIONS, answers.table(rows))
-        outputs.write_json(METRICS, figures)
-        outputs.write_json(CONFIDENCE, trust)
-        outputs.write_json(COSTS, hardware.costs(spent, len(rows), classifier.folders))
+        trust = calibration.analyse(answers.logits, labels, record.calibration, **bootstrap)
+        files.write_table(PREDICTIONS, answers.table(rows))
+        files.write_json(METRICS, figures)
+        files.write_json(CONFIDENCE, trust)
+        files.write_json(COSTS, device.costs(spent, len(rows), classifier.folders))
     metrics.show(figures, METRICS, PREDICTIONS)
-    confidence.show(trust, CONFIDENCE)
+    calibration.show_confidence(trust, CONFIDENCE)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from labeltune import conf, figures, outputs, points, robustness_figures, terminal, trust_figures
-from labeltune.evaluation import Plot
-from labeltune.labels import LabelSet
+from labeltune.config import base
+from labeltune.config.evaluation import Plot
+from labeltune.console import terminal
+from labeltune.data.labels import LabelSet
+from labeltune.reporting.plots import curves, figures
+from labeltune.runtime import errors, files
 
 LABELS = Path("data/prepared/labels.json")
 PREDICTIONS = Path("data/predictions/test.csv")
@@ -21,9 +24,9 @@ PLOTS = Path("plots")
 
 def main() -> None:
     """Write the pictures and tables under plots/."""
-    settings = conf.section("plot", Plot)
+    settings = base.section("plot", Plot)
     names = list(LabelSet.load(LABELS).names)
-    rows, probabilities = outputs.read_predictions(PREDICTIONS, names)
+    rows, probabilities = files.read_predictions(PREDICTIONS, names)
     labels = np.array([names.index(label) for label in rows["label"]])
     guesses = np.array([names.index(label) for label in rows["prediction"]])
     training, trust, robust = (json.loads(path.read_text("utf-8")) for path in (TRAINING, CONFIDENCE, ROBUSTNESS))
@@ -34,19 +37,17 @@ def main() -> None:
     figures.draw_roc(labels, probabilities, names, PLOTS / "roc.png", dpi=settings.dpi)
     figures.draw_precision_recall(labels, probabilities, names, PLOTS / "precision_recall.png", dpi=settings.dpi)
     confidence, threshold = rows["confidence"].to_numpy(), trust["abstention"]["threshold"]
-    trust_figures.draw_reliability(trust["calibration"], PLOTS / "reliability.png", dpi=settings.dpi)
-    trust_figures.draw_risk_coverage(
-        confidence, labels == guesses, threshold, PLOTS / "risk_coverage.png", dpi=settings.dpi
-    )
-    robustness_figures.draw_robustness(robust, PLOTS / "robustness.png", dpi=settings.dpi)
-    robustness_figures.draw_severity(robust, PLOTS / "severity.png", dpi=settings.dpi)
-    outputs.write_table(PLOTS / "reliability.csv", points.reliability_points(trust["calibration"]))
-    outputs.write_table(PLOTS / "risk_coverage.csv", points.risk_points(confidence, labels == guesses))
-    outputs.write_table(PLOTS / "confusion.csv", points.confusion_rows(labels, guesses, names))
-    outputs.write_table(PLOTS / "roc.csv", points.roc_points(labels, probabilities, names))
-    outputs.write_table(PLOTS / "precision_recall.csv", points.precision_recall_points(labels, probabilities, names))
+    figures.draw_reliability(trust["calibration"], PLOTS / "reliability.png", dpi=settings.dpi)
+    figures.draw_risk_coverage(confidence, labels == guesses, threshold, PLOTS / "risk_coverage.png", dpi=settings.dpi)
+    figures.draw_robustness(robust, PLOTS / "robustness.png", dpi=settings.dpi)
+    figures.draw_severity(robust, PLOTS / "severity.png", dpi=settings.dpi)
+    files.write_table(PLOTS / "reliability.csv", curves.reliability_points(trust["calibration"]))
+    files.write_table(PLOTS / "risk_coverage.csv", curves.risk_points(confidence, labels == guesses))
+    files.write_table(PLOTS / "confusion.csv", curves.confusion_rows(labels, guesses, names))
+    files.write_table(PLOTS / "roc.csv", curves.roc_points(labels, probabilities, names))
+    files.write_table(PLOTS / "precision_recall.csv", curves.precision_recall_points(labels, probabilities, names))
     terminal.say(f"figures in {PLOTS}/ and {PLOTS}/training_metrics.pdf; `dvc plots show` opens them all in a page")
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from labeltune import conf, corrections, data, ledger, outputs, terminal
-from labeltune.bases import load_tokenizer, open_base
-from labeltune.origins import Dataset, Model
-from labeltune.params import Prepare, Prompt
-from labeltune.prompts import Encoder
-from labeltune.sources import locate
-from labeltune.tables import pinned, read_split
+from labeltune.config import base
+from labeltune.config.data import Dataset, Prepare
+from labeltune.config.model import Model, Prompt
+from labeltune.console import terminal
+from labeltune.data import cleaning, splitting
+from labeltune.data.discovery import find_source
+from labeltune.data.loading import pin_revision, read_split
+from labeltune.modeling.base_models import load_tokenizer, open_base
+from labeltune.modeling.prompts import Encoder
+from labeltune.runtime import errors, files
 
 PREPARED = Path("data/prepared")
 METRICS = Path("metrics/data.json")
@@ -16,22 +19,22 @@ METRICS = Path("metrics/data.json")
 
 def main() -> None:
     """Write the splits, labels.json and source.json into data/prepared/, and metrics/data.json."""
-    dataset = pinned(locate(conf.section("dataset", Dataset)))
-    settings = conf.section("prepare", Prepare)
-    prompt, model = conf.section("prompt", Prompt), conf.section("model", Model)
-    books = ledger.Ledger()
+    dataset = pin_revision(find_source(base.section("dataset", Dataset)))
+    settings = base.section("prepare", Prepare)
+    prompt, model = base.section("prompt", Prompt), base.section("model", Model)
+    books = cleaning.DataStatistics()
 
-    given = [split for split in ("all", *ledger.SPLITS) if getattr(dataset, split) is not None]
-    added = corrections.given(settings)
+    given = [split for split in ("all", *cleaning.SPLITS) if getattr(dataset, split) is not None]
+    added = cleaning.correction_files(settings)
     folder = Path(dataset.folder) if dataset.folder and dataset.source == "files" else None
-    with outputs.untouched(folder), outputs.unchanged(added):
+    with files.untouched(folder), files.unchanged(added):
         frames = {split: read_split(dataset, split) for split in given}
-        frames = data.clean(frames, settings, dataset.labels, books)
-        labels = data.label_set(frames, dataset.labels, dataset.verbalizer)
+        frames = cleaning.clean(frames, settings, dataset.labels, books)
+        labels = cleaning.label_set(frames, dataset.labels, dataset.verbalizer)
         with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
-            frames = data.split_rows(frames, settings, books, progress)
+            frames = splitting.split_rows(frames, settings, books, progress)
         for path in added.values():
-            frames = corrections.add(frames, corrections.read(path, labels), settings, books)
+            frames = cleaning.add_corrections(frames, cleaning.read_corrections(path, labels), settings, books)
 
         encoder = Encoder.of(load_tokenizer(open_base(model).folder), prompt, labels)
         tokens = {split: encoder.encode(frame["text"].tolist()) for split, frame in frames.items()}
@@ -40,13 +43,13 @@ def main() -> None:
             rows = frame[["id", "label", "text"]].assign(
                 prompt=[encoder.template.render(text) for text in frame["text"]]
             )
-            outputs.write_table(PREPARED / f"{split}.csv", rows)
+            files.write_table(PREPARED / f"{split}.csv", rows)
         labels.save(PREPARED / "labels.json")
-        outputs.write_json(PREPARED / "source.json", dataset.provenance())
+        files.write_json(PREPARED / "source.json", dataset.provenance())
         figures = books.figures(frames, tokens, labels)
-        outputs.write_json(METRICS, figures)
-    ledger.show(figures, labels, PREPARED)
+        files.write_json(METRICS, figures)
+    cleaning.show_statistics(figures, labels, PREPARED)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

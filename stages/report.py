@@ -2,20 +2,22 @@
 
 from pathlib import Path
 
-from labeltune import conf, report, terminal
-from labeltune.evaluation import Report
-from labeltune.evidence import Evidence
+from labeltune.config import base
+from labeltune.config.evaluation import Report
+from labeltune.reporting.report import build
+from labeltune.reporting.report.results import RunResults
+from labeltune.runtime import errors
 
 PLOTS = Path("plots")
 
 
 def main() -> None:
     """Write plots/report.html and plots/report.md."""
-    settings = conf.section("report", Report)
-    document = report.compose(Evidence.read(), settings)
-    report.save(document, PLOTS)
-    report.show(document, PLOTS)
+    settings = base.section("report", Report)
+    document = build.compose(RunResults.read(), settings)
+    build.save(document, PLOTS)
+    build.show(document, PLOTS)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

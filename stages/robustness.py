@@ -4,9 +4,12 @@ from pathlib import Path
 
 import torch
 
-from labeltune import conf, flips, hardware, outputs, robustness, terminal
-from labeltune.evaluation import Robustness
-from labeltune.predict import Classifier
+from labeltune.config import base
+from labeltune.config.evaluation import Robustness
+from labeltune.evaluation.robustness import evaluate
+from labeltune.inference.classifier import Classifier
+from labeltune.modeling import device
+from labeltune.runtime import errors, files
 
 PREDICTIONS = Path("data/predictions/test.csv")
 CLASSIFIER = Path("models/classifier")
@@ -16,20 +19,20 @@ ROWS = Path("data/robustness")
 
 def main() -> None:
     """Write metrics/robustness_result.json, data/robustness/rows.csv and data/robustness/flips.csv."""
-    settings = conf.section("robustness", Robustness)
+    settings = base.section("robustness", Robustness)
     classifier = Classifier.load(CLASSIFIER)
-    torch.set_num_threads(hardware.choose_threads(classifier.record.train.threads))
-    with outputs.unchanged({"predictions": PREDICTIONS}):
-        given = robustness.Given.read(PREDICTIONS, classifier.record.labels)
-        trials = robustness.plan(given, settings)
-        answers = robustness.predict(classifier, given, trials)
-        result = robustness.measure(given, trials, answers, settings)
-        rows = flips.rows(given, trials, answers)
-        outputs.write_table(ROWS / "rows.csv", rows)
-        outputs.write_table(ROWS / "flips.csv", flips.worst(rows, settings.severity, settings.worst))
-        outputs.write_json(METRICS, result)
-    robustness.show(result, METRICS, ROWS)
+    torch.set_num_threads(device.choose_threads(classifier.record.train.threads))
+    with files.unchanged({"predictions": PREDICTIONS}):
+        given = evaluate.Given.read(PREDICTIONS, classifier.record.labels)
+        trials = evaluate.plan(given, settings)
+        answers = evaluate.predict(classifier, given, trials)
+        result = evaluate.measure(given, trials, answers, settings)
+        rows = evaluate.rows(given, trials, answers)
+        files.write_table(ROWS / "rows.csv", rows)
+        files.write_table(ROWS / "flips.csv", evaluate.worst(rows, settings.severity, settings.worst))
+        files.write_json(METRICS, result)
+    evaluate.show(result, METRICS, ROWS)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

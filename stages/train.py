@@ -6,54 +6,54 @@ from pathlib import Path
 
 import torch
 
-from labeltune import artefact, bases, checkpoints, conf, fit, hardware, history, methods, outputs, terminal, tracking
-from labeltune.blueprint import Blueprint
-from labeltune.depth import settle
-from labeltune.labels import LabelSet
-from labeltune.origins import Dataset, Model
-from labeltune.params import Prompt, Train
-from labeltune.prompts import Encoder
-from labeltune.rows import encode
+from labeltune.config.base import section
+from labeltune.config.data import Dataset
+from labeltune.config.model import Model, Prompt, Train
+from labeltune.console import terminal
+from labeltune.data.labels import LabelSet
+from labeltune.inference import artifact
+from labeltune.modeling import adapters, base_models, device
+from labeltune.modeling.builder import NetworkSpec
+from labeltune.modeling.prompts import Encoder, encode
+from labeltune.probing.layer_selection import select_layers
+from labeltune.runtime import errors, files
+from labeltune.training import checkpoints, finetune, tracking
 
-PREPARED = Path("data/prepared")
-TRAINED, CURVES = Path("models/trained"), Path("plots/curves")
+PREPARED, TRAINED, CURVES = Path("data/prepared"), Path("models/trained"), Path("plots/curves")
 METRICS, COSTS = Path("metrics/train.json"), Path("costs/train.json")
 
 
 def main() -> None:
     """Write models/trained/, metrics/train.json, costs/train.json and plots/curves/."""
-    settings, prompt = conf.section("train", Train), conf.section("prompt", Prompt)
-    model, dataset = conf.section("model", Model), conf.section("dataset", Dataset)
-    machine = hardware.choose(settings)
+    settings, prompt = section("train", Train), section("prompt", Prompt)
+    model, dataset = section("model", Model), section("dataset", Dataset)
+    machine = device.choose(settings)
     torch.set_num_threads(machine.threads)
     terminal.say(f"training {model.name} on {machine}")
-    files = {split: PREPARED / f"{split}.csv" for split in ("train", "validation")}
-
-    with checkpoints.workspace(), outputs.unchanged(files) as data:
-        labels, base = LabelSet.load(PREPARED / "labels.json"), bases.open_base(model)
-        encoder = Encoder.of(bases.load_tokenizer(base.folder), prompt, labels)
-        splits = {split: encode(outputs.read_prepared(path), encoder, labels) for split, path in files.items()}
-        plan = Blueprint(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
-        plan, choice = settle(plan, *splits.values())
-        record = artefact.Record(
-            labels=labels, prompt=prompt, train=plan.train, model=model, base_files=base.files, machine=machine,
-            data=data, rows={split: len(rows) for split, rows in splits.items()}, dataset=dataset.name,
-            license=dataset.license, source=json.loads((PREPARED / "source.json").read_text(encoding="utf-8")),
-            chosen=choice.reasons,
+    paths = {split: PREPARED / f"{split}.csv" for split in ("train", "validation")}
+    with checkpoints.workspace(), files.unchanged(paths) as data:
+        labels, base = LabelSet.load(PREPARED / "labels.json"), base_models.open_base(model)
+        encoder = Encoder.of(base_models.load_tokenizer(base.folder), prompt, labels)
+        splits = {split: encode(files.read_prepared(path), encoder, labels) for split, path in paths.items()}
+        plan = NetworkSpec(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
+        plan, choice = select_layers(plan, **splits)
+        source = json.loads((PREPARED / "source.json").read_text(encoding="utf-8"))
+        record = artifact.Record.of(
+            plan, model, prompt, dataset, data=data, source=source, chosen=choice.reasons,
+            rows={split: len(rows) for split, rows in splits.items()},
         )  # fmt: skip
-        fingerprint = artefact.fingerprint(record)
-        name = f"{dataset.name}-{model.name}-{settings.method}-{settings.head}-{settings.seed}-{fingerprint.digest[:8]}"
+        fingerprint = artifact.fingerprint(record)
         with (
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
-            tracking.tracking(settings.report_to, name, fingerprint.configuration) as told,
+            tracking.tracking(settings.report_to, record.run_name(fingerprint), fingerprint.configuration) as told,
         ):
-            network, trained = fit.fine_tune(plan, *splits.values(), passed=choice.passed, store=store, callbacks=told)
-            record = replace(record, prior=methods.prior(network), validation=trained.best)
-            artefact.save(TRAINED, network, encoder.tokenizer, base, record)
-            history.save(trained, choice, METRICS, COSTS, CURVES)
+            network, trained = finetune.fine_tune(plan, **splits, passed=choice.passed, store=store, callbacks=told)
+            record = replace(record, prior=adapters.label_prior(network), validation=trained.best)
+            artifact.save(TRAINED, network, encoder.tokenizer, base, record)
+            tracking.save_history(trained, choice, METRICS, COSTS, CURVES)
             store.remove()
-    history.show(trained, choice, TRAINED)
+    tracking.show_history(trained, choice, TRAINED)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from labeltune import conf, features, outputs, regression, terminal, worklist
-from labeltune.evaluation import Worklist
-from labeltune.labels import LabelSet
-from labeltune.params import Prepare
+from labeltune.config import base
+from labeltune.config.data import Prepare
+from labeltune.config.evaluation import Worklist
+from labeltune.console import terminal
+from labeltune.data.labels import LabelSet
+from labeltune.evaluation import worklist
+from labeltune.probing import regression
+from labeltune.runtime import errors
+from labeltune.runtime.files import read_prepared, unchanged, write_json, write_table
 
 PREPARED = Path("data/prepared")
 PREDICTIONS, FEATURES = Path("data/predictions/test.csv"), Path("data/baselines/features.npz")
@@ -18,16 +23,16 @@ WORKLIST, METRICS = Path("data/worklist/worklist.csv"), Path("metrics/worklist.j
 
 def main() -> None:
     """Write data/worklist/worklist.csv and metrics/worklist.json."""
-    settings, threshold = conf.section("worklist", Worklist), conf.section("prepare", Prepare).near_threshold
+    settings, threshold = base.section("worklist", Worklist), base.section("prepare", Prepare).near_threshold
     files = {split: PREPARED / f"{split}.csv" for split in ("train", "validation", "test")}
     inputs = files | {"predictions": PREDICTIONS, "features": FEATURES}
-    with outputs.unchanged(inputs), regression.single_threaded():
+    with unchanged(inputs), regression.single_threaded():
         labels = LabelSet.load(PREPARED / "labels.json")
-        frames = {split: outputs.read_prepared(path) for split, path in files.items()}
+        frames = {split: read_prepared(path) for split, path in files.items()}
         answers = worklist.read_answers(PREDICTIONS, frames["test"])
         chosen = json.loads(CHOSEN.read_text(encoding="utf-8"))
         errors, judged = worklist.label_errors(
-            frames, features.load(FEATURES), answers, labels, chosen,
+            frames, regression.load(FEATURES), answers, labels, chosen,
             folds=settings.folds, seed=settings.seed, threshold=threshold,
         )  # fmt: skip
         mistakes = worklist.confident_mistakes(answers, settings.confident)
@@ -35,10 +40,10 @@ def main() -> None:
             duplicates, copies = worklist.near_duplicates(frames, threshold, progress)
 
         found = worklist.figures(errors, judged, mistakes, copies, frames)
-        outputs.write_table(WORKLIST, pd.concat([errors, mistakes, duplicates]))
-        outputs.write_json(METRICS, found)
+        write_table(WORKLIST, pd.concat([errors, mistakes, duplicates]))
+        write_json(METRICS, found)
     worklist.show(found, WORKLIST)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    errors.run(main)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from labeltune.labels import LabelSet
-from labeltune.origins import Model
+from labeltune.config.model import Model
+from labeltune.data.labels import LabelSet
 from tests.lexicon import fill_lexicons
 from tests.tiny import save_base
 

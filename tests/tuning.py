@@ -12,19 +12,19 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from labeltune import artefact, checkpoints, fit, methods
-from labeltune.bases import load_tokenizer, open_base
-from labeltune.blueprint import Blueprint
-from labeltune.calibration import Calibration
-from labeltune.hardware import Machine
-from labeltune.history import History
-from labeltune.inference import compute_logits
-from labeltune.labels import LabelSet
-from labeltune.origins import Model
-from labeltune.params import Prompt, Train
-from labeltune.predict import Classifier
-from labeltune.prompts import Encoder
-from labeltune.rows import Rows
+from labeltune.config.model import Model, Prompt, Train
+from labeltune.data.labels import LabelSet
+from labeltune.inference import artifact
+from labeltune.inference.calibration import Calibration
+from labeltune.inference.classifier import Classifier
+from labeltune.modeling import adapters
+from labeltune.modeling.base_models import load_tokenizer, open_base
+from labeltune.modeling.builder import NetworkSpec
+from labeltune.modeling.device import Machine
+from labeltune.modeling.forward import compute_logits
+from labeltune.modeling.prompts import EncodedRows, Encoder
+from labeltune.training import checkpoints, finetune
+from labeltune.training.tracking import History
 
 CUE = "\nLabel:"
 TEXTS = ["win a free prize now", "see you at home for lunch later, call me", "x", "free cash", "lunch", "call", "now"]
@@ -40,13 +40,13 @@ def plan(
     max_length: int = 64,
     kernels: str = "fused",
     **train: Any,
-) -> Blueprint:
+) -> NetworkSpec:
     """A plan for a base model; `train` are keys of the section, over one step of all rows at a steady, large rate."""
     labels = LabelSet(names=tuple(words), words=tuple(words))
     base = open_base(Model(name="tiny", source="files", folder=str(folder)))
     prompt = Prompt(template=f"Text: {{text}}{cue}", max_length=max_length)
     step = {"seed": 1, "epochs": 1.0, "batch_size": 8, "learning_rate": 0.02, "scheduler": "constant", "warmup": 0.0}
-    return Blueprint(
+    return NetworkSpec(
         base=base,
         labels=labels,
         train=Train.model_validate(step | train),
@@ -55,14 +55,14 @@ def plan(
     )
 
 
-def rows(made: Blueprint, texts: Sequence[str] = TEXTS, answers: Sequence[int] = ANSWERS) -> Rows:
+def rows(made: NetworkSpec, texts: Sequence[str] = TEXTS, answers: Sequence[int] = ANSWERS) -> EncodedRows:
     ids = [f"row {i}" for i in range(len(texts))]
-    return Rows(ids=ids, input_ids=made.encoder.encode(texts).input_ids, labels=list(answers))
+    return EncodedRows(ids=ids, input_ids=made.encoder.encode(texts).input_ids, labels=list(answers))
 
 
-def record(made: Blueprint, prior: list[float] | None = None) -> artefact.Record:
+def record(made: NetworkSpec, prior: list[float] | None = None) -> artifact.Record:
     prompt = Prompt(template=f"Text: {{text}}{made.encoder.template.back}", max_length=made.encoder.max_length)
-    return artefact.Record(
+    return artifact.Record(
         labels=made.labels, prompt=prompt, train=made.train, base_files=made.base.files, machine=made.machine,
         model=Model(name="tiny", source="files", folder=str(made.base.folder)), data={},
         rows={"train": 7, "validation": 7}, dataset="tiny", license=None, prior=prior,
@@ -70,19 +70,21 @@ def record(made: Blueprint, prior: list[float] | None = None) -> artefact.Record
     )  # fmt: skip
 
 
-def tune(made: Blueprint, given: Rows | None = None, callbacks: Sequence[TrainerCallback] = ()) -> tuple[Any, History]:
+def tune(
+    made: NetworkSpec, given: EncodedRows | None = None, callbacks: Sequence[TrainerCallback] = ()
+) -> tuple[Any, History]:
     """Train as the stage does, in a folder of its own."""
     given = given or rows(made)
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "DVC_ROOT", folder)
-        with checkpoints.open_store(artefact.fingerprint(record(made)), keep=made.train.checkpoints) as store:
-            return fit.fine_tune(made, given, given, store=store, callbacks=callbacks)
+        with checkpoints.open_store(artifact.fingerprint(record(made)), keep=made.train.checkpoints) as store:
+            return finetune.fine_tune(made, given, given, store=store, callbacks=callbacks)
 
 
-def reloaded(made: Blueprint, network: Any, folder: Path, *, merge: bool = False) -> Classifier:
+def reloaded(made: NetworkSpec, network: Any, folder: Path, *, merge: bool = False) -> Classifier:
     """Save as the stage does, and load as a user does."""
     if not folder.exists():
-        artefact.save(folder, network, made.encoder.tokenizer, made.base, record(made, methods.prior(network)))
+        artifact.save(folder, network, made.encoder.tokenizer, made.base, record(made, adapters.label_prior(network)))
     return Classifier.load(folder, merge=merge)
 
 
@@ -92,15 +94,15 @@ def saved(base: Path, folder: Path, **changes: Any) -> Path:
     network: Any = made.build()
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(7)
-        for parameter in methods.trained(network).values():
+        for parameter in adapters.trainable_parameters(network).values():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     unsure = Calibration(temperature=0.05, fitted=True, rows=7, threshold=0.7)
     kept = replace(record(made), calibration=unsure, examples=TEXTS[:2])
-    artefact.save(folder, network, made.encoder.tokenizer, made.base, kept)
+    artifact.save(folder, network, made.encoder.tokenizer, made.base, kept)
     return folder
 
 
-def logits(made: Blueprint, network: Any, texts: Sequence[str] = TEXTS) -> np.ndarray:
+def logits(made: NetworkSpec, network: Any, texts: Sequence[str] = TEXTS) -> np.ndarray:
     """Logits of the texts, `[rows, num_labels]`."""
     encoded = made.encoder.encode(texts).input_ids
     return compute_logits(network, encoded, pad_id=made.encoder.tokenizer.pad_token_id, batch_tokens=10_000)

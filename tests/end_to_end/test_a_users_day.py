@@ -28,7 +28,7 @@ def test_a_users_day(repository: Path) -> None:
     # A setting of one part reruns that part and what reads it; code that train imports retrains.
     assert stages_run(run("dvc exp run -S robustness.sample=3")) == ["configure", "robustness", "plot", "report"]
     assert stages_run(run("dvc exp run -S report.language=zh")) == ["configure", "report"]
-    heads = Path("labeltune/heads.py")
+    heads = Path("labeltune/modeling/classifiers.py")
     heads.write_text(heads.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     assert stages_run(run("dvc repro --dry"))[0] == "train"
     run("git checkout --quiet .")

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import pandas as pd
 import pytest
 
-from labeltune import artefact
-from labeltune.calibration import Calibration
-from labeltune.predict import Classifier
-from labeltune.replies import LONGEST
+from labeltune.inference import artifact
+from labeltune.inference.calibration import Calibration
+from labeltune.inference.classifier import Classifier
+from labeltune.serving.chat.messages import LONGEST
 from tests.conftest import ROOT
 from tests.tuning import plan, record
 
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Callable[..., Pa
     made = plan(tiny_base("bert"), words=("ham", HOSTILE), head="linear", method="full")
     out = tmp_path_factory.mktemp("models") / "classifier"
     given = replace(record(made), examples=["an <i>example</i>"], calibration=Calibration(fitted=True))
-    artefact.save(out, made.load(), made.encoder.tokenizer, made.base, given)
+    artifact.save(out, made.load(), made.encoder.tokenizer, made.base, given)
     return out
 
 

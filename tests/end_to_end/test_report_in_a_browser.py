@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from labeltune import report
-from labeltune.evaluation import Report
-from labeltune.evidence import Evidence
+from labeltune.config.evaluation import Report
+from labeltune.reporting.report import build
+from labeltune.reporting.report.results import RunResults
 from tests.findings import PICTURES, rows_and_logits, write_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -124,8 +124,8 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     rows, logits = rows_and_logits(names)
     rows["text"] = [HOSTILE[place % len(HOSTILE)] for place in range(len(rows))]
     write_run(folder, names, rows, -logits)  # nearly every answer is wrong, and so shown
-    document = report.compose(Evidence.read(folder), Report(language=request.param, mistakes=60))
-    report.save(document, folder / "plots")
+    document = build.compose(RunResults.read(folder), Report(language=request.param, mistakes=60))
+    build.save(document, folder / "plots")
     return folder / "plots/report.html"
 
 

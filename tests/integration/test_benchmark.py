@@ -9,9 +9,10 @@ import pytest
 
 from benchmarks import figures, growth, ours, peers, sides
 from benchmarks import parts as measured_parts
-from labeltune import conf, hardware
-from labeltune.origins import Model
-from labeltune.outputs import read_prepared
+from labeltune.config import base
+from labeltune.config.model import Model
+from labeltune.modeling import device
+from labeltune.runtime.files import read_prepared
 from stages import configure, prepare
 
 
@@ -58,7 +59,7 @@ def test_the_sides_answer_the_same_rows(
     configure.main()
     prepare.main()
     monkeypatch.setattr(sides, "run", here)
-    monkeypatch.setattr(hardware, "matmul_rates", lambda: {"fp32": 1.0, "bf16": 0.5})
+    monkeypatch.setattr(device, "matmul_rates", lambda: {"fp32": 1.0, "bf16": 0.5})
     sides.main(["--peers", "tfidf", "trainer-lora-tuned", "label-words", "--seeds", "3", "4", "--steps", "1"])
     record = json.loads(Path("benchmarks/results/sides.json").read_text(encoding="utf-8"))
     assert set(record["sides"]) == {"labeltune", "labeltune, next seed", "tfidf", "trainer-lora-tuned", "label-words"}
@@ -77,7 +78,7 @@ def test_growth_is_measured_for_every_number_of_rows_that_there_is(
     configure.main()
     prepare.main()
     monkeypatch.setattr(growth, "run", here)
-    monkeypatch.setattr(growth, "catalogued", lambda _: conf.section("model", Model))
+    monkeypatch.setattr(growth, "catalogued", lambda _: base.section("model", Model))
     growth.main(["--rows", "16", "32", "1000"])
     runs = json.loads(Path("benchmarks/results/growth.json").read_text(encoding="utf-8"))["runs"]
     assert [one["rows"] for one in runs] == [16, 32]

@@ -25,8 +25,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from labeltune import artefact, fingerprint, manifests, outputs, pacing, terminal, trainer
-from labeltune.trainer import RowTrainer
+from labeltune.inference import artifact
+from labeltune.runtime import environment, errors, files
+from labeltune.training import checkpoints, trainer
+from labeltune.training.trainer import RowTrainer
 from stages import configure, prepare, train
 from tests.conftest import make_project
 
@@ -96,7 +98,7 @@ def die(*unused: Any, **ignored: Any) -> None:
 
 def killed_in_save(step: int) -> None:
     """Die when a checkpoint's files are written and its manifest is not."""
-    before(manifests, "write", lambda folder, saved, *rest: die() if saved == step else None)
+    before(checkpoints, "write_manifest", lambda folder, saved, *rest: die() if saved == step else None)
 
 
 def killed_at(module: str, name: str) -> None:
@@ -109,7 +111,7 @@ def disk_full_in_save(step: int) -> None:
         if saved == step:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "manifest.json"))
 
-    before(manifests, "write", fail)
+    before(checkpoints, "write_manifest", fail)
 
 
 def weights_lost(step: int, place: str) -> None:
@@ -117,7 +119,7 @@ def weights_lost(step: int, place: str) -> None:
 
     def lose(self: RowTrainer, *unused: Any, **ignored: Any) -> None:
         if self.state.global_step == step:
-            for weight in trainer.trained(self.model).values():
+            for weight in trainer.trainable_parameters(self.model).values():
                 weight.data.fill_(torch.nan)
 
     before(RowTrainer, place, lose)
@@ -155,13 +157,13 @@ def little_memory(rows: int, step: int = 0) -> None:
 
 def saving_each_step() -> None:
     """As if ten minutes passed between any two steps."""
-    pacing.SAVE_SECONDS = -1.0
+    trainer.SAVE_SECONDS = -1.0
 
 
 def seeing_other_code() -> None:
     """As if a file of the library had been changed."""
-    hashes = fingerprint.code_hashes
-    artefact.code_hashes = lambda: hashes() | {"labeltune/fit.py": "0" * 64}  # type: ignore[attr-defined]
+    hashes = environment.code_hashes
+    artifact.code_hashes = lambda: hashes() | {"labeltune/training/finetune.py": "0" * 64}  # type: ignore[attr-defined]
 
 
 def held(connection: Connection, step: int) -> None:
@@ -216,7 +218,7 @@ def body(
     for fault in faults:
         fault()
     for stage in stages:
-        terminal.run(stage)
+        errors.run(stage)
 
 
 def start(
@@ -328,7 +330,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def checkpoint(folder: Path, step: int) -> Path:
-    (found,) = (folder / ".checkpoints").glob(f"*/{manifests.checkpoint_name(step)}")
+    (found,) = (folder / ".checkpoints").glob(f"*/{checkpoints.checkpoint_name(step)}")
     return found
 
 
@@ -361,7 +363,7 @@ def test_early_stopping_counts_on_after_a_kill(make: Make, reference: References
 
 
 @pytest.mark.parametrize("settings", [LORA, STOPPING], ids=["all steps done", "stopped early"])
-@pytest.mark.parametrize("place", ["labeltune.artefact save", "labeltune.history costs"])
+@pytest.mark.parametrize("place", ["labeltune.inference.artifact save", "labeltune.training.tracking costs"])
 def test_killed_after_its_last_step_it_trains_no_further(
     settings: str, place: str, make: Make, reference: References
 ) -> None:
@@ -442,7 +444,7 @@ def test_another_trainings_checkpoints_are_left_alone(make: Make) -> None:
         if name == "code":
             faults.append(seeing_other_code)
         if name == "data":
-            outputs.write_table(table, outputs.read_prepared(table)[:-1])
+            files.write_table(table, files.read_prepared(table)[:-1])
         assert killed(folder, *faults).resumed == []
         configured(folder, LORA)
         table.write_bytes(rows)

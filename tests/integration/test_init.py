@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from labeltune import Classifier, cli
+from labeltune import Classifier
+from labeltune.cli import main
 from stages import calibrate, configure, evaluate, prepare, train
 from tests.conftest import spam_rows
 
@@ -23,7 +24,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_table_becomes_a_classifier(project: Path, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["init", str(table), "--model", "tiny"])
+    main.main(["init", str(table), "--model", "tiny"])
     printed = " ".join(capsys.readouterr().out.split())
     assert "copied to data/raw/desk-notes/desk notes.csv" in printed
     assert "0 rows lack a text, 2 a label" in printed

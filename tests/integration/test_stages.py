@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 
-from labeltune import terminal
-from labeltune.errors import UserError
-from labeltune.predict import Classifier
-from labeltune.softmax import softmax
+from labeltune.inference.classifier import Classifier
+from labeltune.runtime import errors
+from labeltune.runtime.errors import UserError
 from stages import (
     baselines,
     calibrate,
@@ -129,7 +129,7 @@ def test_training_learns_and_keeps_its_best_validation(project: Path) -> None:
 
     kept = Classifier.load(Path("models/classifier"))
     rows = pd.read_csv("data/prepared/validation.csv", dtype=str)
-    answers = softmax(kept.predict(rows["text"].tolist()).logits)
+    answers = softmax(kept.predict(rows["text"].tolist()).logits.astype(np.float64), axis=1)
     given = answers[np.arange(len(rows)), kept.record.labels.index(rows["label"].tolist())]
     assert -np.log(given).mean() == pytest.approx(figures["validation"]["loss"], rel=1e-4)
 
@@ -160,7 +160,7 @@ def test_what_is_left_open_is_settled_recorded_and_needs_no_second_look(
     }
     assert content["chosen"] == figures["reasons"]
     assert figures["reasons"]["depth"] in Path("models/classifier/README.md").read_text()
-    monkeypatch.setattr("labeltune.soundings.take", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("labeltune.probing.layer_selection.probe_layers", lambda *_, **__: pytest.fail("read again"))
     loaded = Classifier.load(Path("models/classifier"))
     assert len(loaded.network.model.layers) == figures["depth"]
     assert loaded.record.chosen == figures["reasons"]
@@ -180,7 +180,7 @@ def test_calibrating_changes_the_confidence_and_copies_the_weights(project: Path
         validation["p_spam"], fitted.probabilities(validation[["logit_ham", "logit_spam"]].to_numpy())[:, 1]
     )
     assert fitted.coverage == (~validation["abstained"]).mean()
-    np.testing.assert_array_equal(before.probabilities, softmax(before.logits))
+    np.testing.assert_array_equal(before.probabilities, softmax(before.logits.astype(np.float64), axis=1))
     np.testing.assert_array_equal(after.probabilities, fitted.probabilities(after.logits))
     assert trained.record.calibration.rows == 0
     weights = "adapter_model.safetensors"
@@ -250,7 +250,7 @@ def test_bad_input_is_one_clear_message_and_leaves_nothing_behind(
     fault()
     with pytest.raises(SystemExit) as stopped:
         for stage in STAGES[:2]:
-            terminal.run(stage)
+            errors.run(stage)
     error = capsys.readouterr().err
     assert stopped.value.code == 1
     assert error.startswith("error: ")

@@ -13,9 +13,9 @@ import pytest
 from starlette.testclient import TestClient
 
 import labeltune
-from labeltune import cli, console
-from labeltune.errors import UserError
-from labeltune.serve import create_app
+from labeltune.cli import main, predict
+from labeltune.runtime.errors import UserError
+from labeltune.serving.http_api import create_app
 from stages import calibrate, configure, prepare, train
 from tests.conftest import make_project
 from tests.integration.test_stages import change
@@ -60,7 +60,7 @@ def test_every_way_gives_the_same_answers(
     same(found, expected[:32])
 
     pd.DataFrame({"nr": range(len(texts)), "text": texts}).to_csv("in.csv", index=False)
-    cli.main(["predict", str(TRAINED), "--file", "in.csv", "--out", "out.jsonl"])
+    main.main(["predict", str(TRAINED), "--file", "in.csv", "--out", "out.jsonl"])
     lines = [json.loads(line) for line in Path("out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line.pop("nr") for line in lines] == [str(i) for i in range(len(texts))]
     assert [line.pop("text") for line in lines] == texts
@@ -68,7 +68,7 @@ def test_every_way_gives_the_same_answers(
     assert "rows/s" in capsys.readouterr().out
 
     given = [part for text in texts for part in ("--text", text)]
-    cli.main(["predict", str(TRAINED), "--json", *given])
+    main.main(["predict", str(TRAINED), "--json", *given])
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.pop("text") for line in told] == texts
     assert told == expected
@@ -76,7 +76,7 @@ def test_every_way_gives_the_same_answers(
     Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     with Path("in.jsonl").open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        cli.main(["predict", str(TRAINED), "--file", "-", "--format", "jsonl"])
+        main.main(["predict", str(TRAINED), "--file", "-", "--format", "jsonl"])
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.pop("text") for line in told] == texts
     same(told, expected)
@@ -122,7 +122,7 @@ def test_the_dialogue_answers_until_it_is_ended(trained: Path, capsys: pytest.Ca
                 return line
             raise line
 
-        console.converse(classifier, ask)
+        predict.converse(classifier, ask)
         said = capsys.readouterr().out
         assert "ham, spam" in said
         assert classifier.predict(["win a prize now"])[0].label in said
@@ -133,7 +133,7 @@ def test_the_dialogue_answers_until_it_is_ended(trained: Path, capsys: pytest.Ca
 
 
 def test_the_examples_travel_with_the_classifier(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["predict", str(TRAINED), "--demo"])
+    main.main(["predict", str(TRAINED), "--demo"])
     told = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
     assert told == ["win a prize now", "see you at lunch"]
 
@@ -148,11 +148,11 @@ def test_the_examples_travel_with_the_classifier(trained: Path, capsys: pytest.C
 )
 def test_what_can_not_be_labelled_is_told(trained: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        cli.main(["predict", str(TRAINED), *arguments])
+        main.main(["predict", str(TRAINED), *arguments])
 
 
 def test_the_doctor_tells_what_fits(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["doctor"])
+    main.main(["doctor"])
     said = capsys.readouterr().out
     assert "GFLOP/s: train.dtype auto takes" in said
     assert "42 training rows" in said

@@ -16,22 +16,23 @@ import torch
 import transformers
 from peft import PeftModel
 from safetensors.torch import load_file
+from scipy.special import softmax
 from transformers import TrainerCallback
 
-from labeltune import artefact, checkpoints, fit, fused, methods, trunk
-from labeltune.architectures import ARCHITECTURES
-from labeltune.bases import Base, load_tokenizer, open_base, quiet
-from labeltune.blueprint import Blueprint
-from labeltune.hardware import Machine
-from labeltune.inference import compute_logits, pad
-from labeltune.labels import LabelSet
-from labeltune.origins import Model
-from labeltune.params import Prompt, Train
-from labeltune.predict import Classifier
-from labeltune.prompts import Encoder
-from labeltune.quantisation import settle
-from labeltune.rows import Rows
-from labeltune.softmax import softmax
+from labeltune.config.model import Model, Prompt, Train
+from labeltune.data.labels import LabelSet
+from labeltune.inference import artifact
+from labeltune.inference.classifier import Classifier
+from labeltune.modeling import architectures
+from labeltune.modeling.adapters import prepare_quantized
+from labeltune.modeling.architectures import ARCHITECTURES
+from labeltune.modeling.base_models import Base, load_tokenizer, open_base, quiet
+from labeltune.modeling.builder import NetworkSpec
+from labeltune.modeling.device import Machine
+from labeltune.modeling.forward import compute_logits, pad
+from labeltune.modeling.kernels import fused
+from labeltune.modeling.prompts import EncodedRows, Encoder
+from labeltune.training import checkpoints, dataset, finetune
 from tests.proofs.matrix import CELLS, applies
 from tests.tiny import save_base
 
@@ -55,7 +56,7 @@ def over(proof: str) -> Any:
 class Trained:
     """A tiny model before and after its training."""
 
-    plan: Blueprint
+    plan: NetworkSpec
     folder: Path
     before: dict[str, torch.Tensor]
     network: Any
@@ -69,7 +70,7 @@ class Trained:
         return compute_logits(network or self.network, input_ids, pad_id=self.pad_id, batch_tokens=10_000)
 
 
-def plan_for(folder: Path, cell: Cell, **changes: Any) -> tuple[Blueprint, Base]:
+def plan_for(folder: Path, cell: Cell, **changes: Any) -> tuple[NetworkSpec, Base]:
     architecture, method, head = cell
     base = open_base(Model(name=architecture, source="files", folder=str(folder)))
     words = WORDS.get(head, ("ham", "spam"))
@@ -89,21 +90,21 @@ def plan_for(folder: Path, cell: Cell, **changes: Any) -> tuple[Blueprint, Base]
     }
     train = Train.model_validate(settings | changes)
     machine = Machine(dtype="fp32", attention="eager", kernels="fused", threads=1)
-    return Blueprint(base=base, labels=labels, train=train, encoder=encoder, machine=machine), base
+    return NetworkSpec(base=base, labels=labels, train=train, encoder=encoder, machine=machine), base
 
 
-def record_of(plan: Blueprint, base: Base, folder: Path, prior: list[float] | None = None) -> artefact.Record:
+def record_of(plan: NetworkSpec, base: Base, folder: Path, prior: list[float] | None = None) -> artifact.Record:
     model = Model(name=plan.base.name, source="files", folder=str(folder))
-    return artefact.Record(
+    return artifact.Record(
         labels=plan.labels, prompt=PROMPT, train=plan.train, model=model, base_files=base.files, machine=plan.machine,
         data={}, rows={"train": 7, "validation": 7}, dataset="tiny", license=None, prior=prior,
         validation={"accuracy": 1.0, "macro_f1": 1.0, "loss": 0.0},
     )  # fmt: skip
 
 
-def train_rows(plan: Blueprint) -> Rows:
+def train_rows(plan: NetworkSpec) -> EncodedRows:
     ids = [str(i) for i in range(len(TEXTS))]
-    return Rows(ids=ids, input_ids=plan.encoder.encode(TEXTS).input_ids, labels=LABELS)
+    return EncodedRows(ids=ids, input_ids=plan.encoder.encode(TEXTS).input_ids, labels=LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +125,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Any:
         before = {name: weight.detach().clone() for name, weight in plan.build().named_parameters()}
         record = record_of(plan, base, base_folder(cell[0]))
         rows = train_rows(plan)
-        with checkpoints.open_store(artefact.fingerprint(record), keep=1) as store:
-            network, _ = fit.fine_tune(plan, rows, rows, store=store)
+        with checkpoints.open_store(artifact.fingerprint(record), keep=1) as store:
+            network, _ = finetune.fine_tune(plan, rows, rows, store=store)
             store.remove()
         out = folder / "-".join(map(str, (*cell, layers)))
-        artefact.save(out, network, plan.encoder.tokenizer, base, record)
+        artifact.save(out, network, plan.encoder.tokenizer, base, record)
         return Trained(plan, out, before, network)
 
     yield trained
@@ -191,7 +192,7 @@ SCRIPT = """
 import sys, json, torch
 from pathlib import Path
 from labeltune.inference import compute_logits
-from labeltune.predict import Classifier
+from labeltune.inference.classifier import Classifier
 torch.set_num_threads(1)
 texts = json.loads(sys.argv[1])
 for folder in sys.stdin:
@@ -243,7 +244,7 @@ def test_padding(workshop: Any, cell: Cell) -> None:
 def test_trunk(workshop: Any, cell: Cell) -> None:
     done = workshop(cell, 1)
     rows = done.plan.encoder.encode(TEXTS).input_ids
-    states = trunk.states(methods.plain(done.network), rows, pad_id=done.pad_id)
+    states = dataset.states(architectures.unwrap(done.network), rows, pad_id=done.pad_id)
     resumed = compute_logits(done.network, rows, pad_id=done.pad_id, batch_tokens=10_000, states=states)
     np.testing.assert_array_equal(resumed, done.logits())
 
@@ -277,8 +278,8 @@ def test_accumulation(still_base: Any, cell: Cell) -> None:
         )  # fmt: skip
         gradients = _Gradients()
         rows = train_rows(plan)
-        with checkpoints.open_store(artefact.fingerprint(record_of(plan, base, source)), keep=1) as store:
-            fit.fine_tune(plan, rows, rows, store=store, callbacks=[gradients])
+        with checkpoints.open_store(artifact.fingerprint(record_of(plan, base, source)), keep=1) as store:
+            finetune.fine_tune(plan, rows, rows, store=store, callbacks=[gradients])
             store.remove()
         found.append(gradients.kept)
     large, small = found
@@ -368,7 +369,7 @@ def plain_model(done: Trained, cell: Cell, folder: Path | None = None) -> Any:
         )  # fmt: skip
     with quiet():
         base = kind.from_pretrained(done.plan.base.folder, config=config, **options)
-        settle(base)  # bitsandbytes' repacking for CPUs fails on matrices as small as these
+        prepare_quantized(base)  # bitsandbytes' repacking for CPUs fails on matrices as small as these
         return PeftModel.from_pretrained(base, str(done.folder)).eval()
 
 
@@ -405,7 +406,7 @@ def test_pipeline(workshop: Any, cell: Cell, tmp_path: Path) -> None:
     with quiet():
         pipe = transformers.pipeline("text-classification", model=str(tmp_path), dtype=torch.float32, device="cpu")
     prompts = [done.plan.encoder.template.render(text) for text in TEXTS]
-    expected = softmax(done.logits())
+    expected = softmax(done.logits().astype(np.float64), axis=1)
     for row, answers in enumerate(pipe(prompts, top_k=None)):
         for answer in answers:
             label = done.plan.labels.names.index(answer["label"])

@@ -17,21 +17,22 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from labeltune import conf, data, ledger
-from labeltune.architectures import adapter_targets
-from labeltune.bases import quiet
-from labeltune.errors import UserError
-from labeltune.hygiene import near_earlier
-from labeltune.labels import LabelSet
-from labeltune.methods import parameter_counts, plain, transposed
-from labeltune.params import Prepare
-from labeltune.prompts import Template
-from labeltune.resolved import Resolved
+from labeltune.config import base, resolve
+from labeltune.config.data import Prepare
+from labeltune.config.resolve import Resolved
+from labeltune.data import cleaning, splitting
+from labeltune.data.deduplication import find_near_duplicates
+from labeltune.data.labels import LabelSet
+from labeltune.modeling.adapters import parameter_counts, transposed
+from labeltune.modeling.architectures import adapter_targets, unwrap
+from labeltune.modeling.base_models import quiet
+from labeltune.modeling.prompts import Template
+from labeltune.runtime.errors import UserError
 from tests import published
 from tests.tuning import logits, plan, reloaded, rows, tune
 
 Bases = Callable[..., Path]
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 QUESTIONS = ROOT / "data/raw/questions"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ADAPTED: dict[str, tuple[str, ...]] = {
@@ -60,7 +61,7 @@ EASY = {"smollm2-135m": "llama", "gemma3-270m": "gemma3_text", "minilm": "bert"}
 
 @cache
 def resolved(recipe: str) -> Resolved:
-    return conf.resolve(ROOT / "params.yaml", ROOT / "conf", recipe=recipe)
+    return resolve.resolve(ROOT / "params.yaml", ROOT / "conf", recipe=recipe)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_a_recipe_trains_a_model_of_its_kind(published_base: Bases, tmp_path: Pa
         lora = whole.train.lora
         assert (module.r["default"], module.scaling["default"]) == (lora.rank, lora.alpha / lora.rank)
         assert isinstance(module.base_layer, Linear4bit) == (whole.train.method == "qlora")
-    assert plain(network).is_activation_checkpointing == whole.train.gradient_checkpointing
+    assert unwrap(network).is_activation_checkpointing == whole.train.gradient_checkpointing
     assert history.validation[-1]["step"] == whole.train.epochs  # seven rows are one step
     answers = logits(made, network, CHINESE)
     assert torch.from_numpy(answers).isfinite().all()
@@ -115,7 +116,7 @@ def test_the_configurations_are_the_published_ones(model: str) -> None:
     with torch.device("meta"):
         whole = published.network(model)
     assert sum(weight.numel() for weight in whole.parameters()) == PARAMETERS[model]
-    chosen = conf.read_yaml(ROOT / f"conf/models/{model}.yaml")
+    chosen = base.read_yaml(ROOT / f"conf/models/{model}.yaml")
     assert chosen["source"] == "hub"
     assert len(chosen["revision"]) == 40
 
@@ -201,7 +202,7 @@ def test_a_model_of_the_package_index_stands_in(tiny_base: Bases, tmp_path: Path
     """`-S model=...` adapts its layers, whatever they are called, and says what that model can't do."""
     params = tmp_path / "params.yaml"
     params.write_text((ROOT / "params.yaml").read_text(encoding="utf-8").replace("model: null", f"model: {model}"))
-    whole = conf.resolve(params, ROOT / "conf", recipe=recipe)
+    whole = resolve.resolve(params, ROOT / "conf", recipe=recipe)
     assert (whole.model.name, whole.model.source) == (model, "package")
     made = plan(tiny_base(EASY[model]), **whole.train.model_dump(exclude={"dtype"}))
     if (model, whole.train.head) == ("minilm", "label_scoring"):
@@ -231,9 +232,9 @@ def test_the_published_split_of_system_d_to_the_row() -> None:
     table["label"] = ["ham"] * 4827 + ["spam"] * 747
     table.loc[[0, 5000], "text"] = ["", "message 1"]
     table["id"] = [f"row {i}" for i in range(len(table))]
-    books = ledger.Ledger()
-    cleaned = data.clean({"all": table}, whole.prepare, whole.dataset.labels, books)
-    splits = data.split_rows(cleaned, whole.prepare, books)
+    books = cleaning.DataStatistics()
+    cleaned = cleaning.clean({"all": table}, whole.prepare, whole.dataset.labels, books)
+    splits = splitting.split_rows(cleaned, whole.prepare, books)
     assert {name: len(frame) for name, frame in splits.items()} == {"train": 1045, "validation": 149, "test": 300}
     together = pd.concat(list(splits.values()))
     assert together["label"].value_counts().to_dict() == {"ham": 747, "spam": 747}
@@ -253,8 +254,8 @@ def test_the_gates_of_system_d_can_be_brought_back() -> None:
     table["id"] = [str(i) for i in range(len(table))]
     gates = ("conflicts", "exact_inside", "exact_across", "near_across")
     settings = Prepare.model_validate(whole.prepare.model_dump() | dict.fromkeys(gates, "drop"))
-    books = ledger.Ledger()
-    splits = data.split_rows(data.clean({"all": table}, settings, None, books), settings, books)
+    books = cleaning.DataStatistics()
+    splits = splitting.split_rows(cleaning.clean({"all": table}, settings, None, books), settings, books)
     assert not pd.concat(list(splits.values()))["text"].duplicated().any()
 
 
@@ -263,7 +264,8 @@ def test_the_questions_of_system_e() -> None:
     table = pd.read_csv(QUESTIONS / "questions.csv", dtype=str, keep_default_na=False)
     assert list(table.columns) == ["question", "category"]
     assert (
-        near_earlier(table["question"].tolist(), [0] * len(table), Prepare(seed=0).near_threshold, inside=True) < 0
+        find_near_duplicates(table["question"].tolist(), [0] * len(table), Prepare(seed=0).near_threshold, inside=True)
+        < 0
     ).all()
     whole = resolved("questions-bert")
     assert list(dict.fromkeys(whole.dataset.labels.values())) == ["data_platform", "general_chat", "irrelevant"]

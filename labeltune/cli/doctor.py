@@ -1,0 +1,289 @@
+"""`labeltune doctor`: what this machine can do, what is missing, what fits, and how long it takes."""
+
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from transformers import AutoConfig, logging
+
+from labeltune.config import base, resolve
+from labeltune.config.model import Train
+from labeltune.config.resolve import Resolved
+from labeltune.console import terminal
+from labeltune.data.labels import LabelSet
+from labeltune.data.loading import read_split
+from labeltune.modeling import device
+from labeltune.modeling.base_models import load_tokenizer, open_base
+from labeltune.modeling.forward import prefix_tokens
+from labeltune.modeling.prompts import Encoder
+from labeltune.probing.layer_selection import compared_rows, fewest_layers, patience, trained_layers
+from labeltune.runtime.downloads import cache_dir
+from labeltune.runtime.files import read_prepared
+from labeltune.training.trainer import validations_per_epoch
+
+FORWARD, BACKWARD, WEIGHTS = 2, 2, 2
+"""Operations per weight and token: the pass forward, the pass back to the inputs, the gradients of the weights."""
+TRUNK_REST, TOP_REST = 800.0, 300.0
+"""1e9 operations a second if matrix products took no time: layers without gradients in batches of one length; layers
+that train. Measured on 2 cores with SmolLM2-135M on SMS Spam, in fp32 at 294 and in bf16 at 1,530."""
+ENCODERS = ("bert", "roberta", "xlm-roberta", "modernbert")
+LIBRARIES = 1200
+"""MiB of a process that has imported everything and loaded a small model, fitted on the runs of docs/results.md."""
+START_SECONDS = 4.5
+"""Loading the base model and its tokenizer."""
+MIB = 1 << 20
+STEP_STATES = 34
+"""Numbers per token and unit of width that a training layer keeps for its pass back, attention included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What of a base model an estimate needs."""
+
+    layers: int
+    """Transformer layers."""
+    layer_weights: int
+    """Weights of one layer."""
+    embedding_weights: int
+    """Weights of the vocabulary, which are looked up and not multiplied."""
+    width: int
+    """Size of a state."""
+    decoder: bool
+    """Whether no token sees those behind it, so that what all prompts begin with is computed once."""
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """The shape that a Transformers configuration describes."""
+        text = config.get_text_config()
+        width, heads = text.hidden_size, text.num_attention_heads
+        head = getattr(text, "head_dim", None) or width // heads
+        shared = getattr(text, "num_key_value_heads", None) or heads
+        attention = width * head * (2 * heads + 2 * shared)
+        inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * width
+        gated = 2 if text.model_type in ("bert", "roberta", "xlm-roberta", "gpt2") else 3
+        return cls(
+            layers=text.num_hidden_layers,
+            layer_weights=attention + gated * width * inner,
+            embedding_weights=text.vocab_size * width,
+            width=width,
+            decoder=text.model_type not in ENCODERS,
+        )
+
+
+def longest(lengths: Sequence[int], batch: int) -> float:
+    """The length of the longest of `batch` rows drawn at random, on average: what the others are padded to.
+
+    >>> longest([1, 2, 3], batch=1), round(longest([0, 1], batch=3), 3)
+    (2.0, 0.875)
+    """
+    shares = np.arange(len(lengths) + 1) / len(lengths)
+    return float(np.diff(shares**batch) @ np.sort(lengths))
+
+
+def attained(gflops: float, rest: float) -> float:
+    """Operations a second of a part, from 1e9 of them in matrix products alone and in all that lies between.
+
+    >>> attained(300.0, 300.0)
+    150000000000.0
+    """
+    return 1e9 / (1 / gflops + 1 / rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a training takes."""
+
+    seconds: float
+    """From the start of `train` to its end, without the trunk where another run has computed it."""
+    memory_mib: int
+    """Largest resident memory."""
+
+
+def estimate(
+    shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, padded: float, front: int, gflops: float
+) -> Estimate:
+    """Estimate a training; of `depth: auto` the least depth that it may take.
+
+    Args:
+        rows: of the training split.
+        validation: rows of the validation split.
+        tokens: of a row with its prompt, on average.
+        padded: of the longest row of a batch, on average.
+        front: of them those that every prompt begins with.
+        gflops: rate of matrix products on this machine, in 1e9 operations a second.
+    """
+    depth = train.depth if isinstance(train.depth, int) else shape.layers
+    if train.depth == "auto":
+        depth = fewest_layers(shape.layers)
+    layers = trained_layers(train.method, depth, on_gpu=False)[0] if train.layers == "auto" else train.layers
+    top = min(depth, layers) if isinstance(layers, int) else depth
+    below = depth - top
+    back = BACKWARD + (WEIGHTS if train.method == "full" else 0)
+    held = validation * validations_per_epoch(train.epochs) * train.epochs * FORWARD
+    pooled = shape.decoder and train.head != "label_scoring"
+    own = tokens - front if pooled else tokens
+    learnt = own if pooled and train.packing is not False else padded
+    trunk = FORWARD * below * shape.layer_weights * (rows + validation) * own
+    trained = top * shape.layer_weights * (rows * train.epochs * learnt * (FORWARD + back) + tokens * held)
+    sounded = 0.0
+    if train.depth == "auto":
+        few = compared_rows(train.depth_rows, num_labels=2)
+        most = rows + validation if few == "all" else few
+        read = min(shape.layers, depth + patience(shape.layers))
+        sounded = FORWARD * read * shape.layer_weights * own * (min(rows, most) + min(validation, most))
+    seconds = START_SECONDS + (trunk + sounded) / attained(gflops, TRUNK_REST) + trained / attained(gflops, TOP_REST)
+
+    weights = depth * shape.layer_weights
+    loaded = 4 * (weights + shape.embedding_weights) * (0.5 if train.method == "qlora" else 1)
+    optimiser = 12 * top * shape.layer_weights if train.method == "full" else 0
+    states = 4 * (rows + validation) * tokens * shape.width if below else 0
+    activations = 4 * STEP_STATES * train.batch_size * learnt * shape.width * top
+    memory = LIBRARIES + (loaded + optimiser + states + activations) / MIB
+    return Estimate(seconds=seconds, memory_mib=round(memory))
+
+
+EXTRAS = {
+    "chat": ("chainlit", "the page to talk to the classifier in"),
+    "serve": ("fastapi", "the HTTP service"),
+    "remote": ("dvc_s3", "`dvc push` to S3, Google Cloud, Azure, SSH"),
+    "track": ("wandb", "Weights & Biases, MLflow, TensorBoard, DVCLive"),
+    "scale": ("onnxruntime", "export to ONNX"),
+    "test": ("pytest", "the tests"),
+}
+GIB = 1 << 30
+SAMPLED = 1000
+METHODS = ("full", "lora", "qlora")
+
+
+def examine(recipe: str | None) -> None:
+    """Print hardware, software and what a recipe takes; None is what params.yaml resolves to."""
+    logging.set_verbosity_error()
+    rates = device.measure_matmul()
+    _machine(rates)
+    _software()
+    _plans(recipe, rates)
+
+
+def _machine(rates: dict[str, float]) -> None:
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    able = torch.cpu.get_capabilities()
+    flags = [name for name in ("avx2", "avx512_bf16", "amx_bf16") if able.get(name)]
+    shown = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+    gpu = "none"
+    if torch.cuda.is_available():
+        gpu = f"{torch.cuda.get_device_name()}, {torch.cuda.get_device_properties(0).total_memory / GIB:.0f} GiB"
+    terminal.table(
+        "machine",
+        ["what", "found"],
+        [
+            ["CPU", f"{device.cpu_name()}, {device.cores()} cores, {', '.join(flags) or 'no AVX'}"],
+            ["matrix products", f"{shown} GFLOP/s: train.dtype auto takes {device.choose_dtype('auto')}"],
+            ["GPU", gpu],
+            ["memory", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"],
+            ["disk", f"{disk.free / GIB:.1f} GiB free here"],
+            ["cache", f"{cache_dir()}: {_size(cache_dir()) / GIB:.2f} GiB"],
+        ],
+    )
+
+
+def _software() -> None:
+    rows = [[name, importlib.metadata.version(name)] for name in ("torch", "transformers", "peft", "dvc")]
+    for extra, (module, purpose) in EXTRAS.items():
+        there = importlib.util.find_spec(module) is not None
+        rows.append([f"extra {extra}", purpose if there else f"missing: pip install -e '.[{extra}]' for {purpose}"])
+    for name, sign in (("Git", ".git"), ("DVC", ".dvc")):
+        rows.append([name, "ready" if Path(sign).exists() else f"no {sign} here: run this in the project's top folder"])
+    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
+    if changed.stdout.strip():
+        rows.append(["", f"{len(changed.stdout.splitlines())} files differ from the last commit"])
+    terminal.table("software", ["what", "found"], rows)
+
+
+def _plans(recipe: str | None, rates: dict[str, float]) -> None:
+    resolved = resolve.resolve(recipe=recipe)
+    rows, validation, lengths, front = _rows(resolved)
+    tokens = sum(lengths) / len(lengths)
+    padded = longest(lengths, resolved.train.batch_size)
+    shape = Shape.of(AutoConfig.from_pretrained(open_base(resolved.model).folder))
+    gflops = rates[device.choose_dtype(resolved.train.dtype)]
+    free = psutil.virtual_memory().available / GIB
+    table = []
+    for method in METHODS:
+        for top in dict.fromkeys((resolved.train.layers, "all")):
+            settings = resolved.train.model_copy(update={"method": method, "layers": top})
+            found = estimate(
+                shape, settings, rows=rows, validation=validation, tokens=tokens, padded=padded, front=front,
+                gflops=gflops,
+            )  # fmt: skip
+            fits = "yes" if found.memory_mib < 1024 * free else "no: not enough memory"
+            chosen = "chosen" if (method, top) == (resolved.train.method, resolved.train.layers) else ""
+            table.append([method, str(top), _clock(found.seconds), f"{found.memory_mib / 1024:.1f} GiB", fits, chosen])
+    title = f"recipe {resolved.recipe}: {rows:,} training rows of {tokens:.0f} tokens, {resolved.model.name}"
+    terminal.say(f"{title}, {resolved.train.epochs:g} epochs; estimates, within a third as a rule")
+    terminal.table("training", ["method", "layers that train", "time", "memory", "fits", ""], table)
+    if torch.cuda.is_available():
+        terminal.say("the times are those of the CPU: on a GPU expect far less")
+
+
+def _rows(resolved: Resolved) -> tuple[int, int, list[int], int]:
+    """Training rows, validation rows, tokens of some, and how many of them every row begins with.
+
+    Of the prepared data where it is that of this recipe, else estimated.
+    """
+    prepared = Path("data/prepared")
+    current = base.RESOLVED.is_file() and base.read_yaml(base.RESOLVED)
+    if current and (prepared / "train.csv").is_file() and _same(current, resolved):
+        frames = [read_prepared(prepared / f"{split}.csv") for split in ("train", "validation")]
+        labels = LabelSet.load(prepared / "labels.json")
+    else:
+        given = "all" if resolved.dataset.all is not None else "train"
+        frame = read_split(resolved.dataset, given).dropna()
+        split = resolved.prepare.split
+        share = float(split.train) if given == "all" else 1 - float(split.validation_of_train)
+        counts = frame["label"].value_counts()
+        usable = len(frame) if resolved.prepare.balance != "smallest" else int(counts.min()) * len(counts)
+        rows = round(usable * share)
+        if resolved.prepare.train_rows:
+            rows = min(rows, int(resolved.prepare.train_rows))
+        sample = frame.sample(min(SAMPLED, len(frame)), random_state=0)
+        frames = [sample, pd.DataFrame()]
+        names = resolved.dataset.labels
+        labels = LabelSet.of(frame["label"].unique().tolist(), names, resolved.dataset.verbalizer)
+    tokenizer = load_tokenizer(open_base(resolved.model).folder)
+    encoder = Encoder.of(tokenizer, resolved.prompt, labels)
+    some = frames[0]["text"].iloc[:SAMPLED].tolist()
+    lengths = [min(length, resolved.prompt.max_length) for length in encoder.encode(some).lengths]
+    if len(frames[1]):
+        rows, validation = len(frames[0]), len(frames[1])
+    else:
+        validation = round(rows / 7)
+    return rows, validation, lengths, len(prefix_tokens(encoder))
+
+
+def _same(current: dict[str, object], resolved: Resolved) -> bool:
+    """Whether the prepared rows are those of these settings."""
+    fresh = resolved.model_dump(mode="json")
+    return all(current.get(key) == fresh[key] for key in ("dataset", "prepare", "prompt"))
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
+
+
+def _clock(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

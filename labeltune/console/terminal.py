@@ -1,0 +1,123 @@
+"""What people see while a stage or a command runs: lines, tables and progress bars."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+LINE_SECONDS = 15.0
+WHOLE = 10
+"""A rate below it is shown with two digits."""
+
+
+class _Rate(ProgressColumn):
+    """How fast a task is."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(rate(speed, self.unit) if speed else "", style="cyan")
+
+
+def rate(speed: float, unit: str) -> str:
+    """A rate, as words.
+
+    >>> rate(1234.5, "rows"), rate(1.26, "layers")
+    ('1,234 rows/s', '1.3 layers/s')
+    """
+    return f"{speed:,.0f} {unit}/s" if speed >= WHOLE else f"{speed:.2g} {unit}/s"
+
+
+class Bar:
+    """Progress over rows, or what else is counted: a live bar on a terminal, else a line now and then."""
+
+    def __init__(self, title: str, total: int, unit: str, console: Console) -> None:
+        self.title = title
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.skipped = 0
+        self.console = console
+        self.note = ""
+        self._started = self._spoken = time.monotonic()
+        self._live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            _Rate(unit),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._task = self._live.add_task(title, total=total, note="")
+
+    def advance(self, rows: int) -> None:
+        """Count rows as done."""
+        self.done = min(self.total, self.done + rows)
+        if self.console.is_terminal:
+            self._live.update(self._task, completed=self.done, note=self.note)
+        elif time.monotonic() - self._spoken > LINE_SECONDS:
+            self.say()
+
+    def resume(self, rows: int) -> None:
+        """Count rows as done before this start; the rate leaves them out."""
+        self.done = self.skipped = min(self.total, rows)
+
+    def say(self, note: str | None = None) -> None:
+        """Print a line with what is done, the rate and the time left; on a terminal it stays above the bar."""
+        self._spoken = time.monotonic()
+        line = f"{self.title}: {self.done:,} of {self.total:,}, {self.left()}"
+        self.console.print(f"{line}  {note}" if note else line, highlight=False, markup=False)
+
+    def left(self) -> str:
+        """The rate and the time left, as words."""
+        speed = (self.done - self.skipped) / max(time.monotonic() - self._started, 1e-9)
+        seconds = round((self.total - self.done) / speed) if speed else 0
+        return f"{rate(speed, self.unit)}, {seconds // 60}:{seconds % 60:02d} left"
+
+    def __enter__(self) -> "Bar":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+
+def bar(title: str, total: int, *, unit: str = "rows") -> Bar:
+    """A progress bar, to be used in a `with` block."""
+    return Bar(title, total, unit, Console(soft_wrap=True))
+
+
+@contextmanager
+def progress(title: str, total: int, *, unit: str = "rows") -> Iterator[Callable[[int], None]]:
+    """Yield the function that counts rows as done on a fresh bar."""
+    with bar(title, total, unit=unit) as shown:
+        yield shown.advance
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a small table, numbers to the right."""
+    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for i, name in enumerate(columns):
+        numeric = rows and all(isinstance(row[i], int | float) for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", header_style="dim")
+    for row in rows:
+        grid.add_row(*(Text(f"{value:,}" if isinstance(value, int) else str(value)) for value in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(grid)
+
+
+def say(line: str) -> None:
+    """Print one line."""
+    Console(soft_wrap=True).print(line, highlight=False, markup=False)

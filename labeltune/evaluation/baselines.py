@@ -1,0 +1,221 @@
+"""Baselines: what each cheaper model answered, what it was chosen by, and what it cost."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from labeltune.console.terminal import say, table
+from labeltune.data.labels import Indices, LabelSet, Probabilities
+from labeltune.probing import regression
+from labeltune.probing.regression import Regression, figures, lowest_loss, size
+from labeltune.runtime.environment import KIB_PER_MIB, peak_memory
+
+SHOWN = ("label", "ngrams", "layer", "pooling", "C", "label_score")
+"""What of a choice fits on the terminal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The rows of one split."""
+
+    ids: list[str]
+    """What `prepare` calls each row."""
+    texts: list[str]
+    """Their texts, without the prompt."""
+    labels: Indices
+    """Index of each row's label, `[rows]`."""
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, labels: LabelSet) -> "Split":
+        """The rows of a prepared table."""
+        names = frame["label"].tolist()
+        return cls(ids=frame["id"].tolist(), texts=frame["text"].tolist(), labels=np.array(labels.index(names)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Splits = dict[str, Split]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What a model took; unlike everything else it differs from run to run."""
+
+    train_seconds: float
+    """Choosing and fitting, without loading; 0 where nothing is fitted."""
+    rows_per_second: float
+    """Test rows answered in a second."""
+    peak_memory_mib: int
+    """Largest resident memory of the process until the model had answered, libraries included. It can only grow: the
+    models run lightest first."""
+    size_mib: float
+    """What the model takes on disk, its base model included."""
+
+    @classmethod
+    def of(cls, *, train_seconds: float, rows: int, seconds: float, size: int) -> "Costs":
+        """Costs of a model of `size` bytes that has just answered `rows` rows in `seconds`."""
+        return cls(
+            train_seconds=round(train_seconds, 3),
+            rows_per_second=round(rows / max(seconds, 1e-9), 2),
+            peak_memory_mib=peak_memory(),
+            size_mib=round(size / KIB_PER_MIB**2, 3),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """One model's answers to the test rows."""
+
+    name: str
+    """`majority`, `tfidf`, `hidden_states` or `zero_shot`."""
+    probabilities: Probabilities
+    """`[rows, num_labels]`."""
+    chosen: dict[str, Any]
+    """What metrics/baselines.json says of it."""
+    costs: Costs
+    """What it took."""
+
+
+def majority(splits: Splits, labels: LabelSet) -> Baseline:
+    """Answer the most frequent training label, with the labels' training shares as probabilities."""
+    started = time.perf_counter()
+    shares = np.bincount(splits["train"].labels, minlength=len(labels)) / len(splits["train"])
+    fitted = time.perf_counter()
+    given = np.tile(shares, (len(splits["test"]), 1))
+    most = int(shares.argmax())
+    return Baseline(
+        name="majority",
+        probabilities=given,
+        chosen={
+            "label": labels.names[most],
+            "rows": len(splits["train"]),
+            "validation": regression.figures(
+                splits["validation"].labels, np.tile(shares, (len(splits["validation"]), 1))
+            ),
+        },
+        costs=Costs.of(
+            train_seconds=fitted - started,
+            rows=len(given),
+            seconds=time.perf_counter() - fitted,
+            size=regression.size(shares),
+        ),
+    )
+
+
+def answers(found: Sequence[Baseline], test: Split, labels: LabelSet) -> pd.DataFrame:
+    """One row per model and test row: model, id, label, prediction and p_NAME."""
+    parts = []
+    for baseline in found:
+        given = baseline.probabilities
+        columns: dict[str, Any] = {
+            "model": baseline.name,
+            "id": test.ids,
+            "label": [labels.names[label] for label in test.labels],
+            "prediction": [labels.names[guess] for guess in given.argmax(axis=1)],
+        }
+        parts.append(pd.DataFrame(columns | {f"p_{name}": given[:, i] for i, name in enumerate(labels.names)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def chosen(found: Sequence[Baseline], missing: str | None) -> dict[str, Any]:
+    """What metrics/baselines.json holds: what was chosen on the validation rows, and why a model is missing."""
+    kept: dict[str, Any] = {baseline.name: baseline.chosen for baseline in found}
+    return kept | {"zero_shot": {**kept.get("zero_shot", {}), "missing": missing}}
+
+
+def costs(found: Sequence[Baseline]) -> dict[str, Any]:
+    """What costs/baselines.json holds."""
+    return {baseline.name: asdict(baseline.costs) for baseline in found}
+
+
+def show(found: Sequence[Baseline], missing: str | None, path: Path) -> None:
+    """Print the summary of `baselines`."""
+    rows = []
+    for baseline in found:
+        validated = baseline.chosen.get("validation")
+        picked = ", ".join(f"{key} {baseline.chosen[key]}" for key in SHOWN if key in baseline.chosen)
+        shown = f"{validated['accuracy']:.4f}" if validated else ""
+        rows.append([baseline.name, picked, shown, f"{baseline.costs.train_seconds:.1f}"])
+    table("cheaper models", ["model", "chosen", "validation accuracy", "seconds"], rows)
+    if missing:
+        say(f"no zero_shot: {missing}")
+    say(f"their answers to the test rows in {path}")
+
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+FIRST = 10.0
+"""C with which the kinds of n-grams are compared."""
+MOST = 50_000
+"""Most n-grams of a kind, the frequent ones."""
+KINDS = {"words": ("words",), "characters": ("characters",), "words and characters": ("words", "characters")}
+
+
+def vectorisers() -> dict[str, TfidfVectorizer]:
+    """What turns texts into n-grams of words and of characters.
+
+    Scripts without spaces, such as Chinese, have their words among the characters' n-grams; in others these are parts
+    of words, which a misspelt word has too.
+    """
+    options: dict[str, Any] = {"sublinear_tf": True, "max_features": MOST}
+    return {
+        # Punctuation makes words of its own, so that no text with a character is without one.
+        "words": TfidfVectorizer(token_pattern=r"\w+|[^\w\s]+", ngram_range=(1, 2), **options),
+        "characters": TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), **options),
+    }
+
+
+def tfidf(splits: Splits, labels: LabelSet) -> Baseline:
+    """Choose the kind of n-grams, then C, by the log-loss of the validation rows; fitted to the training rows alone."""
+    train, validation, test = (splits[split] for split in ("train", "validation", "test"))
+    started = time.perf_counter()
+    makers = vectorisers()
+    fitted = {name: maker.fit_transform(train.texts) for name, maker in makers.items()}
+    seen = {name: maker.transform(validation.texts) for name, maker in makers.items()}
+    tried: dict[tuple[str, float], tuple[Regression, dict[str, float]]] = {}
+
+    def loss(kind: str, c: float) -> float:
+        if (kind, c) not in tried:
+            model = Regression.fit(_joined(fitted, kind), train.labels, len(labels), c=c)
+            given = model.probabilities(_joined(seen, kind))
+            tried[kind, c] = model, figures(validation.labels, given)
+        return tried[kind, c][1]["log_loss"]
+
+    kind = lowest_loss((kind, loss(kind, FIRST)) for kind in KINDS)
+    c = lowest_loss((c, loss(kind, c)) for c in STRENGTHS)
+    model, validated = tried[kind, c]
+    spent = time.perf_counter() - started
+    started = time.perf_counter()
+    given = model.probabilities(_joined({name: makers[name].transform(test.texts) for name in KINDS[kind]}, kind))
+    seconds = time.perf_counter() - started
+    used = [makers[name] for name in KINDS[kind]]
+    return Baseline(
+        name="tfidf",
+        probabilities=given,
+        chosen={
+            "ngrams": kind,
+            "features": sum(len(maker.vocabulary_) for maker in used),
+            "C": c,
+            "rows": len(train),
+            "validation": validated,
+        },
+        costs=Costs.of(train_seconds=spent, rows=len(test), seconds=seconds, size=size(model, *used)),
+    )
+
+
+def matrix(texts: Sequence[str], kind: str) -> Any:
+    """TF-IDF of texts over the n-grams of a kind of `KINDS`, `[rows, n-grams]`, sparse."""
+    makers = vectorisers()
+    return _joined({name: makers[name].fit_transform(texts) for name in KINDS[kind]}, kind)
+
+
+def _joined(matrices: dict[str, Any], kind: str) -> Any:
+    """The features of a kind side by side, `[rows, n-grams]`."""
+    return sparse.hstack([matrices[name] for name in KINDS[kind]], format="csr")

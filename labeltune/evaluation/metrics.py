@@ -1,0 +1,298 @@
+"""Classification metrics, confidence intervals, and paired tests between two models on the same rows."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+
+from labeltune.console.terminal import say, table
+from labeltune.data.labels import Indices, Probabilities
+from labeltune.probing.regression import row_losses
+
+LEVEL = 0.95
+CELLS = 5_000_000
+"""Most row positions that are resampled at once."""
+LOST = 0.01
+"""From this share of resamples without a value, no interval is given."""
+
+Rows = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A 95% confidence interval."""
+
+    low: float
+    """Its lower end."""
+    high: float
+    """Its upper end."""
+    method: str
+    """`bootstrap`, or `exact`: Clopper and Pearson's for a share."""
+
+    def record(self) -> dict[str, Any]:
+        """What the metrics files hold."""
+        return asdict(self)
+
+
+def bootstrap(
+    statistic: Callable[[Rows], NDArray[np.float64]], count: int, *, seed: int, resamples: int
+) -> Interval | None:
+    """Percentile bootstrap over rows (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        statistic: from positions of rows `[..., count]` to one figure each, `[...]`; NaN where it is undefined.
+        count: rows there are.
+
+    Returns:
+        None where the figure is undefined in more than one resample of a hundred, or does not vary: an interval
+        without a width would claim a certainty that there is not.
+    """
+    if count < 2:
+        return None
+    with warnings.catch_warnings(action="ignore", category=stats.DegenerateDataWarning):  # NaN is looked at below
+        result = stats.bootstrap(
+            (np.arange(count),),
+            lambda rows, axis: statistic(np.moveaxis(rows, axis, -1)),
+            n_resamples=resamples,
+            batch=max(1, CELLS // count),
+            vectorized=True,
+            method="percentile",
+            confidence_level=LEVEL,
+            rng=np.random.default_rng(seed),
+        )
+    values = result.bootstrap_distribution
+    undefined = np.isnan(values)
+    if undefined.mean() > LOST:
+        return None
+    low, high = np.quantile(values[~undefined], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return None if low == high else Interval(low=float(low), high=float(high), method="bootstrap")
+
+
+def share_interval(hits: int, count: int) -> Interval | None:
+    """Exact interval of a share (Clopper and Pearson 1934); None of no rows."""
+    if count == 0:
+        return None
+    found = stats.binomtest(hits, count).proportion_ci(LEVEL, method="exact")
+    return Interval(low=float(found.low), high=float(found.high), method="exact")
+
+
+def accuracy_interval(right: Flags, *, seed: int, resamples: int) -> Interval | None:
+    """Bootstrap interval of the accuracy; exact where every row is right or every row is wrong."""
+    found = bootstrap(lambda rows: right[rows].mean(axis=-1), len(right), seed=seed, resamples=resamples)
+    return found or share_interval(int(right.sum()), len(right))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """One model against another on the same rows."""
+
+    difference: float
+    """Accuracy of the first less that of the second."""
+    interval: Interval | None
+    """Of the difference; None where no row tells the two apart."""
+    only_first: int
+    """Rows that the first alone answers rightly."""
+    only_second: int
+    """Rows that the second alone answers rightly."""
+    p_value: float
+    """Exact McNemar test: how likely the two are to differ by this much or more if they are equally good."""
+
+    def record(self) -> dict[str, Any]:
+        """What the metrics files hold."""
+        return asdict(self)
+
+
+def paired_test(first: Flags, second: Flags, *, seed: int, resamples: int) -> Paired:
+    """Compare two models by which rows each answers rightly, `[rows]` in the same order.
+
+    The exact test takes the rows on which only one is right as throws of a fair coin (McNemar 1947).
+    """
+    gains = first.astype(np.int64) - second.astype(np.int64)  # [rows], 1, 0 or -1
+    only_first, only_second = int((gains > 0).sum()), int((gains < 0).sum())
+    disagreeing = only_first + only_second
+    return Paired(
+        difference=float(gains.mean()),
+        interval=bootstrap(lambda rows: gains[rows].mean(axis=-1), len(gains), seed=seed, resamples=resamples),
+        only_first=only_first,
+        only_second=only_second,
+        p_value=float(stats.binomtest(only_first, disagreeing).pvalue) if disagreeing else 1.0,
+    )
+
+
+def accuracy(labels: Indices, guesses: Indices) -> float:
+    """Share of rows whose guess is the label."""
+    return float((labels == guesses).mean())
+
+
+def macro_f1(labels: Indices, guesses: Indices, num_labels: int) -> float:
+    """Mean F1 over the classes that occur among the labels or the guesses."""
+    return _macro(labels, guesses, num_labels)[2]
+
+
+def log_loss(labels: Indices, probabilities: Probabilities) -> float:
+    """Mean negative natural logarithm of the probability given to the label, `[rows, num_labels]`."""
+    return float(row_losses(labels, probabilities).mean())
+
+
+def roc_auc(labels: Indices, probabilities: Probabilities) -> list[float | None]:
+    """Area under each one-vs-rest ROC curve, `[num_labels]`; None where no row, or every row, is of the class."""
+    areas: list[float | None] = []
+    for label in range(probabilities.shape[1]):
+        positive = labels == label
+        defined = 0 < positive.sum() < len(labels)
+        areas.append(float(roc_auc_score(positive, probabilities[:, label])) if defined else None)
+    return areas
+
+
+def summarise(labels: Indices, probabilities: Probabilities, names: Sequence[str]) -> dict[str, Any]:
+    """Everything that metrics.json holds.
+
+    Macro figures are means over the classes that occur among the labels or the guesses, a class that is never
+    guessed counting with a precision of 0, as scikit-learn has it. The AUC of two classes is that of the last one,
+    of several the mean over those for which it is defined. What is undefined is None.
+
+    Args:
+        labels: index of each row's label, `[rows]`.
+        probabilities: `[rows, num_labels]`.
+        names: label names, `[num_labels]`.
+    """
+    guesses = probabilities.argmax(axis=1)
+    count = len(names)
+    areas = roc_auc(labels, probabilities)
+    known = [area for area in areas if area is not None]
+    overall = (areas[-1] if count == 2 else float(np.mean(known))) if known else None
+    precision, recall, f1 = _macro(labels, guesses, count)
+    matrix = confusion_matrix(labels, guesses, labels=range(count))
+    per_class = {}
+    for i, name in enumerate(names):
+        right, guessed, support = int(matrix[i, i]), int(matrix[:, i].sum()), int(matrix[i].sum())
+        per_class[name] = {
+            "precision": right / guessed if guessed else None,
+            "recall": right / support if support else None,
+            "f1": 2 * right / (guessed + support) if guessed + support else None,
+            "roc_auc": areas[i],
+            "support": support,
+        }
+    return {
+        "accuracy": accuracy(labels, guesses),
+        "macro_precision": precision,
+        "macro_recall": recall,
+        "macro_f1": f1,
+        "roc_auc": overall,
+        "log_loss": log_loss(labels, probabilities),
+        "n": len(labels),
+        "per_class": per_class,
+        "confusion_matrix": {
+            name: {other: int(matrix[i, j]) for j, other in enumerate(names)} for i, name in enumerate(names)
+        },
+    }
+
+
+def intervals(
+    labels: Indices, probabilities: Probabilities, *, seed: int, resamples: int
+) -> dict[str, dict[str, Any] | None]:
+    """95% intervals of accuracy, macro F1 and ROC-AUC as `summarise` defines them; None where there is none.
+
+    Args:
+        labels: index of each row's label, `[rows]`.
+        probabilities: `[rows, num_labels]`.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    guesses, count, rows = probabilities.argmax(axis=1), probabilities.shape[1], len(labels)
+    listed = [1] if count == 2 else range(count)
+    found: dict[str, Interval | None] = {
+        "accuracy": accuracy_interval(labels == guesses, seed=seed, resamples=resamples),
+        "macro_f1": bootstrap(_resampled_f1(labels, guesses, count), rows, seed=seed, resamples=resamples),
+        "roc_auc": bootstrap(
+            _resampled_auc([(labels == label, probabilities[:, label]) for label in listed]),
+            rows,
+            seed=seed,
+            resamples=resamples,
+        ),
+    }
+    return {name: interval.record() if interval else None for name, interval in found.items()}
+
+
+def _resampled_f1(labels: Indices, guesses: Indices, num_labels: int) -> Callable[[Rows], Probabilities]:
+    """Macro F1 of rows at the positions `[..., rows]`."""
+    cells = labels * num_labels + guesses
+
+    def statistic(rows: Rows) -> Probabilities:
+        flat = rows.reshape(-1, rows.shape[-1])  # [resamples, rows]
+        places = cells[flat] + num_labels**2 * np.arange(len(flat))[:, None]
+        counts = np.bincount(places.ravel(), minlength=len(flat) * num_labels**2)
+        matrix = counts.reshape(len(flat), num_labels, num_labels)
+        occurring = matrix.sum(axis=1) + matrix.sum(axis=2)  # [resamples, num_labels]
+        f1 = 2 * np.einsum("rii->ri", matrix) / np.maximum(occurring, 1)
+        return (f1.sum(axis=1) / (occurring > 0).sum(axis=1)).reshape(rows.shape[:-1])
+
+    return statistic
+
+
+def _resampled_auc(rankings: Sequence[tuple[NDArray[np.bool_], Probabilities]]) -> Callable[[Rows], Probabilities]:
+    """Mean area under the ROC curves, each of positives and scores `[rows]`, of rows at the positions `[..., rows]`.
+
+    The area is the chance that a positive outscores a negative, ties counting half (Hanley and McNeil 1982).
+    """
+    prepared = []
+    for positive, scores in rankings:
+        order = np.argsort(scores, kind="stable")
+        starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))  # rows of one score stand together
+        prepared.append((positive[order], order, starts))
+
+    def statistic(rows: Rows) -> Probabilities:
+        flat = rows.reshape(-1, rows.shape[-1])
+        places = flat + rows.shape[-1] * np.arange(len(flat))[:, None]
+        times = np.bincount(places.ravel(), minlength=flat.size).reshape(flat.shape)  # each row is taken so often
+        areas = np.full((len(flat), len(prepared)), np.nan)
+        for i, (positive, order, starts) in enumerate(prepared):
+            taken = times[:, order]
+            positives = np.add.reduceat(taken * positive, starts, axis=1)  # [resamples, scores]
+            negatives = np.add.reduceat(taken * ~positive, starts, axis=1)
+            below = negatives.cumsum(axis=1) - negatives
+            pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+            won = (positives * (below + negatives / 2)).sum(axis=1)
+            np.divide(won, pairs, out=areas[:, i], where=pairs > 0)
+        known = ~np.isnan(areas)
+        total = np.where(known, areas, 0).sum(axis=1)
+        mean = np.full(len(flat), np.nan)
+        np.divide(total, known.sum(axis=1), out=mean, where=known.any(axis=1))
+        return mean.reshape(rows.shape[:-1])
+
+    return statistic
+
+
+def _macro(labels: Indices, guesses: Indices, num_labels: int) -> tuple[float, float, float]:
+    """Macro precision, recall and F1."""
+    present = sorted(set(labels.tolist()) | set(guesses.tolist()))
+    figures = precision_recall_fscore_support(labels, guesses, labels=present, average="macro", zero_division=0)
+    return float(figures[0]), float(figures[1]), float(figures[2])
+
+
+def show(figures: dict[str, Any], metrics: Path, predictions: Path) -> None:
+    """Print the summary of `evaluate`."""
+    rows = [
+        [name, _shown(figures[key]), _between(figures["intervals"][key])]
+        for name, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("ROC-AUC", "roc_auc"))
+    ]
+    table(f"{figures['n']:,} test rows", ["figure", "value", "95% interval"], rows)
+    keys = ("precision", "recall", "f1", "roc_auc")
+    rows = [[name, *(_shown(row[key]) for key in keys), row["support"]] for name, row in figures["per_class"].items()]
+    table("per class", ["label", *keys, "rows"], rows)
+    say(f"figures in {metrics}, every prediction in {predictions}")
+
+
+def _between(interval: dict[str, Any] | None) -> str:
+    return "undefined" if interval is None else f"{interval['low']:.4f} to {interval['high']:.4f}"
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

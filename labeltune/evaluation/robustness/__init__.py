@@ -1,0 +1,1 @@
+"""Robustness: `evaluate` (predictions on perturbed texts), `characters`, `words` and `editing` (the perturbations)."""

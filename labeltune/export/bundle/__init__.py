@@ -1,0 +1,1 @@
+"""Scripts that are copied into an export: they must not import labeltune."""

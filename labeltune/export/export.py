@@ -1,0 +1,350 @@
+"""`labeltune export`: a classifier in a form that needs no labeltune, kept only if it gives the same answers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import labeltune
+from labeltune.config.evaluation import Evaluate
+from labeltune.console import terminal
+from labeltune.evaluation import metrics
+from labeltune.export import formats
+from labeltune.export.bundle import predict
+from labeltune.export.model_card import exported_card
+from labeltune.inference.artifact import CARD, MANIFEST, RECORD
+from labeltune.inference.classifier import Classifier, Predictions
+from labeltune.inference.model_card import model_card
+from labeltune.modeling.base_models import load_tokenizer
+from labeltune.runtime.environment import versions
+from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import digest, replacing, write_json, write_text
+from labeltune.serving.tables import Table
+
+PROGRAM = "predict.py"
+ALONE = "import runpy, sys; sys.modules['labeltune'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+"""Runs a file in a process that can't import labeltune, installed or not."""
+ENDING = 2000
+"""Characters of a failed process's last words that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What an export must keep to."""
+
+    agreement: float
+    """Least share of rows with the classifier's own answer."""
+    probability: float
+    """Largest difference of a probability."""
+
+
+EXACT = Bounds(agreement=0.999, probability=1e-3)
+"""The same arithmetic in another order; a row in a thousand may lie on the border."""
+HALF = Bounds(agreement=0.98, probability=0.1)
+"""Arithmetic in bf16 or fp16 on either side: a logit of 20 has steps of 0.125."""
+INT8 = Bounds(agreement=0.98, probability=1.0)
+"""Weights of 8 bits: what counts is the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An export beside the classifier that it was made from, on the same rows."""
+
+    rows: int
+    """Rows that both answered."""
+    changed: list[int]
+    """Rows with another answer, from 0."""
+    logit: float
+    """Largest difference of calibrated logits, after each row's mean is taken off: softmax sees no more of them."""
+    probability: float
+    """Largest difference of a calibrated probability."""
+    cut: list[int]
+    """Rows that one side cut and the other did not."""
+
+    @property
+    def agreement(self) -> float:
+        """Share of rows with the same answer."""
+        return 1 - len(self.changed) / self.rows
+
+    def keeps(self, bounds: Bounds) -> bool:
+        """Whether the export may be used in the classifier's place."""
+        return self.agreement >= bounds.agreement and self.probability <= bounds.probability and not self.cut
+
+    def record(self) -> dict[str, Any]:
+        """What verification.json holds."""
+        return {
+            "rows": self.rows,
+            "agreement": self.agreement,
+            "changed_rows": self.changed,
+            "largest_logit_difference": self.logit,
+            "largest_probability_difference": self.probability,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows - len(self.changed):,} of {self.rows:,} answers agree ({self.agreement:.2%}); largest "
+            f"difference of a logit {self.logit:.2g}, of a probability {self.probability:.2g}"
+        )
+
+
+def answers(folder: Path, texts: Sequence[str], progress: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Let an export's own program answer texts, in a process of its own.
+
+    Raises:
+        UserError: it fails, with its last words.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        given, errors = Path(scratch) / "texts.jsonl", Path(scratch) / "errors"
+        given.write_text("".join(f"{json.dumps(text)}\n" for text in texts), encoding="ascii")
+        quietly = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TRANSFORMERS_VERBOSITY": "error"}
+        with (
+            given.open("rb") as stdin,
+            errors.open("wb") as stderr,
+            subprocess.Popen(
+                [sys.executable, "-c", ALONE, str(folder / PROGRAM)],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=os.environ | quietly,
+            ) as process,
+        ):
+            assert process.stdout is not None
+            for line in process.stdout:
+                found.append(json.loads(line))
+                progress(1)
+        if process.returncode or len(found) != len(texts):
+            told = errors.read_text(encoding="utf-8", errors="replace")[-ENDING:]
+            raise UserError(f"the export does not run, so it was not kept (exit status {process.returncode}):\n{told}")
+    return found
+
+
+def compare(expected: Predictions, found: Sequence[dict[str, Any]]) -> Comparison:
+    """Put an export's answers beside the classifier's own."""
+    given = expected.probabilities
+    other = np.array([list(answer["probabilities"].values()) for answer in found])
+    logits = expected.logits.astype(np.float64) / expected.calibration.temperature
+    apart = _centred(logits) - _centred(np.array([answer["logits"] for answer in found]))
+    return Comparison(
+        rows=len(found),
+        changed=np.flatnonzero(given.argmax(1) != other.argmax(1)).tolist(),
+        logit=float(np.abs(apart).max()),
+        probability=float(np.abs(given - other).max()),
+        cut=[row for row, answer in enumerate(found) if answer["truncated"] != expected.truncated[row]],
+    )
+
+
+def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+TEST_ROWS = Path("data/prepared/test.csv")
+CHECKED = "verification.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Texts that an export is verified with."""
+
+    source: str
+    """Where they come from."""
+    texts: list[str]
+    """At least one."""
+    labels: list[str] | None
+    """Their labels, where the file has a column `label`."""
+
+    @classmethod
+    def read(cls, path: Path | None, text: str | None, examples: Sequence[str]) -> "Rows":
+        """Read the rows of a file; None takes the project's test rows, else the classifier's examples.
+
+        Args:
+            text: the column with the text; None finds it by its usual names.
+            examples: the classifier's.
+
+        Raises:
+            UserError: there are none of them.
+        """
+        path = path or (TEST_ROWS if TEST_ROWS.is_file() else None)
+        if path is None:
+            if not examples:
+                raise UserError(
+                    f"nothing to verify the export with: {TEST_ROWS} is not here, and the classifier has no examples; "
+                    "give a file of texts with --rows"
+                )
+            return cls(source="the classifier's examples", texts=list(examples), labels=None)
+        table = Table.survey(path, text=text)
+        rows = [row for chunk in table.chunks() for row in chunk if str(row.get(table.text) or "").strip()]
+        if not rows:
+            raise UserError(f"{path}: there is no text in column {table.text}")
+        labelled = "label" in table.columns
+        return cls(
+            source=str(path),
+            texts=[str(row[table.text]) for row in rows],
+            labels=[str(row.get("label")) for row in rows] if labelled else None,
+        )
+
+
+def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: str | None = None) -> None:
+    """The work of `labeltune export`: write, verify, and keep the folder or leave none.
+
+    Raises:
+        UserError: what this classifier has no form for, rows that are not usable, or an export that answers otherwise.
+    """
+    _require_free(out)
+    if to.startswith("onnx"):
+        formats.require_onnx()
+    classifier = Classifier.load(folder)
+    given = Rows.read(rows, text_column, classifier.record.examples)
+    _require_labels(given, classifier, needed=to == "hub-folder")
+    terminal.say(f"{len(given.texts):,} texts to verify with: {given.source}")
+    with terminal.progress("the classifier", len(given.texts)) as progress:
+        expected = classifier.predict(given.texts, progress=progress)
+    if classifier.record.train.method != "lora":
+        classifier = Classifier.load(folder, merge=True)
+    with replacing(out) as partial:
+        partial.mkdir()
+        terminal.say(f"writing {to}")
+        own = write(classifier, folder, to, partial)
+        with terminal.progress("the export", len(given.texts)) as progress:
+            found = answers(partial, given.texts, progress)
+        compared = compare(expected, found)
+        bounds = _bounds(to, classifier.record.machine.dtype)
+        _require_kept(compared, bounds, to)
+        checked: dict[str, Any] = {"versions": versions(), "to": to, "classifier": digest(folder / MANIFEST)}
+        checked |= {"least_agreement": bounds.agreement, "most_probability_difference": bounds.probability}
+        write_json(partial / CHECKED, compared.record() | checked | {"texts": given.source})
+        figures = _figures(classifier, given, found)
+        card = exported_card(
+            classifier.record,
+            onnx=to.startswith("onnx"),
+            own=own,
+            texts=given.texts,
+            compared=str(compared),
+            figures=figures,
+        )
+        write_text(partial / CARD, model_card(classifier.record, card))
+    _show(out, compared, own=own, hub=to == "hub-folder", temperature=classifier.record.calibration.temperature)
+
+
+def _require_free(out: Path) -> None:
+    """An export may replace an export, never another folder."""
+    if out.exists() and not (out / CHECKED).is_file():
+        raise UserError(f"{out} exists and is no export; name another folder with --out")
+
+
+def _require_labels(rows: Rows, classifier: Classifier, *, needed: bool) -> None:
+    if rows.labels is None:
+        if needed:
+            raise UserError(
+                "--to hub-folder writes the results on test rows into the card, and "
+                f"{rows.source} has no column `label`; give labelled rows with --rows, or export --to merged"
+            )
+        return
+    strange = sorted(set(rows.labels) - set(classifier.record.labels.names))
+    if strange:
+        raise UserError(
+            f"{rows.source}: no label of this classifier is called {strange[:3]}; it has "
+            f"{', '.join(classifier.record.labels.names)}: give rows of its own data with --rows"
+        )
+
+
+def write(classifier: Classifier, source: Path, to: str, folder: Path) -> bool:
+    """Write a loaded classifier, which is used up by this, with all that is needed to ask it; nothing is verified yet.
+
+    Args:
+        source: folder of the classifier.
+
+    Returns:
+        Whether a class of our own had to go with the weights.
+
+    Raises:
+        UserError: what this classifier has no form for.
+    """
+    _describe(classifier, source, to, folder)
+    temperature = classifier.record.calibration.temperature
+    if not to.startswith("onnx"):
+        model = formats.merge(classifier.network, temperature)
+        model.save(folder)
+        return model.own
+    formats.write(classifier.network, temperature, folder)
+    if to == "onnx-int8":
+        formats.quantise(folder)
+    return False
+
+
+def _describe(classifier: Classifier, source: Path, to: str, folder: Path) -> None:
+    """Write all that is needed beside the weights: tokenizer, prompt, and the program that knows how to use them."""
+    tokenizer = load_tokenizer(source)
+    tokenizer.padding_side = "right"
+    tokenizer.save_pretrained(folder)
+    shutil.copyfile(str(predict.__file__), folder / PROGRAM)
+    record, encoder = classifier.record, classifier.encoder
+    write_json(
+        folder / RECORD,
+        {
+            "labeltune": labeltune.__version__,
+            "export": to,
+            "labels": list(record.labels.names),
+            "front": encoder.template.front,
+            "back": encoder.template.back,
+            "max_length": encoder.max_length,
+            "pad_token_id": encoder.tokenizer.pad_token_id,
+            "blank_token_id": encoder.filler(),
+            "temperature": record.calibration.temperature,
+            "threshold": record.calibration.threshold,
+            "base": record.model.title,
+            "data": {"name": record.dataset, "rows": record.rows, "sha256": record.data},
+        },
+    )
+
+
+def _bounds(to: str, dtype: str) -> Bounds:
+    if to == "onnx-int8":
+        return INT8
+    return EXACT if dtype == "fp32" else HALF
+
+
+def _require_kept(compared: Comparison, bounds: Bounds, to: str) -> None:
+    if compared.keeps(bounds):
+        return
+    advice = "; export --to onnx keeps every digit" if to == "onnx-int8" else ""
+    cut = f"; rows {compared.cut[:5]} are cut elsewhere" if compared.cut else ""
+    raise UserError(
+        f"the export was not kept: {compared}{cut}. Asked for are {bounds.agreement:.1%} and "
+        f"{bounds.probability:g}{advice}"
+    )
+
+
+def _figures(classifier: Classifier, rows: Rows, found: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What metrics.json holds, of the export's own answers."""
+    if rows.labels is None:
+        return None
+    labels = np.array(classifier.record.labels.index(rows.labels))
+    given = np.array([list(answer["probabilities"].values()) for answer in found])
+    settings = Evaluate()
+    between = metrics.intervals(labels, given, seed=settings.seed, resamples=settings.resamples)
+    return metrics.summarise(labels, given, classifier.record.labels.names) | {"intervals": between}
+
+
+def _show(out: Path, compared: Comparison, *, own: bool, hub: bool, temperature: float) -> None:
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    terminal.say(str(compared))
+    if temperature != 1:
+        terminal.say(f"its logits are divided by the temperature {temperature:.3f} already")
+    if own:
+        terminal.say(
+            "Transformers has no class with this head: pooled.py goes with the weights, and from_pretrained needs "
+            "trust_remote_code=True"
+        )
+    terminal.say(f"written to {out} ({size / 1e6:,.0f} MB); README.md says how to use it")
+    if hub:
+        terminal.say(f"hf upload OWNER/NAME {out}")

@@ -1,0 +1,312 @@
+"""The trained classifier on disk: a folder in Hugging Face's formats that is complete, checked and reproducible."""
+
+import copy
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+import labeltune
+from labeltune.config.data import Dataset
+from labeltune.config.model import Model, Prompt, Train
+from labeltune.data.labels import LabelSet
+from labeltune.inference.calibration import NONE, Calibration
+from labeltune.modeling.adapters import transposed
+from labeltune.modeling.architectures import unwrap
+from labeltune.modeling.base_models import Base, open_base, quiet
+from labeltune.modeling.builder import NetworkSpec
+from labeltune.modeling.device import Machine
+from labeltune.runtime.environment import Fingerprint, code_hashes, versions
+from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import digest, replacing, write_json
+
+FORMAT = 4
+CARD = "README.md"
+ADAPTER_CONFIG = "adapter_config.json"
+MANIFEST = "manifest.json"
+RECORD = "labeltune.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+"""Ends of names of files that Python may run code from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What labeltune.json holds: all that predicting needs beside the weights, and where they come from."""
+
+    labels: LabelSet
+    """The classes."""
+    prompt: Prompt
+    """The prompt."""
+    train: Train
+    """Head, depth and adapters as they were trained."""
+    model: Model
+    """Source of the base model."""
+    base_files: dict[str, str]
+    """sha256 of the base model's files."""
+    machine: Machine
+    """What the training computed with."""
+    data: dict[str, str]
+    """sha256 of each split that was trained with."""
+    rows: dict[str, int]
+    """How many rows each split has."""
+    dataset: str
+    """Name of the data set."""
+    license: str | None
+    """Licence of the data set."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where its rows came from, with the commit where that is the Hub."""
+    chosen: dict[str, str] = field(default_factory=dict)
+    """Setting that was left open -> what was taken, and why; `train` holds the numbers."""
+    prior: list[float] | None = None
+    """What is taken off each label's score, where `train.label_score` asks for it."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """Figures of the kept model on the validation rows, once there is one."""
+    calibration: Calibration = NONE
+    """What its confidence means."""
+    examples: list[str] = field(default_factory=list)
+    """Texts to try it with."""
+
+    @classmethod
+    def of(cls, plan: NetworkSpec, model: Model, prompt: Prompt, dataset: Dataset, **more: Any) -> "Record":
+        """The record of a network that is about to be trained; `more` are further fields."""
+        return cls(
+            labels=plan.labels, prompt=prompt, train=plan.train, model=model, base_files=plan.base.files,
+            machine=plan.machine, dataset=dataset.name, license=dataset.license, **more,
+        )  # fmt: skip
+
+    def run_name(self, fingerprint: Fingerprint) -> str:
+        """What trackers call this training."""
+        train = self.train
+        parts = (self.dataset, self.model.name, train.method, train.head, train.seed, fingerprint.digest[:8])
+        return "-".join(map(str, parts))
+
+
+def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: Base, record: Record) -> None:
+    """Write the artefact whole or not at all; the same weights give the same bytes."""
+    with replacing(folder) as partial, quiet():
+        partial.mkdir()
+        if record.train.method == "full":
+            network.save_pretrained(partial)
+        else:
+            network.save_pretrained(partial, save_embedding_layers=False)
+            _settle_adapter_config(partial / ADAPTER_CONFIG, base)
+            _save_config(unwrap(network).config, partial)
+        tokenizer.save_pretrained(partial)
+        _describe(partial, replace(record, model=_pinned(record.model, base)))
+
+
+def save_calibrated(folder: Path, source: Path, record: Record, card: str) -> None:
+    """Write the artefact of `source` under another record, with its model card; weights are hard links if possible."""
+    with replacing(folder) as partial:
+        partial.mkdir()
+        for name in _read(source / MANIFEST)["sha256"]:
+            if name not in (RECORD, CARD):
+                _link(source / name, partial / name)
+        (partial / CARD).write_bytes(card.encode())
+        _describe(partial, record)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one that has no links
+        shutil.copyfile(source, target)
+
+
+def _describe(folder: Path, record: Record) -> None:
+    """Write record and manifest beside the weights."""
+    write_json(
+        folder / RECORD,
+        {
+            "format": FORMAT,
+            "labeltune": labeltune.__version__,
+            "labels": {"names": list(record.labels.names), "words": list(record.labels.words)},
+            "prompt": record.prompt.model_dump(),
+            "train": record.train.model_dump(),
+            "base": {"model": record.model.model_dump(), "files": record.base_files},
+            "machine": asdict(record.machine),
+            "chosen": record.chosen,
+            "prior": record.prior,
+            "data": {
+                "name": record.dataset,
+                "license": record.license,
+                "rows": record.rows,
+                "sha256": record.data,
+                "source": record.source,
+            },
+            "validation": record.validation,
+            "calibration": asdict(record.calibration),
+            "examples": record.examples,
+        },
+    )
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    write_json(folder / MANIFEST, {"sha256": {file.name: digest(file) for file in files}})
+
+
+def fingerprint(record: Record) -> Fingerprint:
+    """What the result of this training depends on; to be asked for once everything is imported."""
+    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to", "depth_rows", "trunk_budget"})
+    return Fingerprint(
+        configuration={
+            "train": train,
+            "prompt": record.prompt.model_dump(),
+            "labels": {"names": record.labels.names, "words": record.labels.words},
+        },
+        data=record.data,
+        base=record.base_files,
+        code=code_hashes(),
+        versions=versions(),
+        hardware={"machine": str(record.machine)},
+    )
+
+
+def load_record(folder: Path) -> Record:
+    """Check every file of an artefact against its manifest and read its record.
+
+    Raises:
+        UserError: the folder is no artefact, or a file is missing or was changed.
+    """
+    hashes = _read(folder / MANIFEST).get("sha256")
+    if not isinstance(hashes, dict) or not any(name.endswith(".safetensors") for name in hashes):
+        raise UserError(f"{folder / MANIFEST} is damaged: it names no weights; train again with `dvc repro`")
+    held = sorted(file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    pickled = [name for name in held if Path(name).suffix.lower() in PICKLES]
+    if pickled:
+        raise UserError(
+            f"{folder} holds {', '.join(pickled)}: pickles, which can run code when they are opened, are never loaded; "
+            "a classifier's weights are .safetensors files. Get it from whom you trust, or train again with `dvc repro`"
+        )
+    found = {
+        "missing": [name for name in hashes if name not in held],
+        "changed": [name for name in hashes if name in held and digest(folder / name) != hashes[name]],
+        "not a part of it": [name for name in held if name not in hashes and name != MANIFEST],
+    }
+    what = [f"{how}: {', '.join(names)}" for how, names in found.items() if names]
+    if what:
+        raise UserError(f"{folder} is damaged ({'; '.join(what)}); restore it, or train again with `dvc repro`")
+    content = _read(folder / RECORD)
+    if content["format"] != FORMAT:
+        raise UserError(f"{folder / RECORD}: format {content['format']}; this version of labeltune reads {FORMAT}")
+    return Record(
+        labels=LabelSet(names=tuple(content["labels"]["names"]), words=tuple(content["labels"]["words"])),
+        prompt=Prompt.model_validate(content["prompt"]),
+        train=Train.model_validate(content["train"]),
+        model=Model.model_validate(content["base"]["model"]),
+        base_files=content["base"]["files"],
+        machine=Machine(**content["machine"]),
+        data=content["data"]["sha256"],
+        rows=content["data"]["rows"],
+        dataset=content["data"]["name"],
+        license=content["data"]["license"],
+        source=content["data"].get("source", {}),
+        chosen=content.get("chosen", {}),
+        prior=content["prior"],
+        validation=content["validation"],
+        calibration=Calibration(**content["calibration"]),
+        examples=content["examples"],
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is no trained classifier: {path.name} is missing; run `dvc repro`") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged: not valid JSON; restore it, or train again with `dvc repro`") from None
+
+
+def _pinned(model: Model, base: Base) -> Model:
+    """The source with the commit that was trained on: a branch may have moved when the classifier is loaded."""
+    return model.model_copy(update={"revision": base.revision}) if base.revision else model
+
+
+def _save_config(config: PretrainedConfig, folder: Path) -> None:
+    """Save a configuration for the base model as it is stored: Transformers would take 4 bits for what lies on disk."""
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.save_pretrained(folder)
+
+
+def _settle_adapter_config(path: Path, base: Base) -> None:
+    """PEFT writes its sets in the order of the process's hash seed, and the path of this machine's cache."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["base_model_name_or_path"] = base.name
+    for key, value in content.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            content[key] = sorted(value)
+    write_json(path, content)
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def open_same_base(record: Record, folder: Path) -> Base:
+    """Open the base model that a classifier was trained on.
+
+    Raises:
+        UserError: its files are others than they were.
+    """
+    base = open_base(record.model)
+    changed = sorted(name for name, value in record.base_files.items() if base.files.get(name) != value)
+    if changed:
+        raise UserError(
+            f"{folder} was trained on another version of {base.name}: {', '.join(changed)} in {base.folder} "
+            "differ; train again with `dvc repro`, or restore the base model"
+        )
+    return base
+
+
+def load_all(network: PreTrainedModel, folder: Path) -> None:
+    """Put every saved weight into the network; a tied one is saved once.
+
+    Raises:
+        UserError: the folder has other weights than the network.
+    """
+    saved = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    held = dict(network.named_parameters())
+    if saved.keys() != held.keys():
+        raise UserError(
+            f"{folder} does not fit the model it describes: {sorted(saved.keys() ^ held.keys())[:3]}; train again"
+        )
+    with torch.no_grad():
+        for name, weight in held.items():
+            weight.copy_(saved[name])
+
+
+def load_adapter(network: PreTrainedModel, folder: Path) -> "PeftModel":
+    """Put the saved adapter around the network.
+
+    Raises:
+        UserError: some of its weights did not arrive, bit for bit.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model_state_dict  # a second, which a full model need not wait for
+
+    with quiet():
+        config = LoraConfig.from_pretrained(str(folder))
+        config.fan_in_fan_out = transposed(network)  # GPT-2 in 4 bits isn't, merged it is again
+        try:
+            adapted = PeftModel.from_pretrained(network, str(folder), config=config)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            what = next(line.strip() for line in str(error).splitlines() if "size mismatch" in line)
+            raise UserError(f"{folder / ADAPTER} does not fit the model it describes: {what}") from None
+    saved = load_file(folder / ADAPTER)
+    held = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    different = sorted(set(saved) ^ set(held)) + [
+        name for name in saved.keys() & held.keys() if not torch.equal(saved[name], held[name])
+    ]
+    if different:
+        raise UserError(f"{folder / ADAPTER} does not fit the model it describes: {different[:3]}")
+    return adapted

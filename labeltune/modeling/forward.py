@@ -1,0 +1,261 @@
+"""Forward passes without gradients, with a cache of the prompt prefix's keys and values."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import DynamicCache
+from transformers.pytorch_utils import Conv1D
+
+from labeltune.modeling.architectures import architecture_of, layer_list
+from labeltune.modeling.prompts import Encoder
+
+Tensors = dict[str, torch.Tensor]
+Result = TypeVar("Result")
+
+
+LENGTH_MULTIPLE = 8
+FIRST_USED = (torch.cos, torch.sin, torch.exp, torch.tanh, torch.erf)
+"""Called once before several threads call them: where two threads were the first to ask for a cosine, one of them now
+and then got other last bits."""
+
+
+def length_multiple(network: Any) -> int:
+    """Of how many tokens the length of a network's batches is a multiple.
+
+    In bf16 on a CPU oneDNN compiles a kernel for every new shape and keeps a thousand of them, with their buffers; in
+    fp32 nothing is compiled, and padding only costs.
+    """
+    compiled = network.device.type == "cpu" and (network.autocast or network.dtype) == torch.bfloat16
+    return LENGTH_MULTIPLE if compiled else 1
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The least multiple that is not below a length.
+
+    >>> round_up(17, 8), round_up(16, 8)
+    (24, 16)
+    """
+    return -(-length // multiple) * multiple
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int, multiple: int = 1) -> Tensors:
+    """Right-pad token ids to the longest row; the attention mask, not the pad id, tells what is padding.
+
+    Args:
+        multiple: what the length is to be a multiple of.
+
+    Returns:
+        `input_ids` and `attention_mask`, both `[batch, length]`.
+
+    >>> pad([[5, 6], [7]], pad_id=0)["attention_mask"].tolist()
+    [[1, 1], [1, 0]]
+    """
+    longest = round_up(max(len(row) for row in rows), multiple)
+    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)  # [batch, length]
+    attention_mask = torch.zeros_like(input_ids)  # [batch, length]
+    for i, row in enumerate(rows):
+        input_ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        attention_mask[i, : len(row)] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def pad_states(states: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    """Right-pad the states of several rows, each `[at most length, size]`, with zeros to `[batch, length, size]`."""
+    padded = states[0].new_zeros(len(states), length, states[0].shape[1])
+    for i, row in enumerate(states):
+        padded[i, : len(row)] = row
+    return padded
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Group rows by length into batches of at most `batch_tokens` tokens with padding, longest first.
+
+    >>> token_batches([2, 9, 3, 2], batch_tokens=9)
+    [[1], [2, 0, 3]]
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    batches: list[list[int]] = []
+    for row in order:
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def row_batches(
+    input_ids: Sequence[Sequence[int]], front: Any, extra: int, batch_tokens: int, multiple: int
+) -> tuple[list[list[int]], list[int]]:
+    """Batches of rows of like length, those that go on from the front apart from the others.
+
+    Args:
+        front: the `front.Front` of the prompts, or None.
+        extra: tokens that each row has in the layers beyond its prompt.
+        batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
+        multiple: what the length of a batch will be a multiple of.
+
+    Returns:
+        The rows of each batch, and how many tokens each row leaves to the front.
+    """
+    skipped = [len(front.tokens) if front and front.begins(ids) else 0 for ids in input_ids]
+    batches: list[list[int]] = []
+    for skip in sorted(set(skipped)):
+        alike = [row for row, other in enumerate(skipped) if other == skip]
+        lengths = [round_up(len(input_ids[row]) - skip, multiple) + extra for row in alike]
+        batches += [[alike[place] for place in batch] for batch in token_batches(lengths, batch_tokens)]
+    return batches, skipped
+
+
+def compute_logits(
+    network: nn.Module,
+    input_ids: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    batch_tokens: int,
+    states: Sequence[torch.Tensor] | None = None,
+    front: Any = None,
+    progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return the logits of every row in the order given, `[rows, num_labels]`.
+
+    Args:
+        network: a classifier whose output has `logits`; its mode (train or eval) is put back afterwards.
+        input_ids: token ids per row, not padded.
+        batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
+        states: trunk states per row, `[length, size]`, to start from instead of the tokens.
+        front: the `front.Front` of the prompts, to go on from where a row begins with it.
+        progress: called with the number of rows done since the last call.
+    """
+    device = next(network.parameters()).device
+    extra = getattr(network, "extra_tokens", 0)  # behind a PEFT model it is found too
+    multiple = length_multiple(network)
+    batches, skipped = row_batches(input_ids, front, extra, batch_tokens, multiple)
+
+    def answer(rows: list[int]) -> NDArray[np.float32]:
+        skip = skipped[rows[0]]
+        batch: dict[str, Any] = {**pad([input_ids[row][skip:] for row in rows], pad_id, multiple)}
+        if states is not None:
+            mask = batch["attention_mask"]
+            known = pad_states([states[row] for row in rows], mask.shape[1] + extra)
+            batch = {"states": known, "attention_mask": mask}
+        batch = {name: tensor.to(device) for name, tensor in batch.items()} | ({"front": front} if skip else {})
+        return network(**batch).logits.float().cpu().numpy()
+
+    result: NDArray[np.float32] | None = None
+    with evaluating(network):
+        for rows, logits in zip(batches, run_in_threads(answer, batches, device), strict=True):
+            if result is None:
+                result = np.empty((len(input_ids), logits.shape[1]), dtype=np.float32)
+            result[rows] = logits
+            if progress:
+                progress(len(rows))
+    assert result is not None, "there is a row"
+    return result
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Switch a network's dropout off for a while, and round its weights once instead of in every pass."""
+    was_training = network.training
+    network.eval()
+    held = round_weights(network)
+    try:
+        yield
+    finally:
+        for module, name, weight in held:
+            setattr(module, name, weight)
+        network.train(was_training)
+
+
+def round_weights(network: Any) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Replace the weights of the layers by what autocast would make of them in every pass; no answer changes a bit.
+
+    Returns:
+        The weights that were there, and where; none where the arithmetic has the weights' own type.
+    """
+    dtype, held = getattr(network, "autocast", None), []
+    if dtype is None or architecture_of(network.config) is None:
+        return []
+    for module in layer_list(network.backbone()).modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            for name, weight in list(module.named_parameters(recurse=False)):
+                if weight.dtype != dtype:
+                    held.append((module, name, weight))
+                    setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+    return held
+
+
+def run_in_threads(
+    work: Callable[[list[int]], Result], batches: Sequence[list[int]], device: torch.device, *, sharing: bool = True
+) -> Iterator[Result]:
+    """Do forward passes of several batches at once, one CPU thread each; yields the results in their order.
+
+    Threads that share a batch wait for one another at every operation; with a batch each they don't, and the last bits
+    don't depend on how many there are. A GPU takes one batch after the other.
+
+    Args:
+        sharing: whether several threads may share a lone batch, so that its last bits depend on how many there are.
+    """
+    threads = torch.get_num_threads()
+
+    def passed(rows: list[int]) -> Result:
+        with torch.inference_mode():  # each thread has its own
+            return work(rows)
+
+    if device.type != "cpu" or threads == 1 or (len(batches) == 1 and sharing):
+        yield from map(passed, batches)
+        return
+    one = torch.ones(1)
+    for function in FIRST_USED:
+        function(one)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(passed, batches)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # a part of it holds for all threads
+
+
+SHORTEST = 4
+"""Tokens from which it pays."""
+PREFIX_SAMPLE = ("a", "Z", "7", "中", "-")
+"""Texts that begin differently: what their prompts have in common is the template's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptPrefix:
+    """The first tokens of every prompt, and what the layers keep of them."""
+
+    tokens: list[int]
+    """Token ids, `[front]`."""
+    states: list[tuple[torch.Tensor, torch.Tensor]]
+    """Keys and values of each layer that was asked for, `[1, heads, front, size]`."""
+    hidden: torch.Tensor
+    """States behind the last one of these, in fp32, `[front, size]`: a mean over all tokens needs them."""
+
+    def cache(self, rows: int) -> DynamicCache:
+        """Keys and values for a batch, to go on from."""
+        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.states])
+
+    def begins(self, row: list[int]) -> bool:
+        """Whether a prompt begins with these tokens and goes on."""
+        return starts_with(self.tokens, row)
+
+
+def starts_with(front: Sequence[int], row: Sequence[int]) -> bool:
+    """Whether a prompt begins with a front's tokens and goes on; one whose text merges with them does not."""
+    return len(row) > len(front) and list(row[: len(front)]) == list(front)
+
+
+def prefix_tokens(encoder: Encoder) -> list[int]:
+    """The first tokens of every prompt; none where they are too few to be worth a pass of their own."""
+    rows = encoder.encode(PREFIX_SAMPLE).input_ids
+    length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)
+    return rows[0][:length] if length >= SHORTEST else []

@@ -1,0 +1,347 @@
+"""Fused layers: decoder layers that run these kernels on unpadded batches, the top one for the last token only."""
+
+import copy
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from labeltune.modeling.architectures import architecture_of, layer_list, replaced
+from labeltune.modeling.device import inference_tokens
+from labeltune.modeling.forward import length_multiple
+from labeltune.modeling.kernels.decoder_layer import LayerParts, LoraLinear, adapted_layer, layer_states
+from labeltune.modeling.packing import MULTIPLE, UnpaddedBatch, model_masks, seen_beside
+
+FAMILIES = ("llama", "mistral", "qwen2")
+"""Families whose layers are norm, attention, norm and a gated MLP, with no norm of queries and keys."""
+ACTIVATION, ATTENTION = "silu", "eager"
+
+
+def install(network: Any) -> bool:
+    """Have a network's layers computed by the kernels wherever they can be; whether its family is one of theirs."""
+    config = network.config
+    able = (
+        config.model_type in FAMILIES
+        and config.hidden_act == ACTIVATION
+        and config._attn_implementation == ATTENTION
+        and not config.attention_dropout
+    )
+    if able:
+        for layer in layer_list(network.backbone()):
+            kind: Any = type(layer)
+            layer.__class__ = _fused(kind)
+    return able
+
+
+def installed(network: Any) -> bool:
+    """Whether that was done."""
+    return architecture_of(network.config) is not None and isinstance(layer_list(network.backbone())[0], _Fused)
+
+
+def batch_tokens(network: Any) -> int:
+    """Tokens of a batch without gradients: on a CPU twice as many where rows are a line and numbers have two bytes.
+
+    Where rows are padded, more of them beside each other have more padding; larger states leave the CPU's caches.
+    """
+    tokens = inference_tokens()
+    if network.device.type != "cpu" or network.dtype.itemsize > 2 or network.extra_tokens or not installed(network):
+        return tokens
+    with torch.no_grad():
+        lined = _parts(network, range(network.config.num_hidden_layers)) is not None
+    return 2 * tokens if lined else tokens
+
+
+def behind_rows(
+    network: Any,
+    layers: range,
+    tokens: torch.Tensor | None,
+    attention_mask: torch.Tensor,
+    states: torch.Tensor | None,
+    cache: Any,
+) -> torch.Tensor | None:
+    """States behind some layers, `[batch, length, size]`, of rows padded on the right; None where the kernels can't.
+
+    Args:
+        tokens: `[batch, length]`, or None where there are states, `[batch, length, size]`.
+        attention_mask: `[batch, front + length]`.
+        cache: keys and values of the front, or None.
+    """
+    front = 0 if cache is None else cache.get_seq_length()
+    parts = _parts(network, layers) if cache is None or front else None
+    if parts is None:
+        return None
+    part = network.layers(states is None, layers.start, layers.stop)
+    line = UnpaddedBatch.of_rows(attention_mask[:, front:], _multiple(network), _groups(network))
+    length = attention_mask.shape[1]
+    positions = torch.arange(length, device=attention_mask.device).unsqueeze(0)
+    seen = positions[:, front:].unsqueeze(2) >= positions.unsqueeze(1)  # [1, length, keys]
+    masks = model_masks(network.config, seen, positions, network.dtype)
+    own = positions[:, front:].expand(line.blocks, -1)
+    hidden = _states(part, line, parts, masks, own, tokens, states, cache)
+    return line.spread(hidden)
+
+
+def behind_blocks(
+    network: Any,
+    tokens: torch.Tensor | None,
+    owners: torch.Tensor,
+    positions: torch.Tensor,
+    states: torch.Tensor | None,
+) -> tuple[torch.Tensor, UnpaddedBatch] | None:
+    """States behind the top layer, `[1, tokens, size]`, of rows side by side in blocks, and the line that they are in.
+
+    Args:
+        tokens: `[blocks, length]`, or None where there are the trunk's states, `[blocks, length, size]`.
+        owners, positions: as `bins.Binning` gives them, `[blocks, length]`.
+    """
+    first, last = 0 if states is None else network.trunk_layers, network.config.num_hidden_layers
+    parts = _parts(network, range(first, last))
+    if parts is None:
+        return None
+    part = network.layers(states is None, first, last)
+    line = UnpaddedBatch.of(owners, _multiple(network), _groups(network))
+    masks = model_masks(network.config, seen_beside(owners), positions, network.dtype)
+    return _states(part, line, parts, masks, positions, tokens, states, None), line
+
+
+def _states(
+    part: Any,
+    line: UnpaddedBatch,
+    parts: Mapping[int, LayerParts],
+    masks: Any,
+    positions: torch.Tensor,
+    tokens: torch.Tensor | None,
+    states: torch.Tensor | None,
+    cache: Any,
+) -> torch.Tensor:
+    found: torch.Tensor = part(
+        None if tokens is None else line.pick(tokens),
+        attention_mask=masks,
+        position_ids=line.pick(positions),
+        inputs_embeds=None if states is None else line.pick(states),
+        past_key_values=cache,
+        line=line,
+        parts=parts,
+    ).last_hidden_state
+    return found
+
+
+def _multiple(network: Any) -> int:
+    return MULTIPLE if length_multiple(network) > 1 else 1
+
+
+def _groups(network: Any) -> int:
+    return int(network.config.num_attention_heads // network.config.num_key_value_heads)
+
+
+@cache
+def _fused(kind: Any) -> Any:
+    """A class of layers whose `forward` is that of `_Fused`; Transformers sees to its checkpoints."""
+    return type(f"Fused{kind.__name__}", (_Fused, kind), {})
+
+
+class _Fused:
+    """Mixin over Transformers' layers: theirs, unless a line is passed."""
+
+    def forward(
+        self: Any,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Any = None,
+        line: UnpaddedBatch | None = None,
+        parts: Mapping[int, LayerParts] | None = None,
+        **options: Any,
+    ) -> Any:
+        """States behind the layer, `[1, tokens, size]`, of those before it."""
+        if line is None or parts is None or attention_mask is None or position_embeddings is None:
+            given = {"position_embeddings": position_embeddings, "past_key_values": past_key_values, **options}
+            return super().forward(hidden_states, attention_mask=attention_mask, **given)  # type: ignore[misc]
+        index, states = self.self_attn.layer_idx, hidden_states[0]
+        own = parts[index]
+        cosines, sines = (part[0, :, : own.size // 2] for part in position_embeddings)
+        adapters = [weight for part in own.attention for weight in (part.down, part.up) if weight is not None]
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (states, *adapters)):
+            assert past_key_values is None, "what is learnt of a front is learnt in the line"
+            return adapted_layer(states, own, line, attention_mask, cosines, sines).unsqueeze(0)
+        front = None
+        if past_key_values is not None:
+            before = past_key_values.layers[index]
+            front = (before.keys[:1], before.values[:1])
+        return layer_states(states, own, line, attention_mask, cosines, sines, front=front).unsqueeze(0)
+
+
+def _parts(network: Any, layers: range) -> dict[int, LayerParts] | None:
+    """The weights of some layers as the kernels take them; None where one of them is not known to them."""
+    if network.autocast or not installed(network) or torch.compiler.is_exporting():
+        return None
+    found = {}
+    for index in layers:
+        one = _parts_of(layer_list(network.backbone())[index], network.dtype)
+        if one is None:
+            return None
+        found[index] = one
+    return found
+
+
+def _parts_of(layer: Any, dtype: torch.dtype) -> LayerParts | None:
+    """A layer's weights; None where one is of another type, trains, or is no matrix alone."""
+    attention, mlp = layer.self_attn, layer.mlp
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    read = [_product(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)]
+    gated = [_product(part) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+    known = [part for part in (*read, *gated) if part is not None]
+    if len(known) < len(read) + len(gated) or any(part.down is not None for part in known[len(read) :]):
+        return None
+    fixed = [norm.weight for norm in norms] + [w for part in known for w in (part.weight, part.bias) if w is not None]
+    if any(weight.dtype != dtype or (weight.requires_grad and torch.is_grad_enabled()) for weight in fixed):
+        return None
+    return LayerParts(
+        norms=tuple((norm.weight, norm.variance_epsilon) for norm in norms),
+        attention=tuple(known[: len(read)]),
+        mlp=tuple(known[len(read) :]),
+        size=attention.head_dim,
+        scale=attention.scaling,
+    )
+
+
+def _product(module: Any) -> LoraLinear | None:
+    """A linear layer with the adapter that PEFT put beside it; None for whatever else it may be."""
+    if type(module) is nn.Linear:
+        return LoraLinear(weight=module.weight, bias=module.bias)
+    base = getattr(module, "base_layer", None)
+    if type(base) is not nn.Linear or not hasattr(module, "lora_A") or len(module.lora_A) != 1:
+        return None
+    (name,) = module.lora_A
+    if module.disable_adapters or module.merged or list(module.active_adapters) != [name]:
+        return None
+    dropout = module.lora_dropout[name]
+    if name in module.lora_variant or module.lora_bias[name] or (dropout.training and getattr(dropout, "p", 0.0)):
+        return None
+    return LoraLinear(
+        weight=base.weight,
+        bias=base.bias,
+        down=module.lora_A[name].weight,
+        up=module.lora_B[name].weight,
+        scaling=module.scaling[name],
+    )
+
+
+LAST_TOKEN_FAMILIES = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+"""Families whose layers call their parts alike."""
+KERNELS = ("eager", "sdpa")
+
+
+def supports_last_token(config: Any) -> bool:
+    """Whether the top layer of such a model can be computed at some positions alone; a graph is traced without."""
+    known = config.model_type in LAST_TOKEN_FAMILIES and config._attn_implementation in KERNELS
+    return known and not torch.compiler.is_exporting()
+
+
+def last_token_layer(backbone: Any, places: torch.Tensor) -> Any:
+    """The backbone with a top layer that gives the states of `places` alone, `[batch, places, size]`.
+
+    Args:
+        places: positions in each row, `[batch, places]`.
+    """
+    layers = layer_list(backbone)
+    return replaced(backbone, "layers", nn.ModuleList([*layers[:-1], _LastTokenLayer(layers[-1], places)]))
+
+
+class _LastTokenLayer(nn.Module):
+    """A layer at some positions."""
+
+    def __init__(self, layer: Any, places: torch.Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.places = places
+
+    def forward(self, hidden_states: torch.Tensor, **options: Any) -> Any:
+        """States behind the layer, `[batch, places, size]`, of states `[batch, length, size]`."""
+        layer = self.layer
+        if layer.gradient_checkpointing and layer.training:
+            # The layer would recompute itself, without the cache by which it is given keys and values.
+            plain = copy.copy(layer)
+            plain.gradient_checkpointing = False
+            return layer._gradient_checkpointing_func(partial(self._states, plain, **options), hidden_states)
+        return self._states(layer, hidden_states, **options)
+
+    def _states(
+        self,
+        layer: Any,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, ...] = (),
+        past_key_values: Any = None,
+        **options: Any,
+    ) -> Any:
+        places = self.places
+        width = layer.self_attn.head_dim * layer.self_attn.config.num_attention_heads
+        attention = replaced(layer.self_attn, "q_proj", _NoQueries(width))
+        taken = _Taken(past_key_values)
+        with suppress(_EnoughError):
+            attention(
+                hidden_states=layer.input_layernorm(hidden_states),
+                attention_mask=None,
+                position_embeddings=position_embeddings,
+                past_key_values=taken,
+            )
+        if attention_mask is not None:  # without one no row is padded, and the tip is its last position: it sees all
+            attention_mask = attention_mask.expand(len(places), -1, -1, -1)  # [batch, 1, length, keys]
+            index = places[:, None, :, None].expand(-1, 1, -1, attention_mask.shape[3])
+            attention_mask = attention_mask.gather(2, index)
+        return layer(
+            _at(hidden_states, places),
+            attention_mask=attention_mask,
+            position_embeddings=tuple(_at(part.expand(len(places), -1, -1), places) for part in position_embeddings),
+            past_key_values=_Given(taken.pair),
+            **options,
+        )
+
+
+def _at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Pick positions, `[batch, places, size]`, of `[batch, length, size]`."""
+    return values.gather(1, places.unsqueeze(2).expand(-1, -1, values.shape[2]))
+
+
+class _NoQueries(nn.Module):
+    """Stands in for a projection whose result is not used."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.new_zeros(*hidden.shape[:-1], self.width)
+
+
+class _EnoughError(Exception):
+    """Keys and values are there: attention need not go on."""
+
+
+class _Taken:
+    """Stands in for a cache: takes keys and values from attention, those of the front before them, and ends it."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+        self.pair: tuple[torch.Tensor, ...] = ()
+        """Keys and values with norm and position, `[batch, heads, keys, size]`."""
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *unused: Any) -> None:
+        """Never returns."""
+        self.pair = (keys, values) if self.cache is None else self.cache.update(keys, values, layer)
+        raise _EnoughError
+
+
+class _Given:
+    """Stands in for a cache that knows all keys and values."""
+
+    def __init__(self, pair: tuple[torch.Tensor, ...]) -> None:
+        self.pair = pair
+
+    def update(self, *unused: Any) -> tuple[torch.Tensor, ...]:
+        """Give them instead of the tip's own, which are among them."""
+        return self.pair

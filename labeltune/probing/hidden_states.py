@@ -1,0 +1,342 @@
+"""Hidden states of the base model before fine-tuning, layer by layer, and a recorder for them."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from labeltune.config.model import Train
+from labeltune.data.labels import LabelSet
+from labeltune.modeling import classifiers
+from labeltune.modeling.architectures import architecture_of, is_encoder, layer_list
+from labeltune.modeling.base_models import Base
+from labeltune.modeling.builder import load_network
+from labeltune.modeling.classifiers import behind, shared_prefix
+from labeltune.modeling.device import Machine, device
+from labeltune.modeling.forward import PromptPrefix, length_multiple, pad, row_batches, run_in_threads
+from labeltune.modeling.kernels import fused
+from labeltune.modeling.packing import UnpaddedBatch
+from labeltune.modeling.prompts import Encoder
+from labeltune.probing.feature_cache import Passed
+from labeltune.probing.regression import States
+from labeltune.runtime.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbedModel:
+    """A base model that nothing was trained of."""
+
+    network: Any
+    """It, on its device."""
+    pad_id: int
+    """Token that fills up batches."""
+    files: dict[str, str]
+    """File of it -> sha256."""
+    size: int
+    """Bytes of its files."""
+    front: PromptPrefix | None
+    """What every prompt begins with."""
+    missing: str | None
+    """Why it can't score label words; None where it can."""
+
+
+def load_probed_model(
+    base: Base, labels: LabelSet, encoder: Encoder, machine: Machine, *, scoring: bool
+) -> ProbedModel:
+    """Load a base model at its full depth.
+
+    Args:
+        scoring: whether label words are to be scored; else, and where the model can't, it has a head that is not used.
+
+    Raises:
+        UserError: the model can't read prompts of this length, or is of no use as a classifier.
+    """
+
+    def loaded(head: str) -> Any:
+        return load_network(
+            base,
+            labels,
+            Train.model_validate({"seed": 0, "head": head}),
+            dtype=machine.dtype,
+            attention=machine.attention,
+            kernels=machine.kernels,
+            tokenizer=encoder.tokenizer,
+            cue=encoder.template.back,
+            max_length=encoder.max_length,
+        )
+
+    network: Any = None
+    missing: str | None = "baselines.zero_shot is false"
+    if scoring and is_encoder(AutoConfig.from_pretrained(base.folder)):
+        missing = f"{base.name} is an encoder: it was never trained to say what follows a prompt"
+    elif scoring:
+        try:
+            network, missing = loaded("label_scoring"), None
+        except UserError as error:  # not for these labels or this model; its states can be read all the same
+            missing = str(error)
+    network = (loaded("linear") if network is None else network).to(device()).eval()
+    network.every_state = True
+    return ProbedModel(
+        network=network,
+        pad_id=encoder.tokenizer.pad_token_id,
+        files=base.files,
+        size=sum((base.folder / name).stat().st_size for name in base.files),
+        front=shared_prefix(network, encoder),
+        missing=missing,
+    )
+
+
+POOLINGS = ("mean", "last")
+"""What stands for all states of a row: their mean, or that of its last token."""
+
+
+class HiddenStateRecorder(threading.local):
+    """What one thread has seen of its batch; the states of every token are never kept."""
+
+    def __init__(self, layers: Collection[int]) -> None:
+        self.layers = layers
+        self.seconds: dict[int, float] = {}
+        """Layer -> time from the batch's begin until its states were known."""
+
+    def begin(self, mask: torch.Tensor) -> None:
+        """Expect a batch with this mask, `[batch, length]`."""
+        self.mask, self.kept, self.seconds = mask, list[torch.Tensor](), {}
+        self.started = time.perf_counter()
+
+    def see(self, layer: int, hidden: torch.Tensor, line: UnpaddedBatch | None) -> None:
+        """Pool states `[batch, length or more, size]`, or those of a line; behind the mask are nodes of label words."""
+        if layer in self.layers:
+            hidden = hidden if line is None else line.spread(hidden)
+            inside = hidden[:, : self.mask.shape[1]]
+            pooled = [classifiers.pool(inside, self.mask, how).float() for how in POOLINGS]
+            self.kept.append(torch.stack(pooled, dim=1).cpu())  # [batch, poolings, size]
+            self.seconds[layer] = time.perf_counter() - self.started
+
+    def pooled(self) -> States:
+        """States of the batch, `[batch, layers, poolings, size]`."""
+        assert len(self.kept) == len(self.layers), "a layer did not run, or ran twice"
+        return torch.stack(self.kept, dim=1).numpy()
+
+
+@contextmanager
+def recording(network: Any, layers: Collection[int]) -> Iterator[HiddenStateRecorder]:
+    """Watch the layers of a network; their states are those that Transformers calls `hidden_states`."""
+    watch = HiddenStateRecorder(layers)
+    backbone, parts = network.backbone(), _layer_list(network)
+    top = network.config.num_hidden_layers
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        watch.see(0, args[0] if args else kwargs["hidden_states"], kwargs.get("line"))
+
+    def after(layer: int, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
+        watch.see(layer, output[0] if isinstance(output, tuple) else output, kwargs.get("line"))
+
+    def behind(_: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
+        watch.see(top, output.last_hidden_state, kwargs.get("line"))
+
+    hooks = [backbone.register_forward_hook(behind, with_kwargs=True)]
+    if parts is not None:
+        hooks.append(parts[0].register_forward_pre_hook(before, with_kwargs=True))
+        for layer, part in enumerate(parts[:-1], start=1):
+            hooks.append(part.register_forward_hook(partial(after, layer), with_kwargs=True))
+    try:
+        yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def recorded_layers(network: Any) -> tuple[int, ...]:
+    """Layers whose states can be watched: 0 are the embeddings, the last one's come with the final norm."""
+    count = network.config.num_hidden_layers
+    return (count,) if _layer_list(network) is None else tuple(range(count + 1))
+
+
+def _layer_list(network: Any) -> nn.ModuleList | None:
+    """The layers of a network; of a family that labeltune does not know, the list that is as long as its depth."""
+    backbone = network.backbone()
+    if architecture_of(network.config):
+        return layer_list(backbone)
+    lists = [part for part in backbone.modules() if isinstance(part, nn.ModuleList)]
+    return next((part for part in lists if len(part) == network.config.num_hidden_layers), None)
+
+
+MEAN = POOLINGS.index("mean")
+STRIDE = 4
+"""Layers that rows pass at once where nobody stops between them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenStates:
+    """What a forward pass over rows gave."""
+
+    states: States
+    """Pooled states, `[rows, layers, poolings, size]`, in the order of `POOLINGS`."""
+    scores: States | None
+    """log p(label word | prompt), up to one constant a row, `[rows, num_labels]`, where it was asked for."""
+    seconds: float
+    """Time of the whole pass."""
+    layer_seconds: dict[int, float]
+    """Layer -> time until its states were known: that of a pass through a model which ends with it."""
+
+
+def read_hidden_states(
+    model: ProbedModel,
+    input_ids: Sequence[list[int]],
+    *,
+    layers: Collection[int],
+    scoring: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> HiddenStates:
+    """Run every row through the model once, and keep one state per row, layer and pooling.
+
+    Args:
+        input_ids: token ids per row, not padded.
+        layers: whose states are kept, ascending.
+        scoring: score the label words in the same pass.
+        progress: called with the number of rows done since the last call.
+    """
+    network, front = model.network, model.front
+    extra = network.extra_tokens if scoring else 0
+    multiple = length_multiple(network)
+    batches, skipped = row_batches(input_ids, front, extra, fused.batch_tokens(network), multiple)
+    states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
+    scores = np.empty((len(input_ids), network.config.num_labels), dtype=np.float32)
+    spent = dict.fromkeys(layers, 0.0)
+    total, started = 0.0, time.perf_counter()
+
+    with recording(network, layers) as watch:
+        means = _front_means(network, front, watch) if front else np.empty(0, dtype=np.float32)
+
+        def passed(rows: list[int]) -> tuple[States, States | None, dict[int, float], float]:
+            begun, skip = time.perf_counter(), skipped[rows[0]]
+            padded = pad([input_ids[row][skip:] for row in rows], model.pad_id, multiple)
+            batch = {name: tensor.to(network.device) for name, tensor in padded.items()}
+            watch.begin(batch["attention_mask"])
+            logits = None
+            if scoring or skip:
+                logits = network(**batch, front=front if skip else None).logits.float().cpu().numpy()
+            else:  # the layers alone: no output row of the vocabulary is multiplied
+                network.run(batch["input_ids"], batch["attention_mask"], None)
+            pooled = watch.pooled()
+            if skip:
+                _count_in(means, skip, pooled, padded["attention_mask"])
+            return pooled, logits, watch.seconds, time.perf_counter() - begun
+
+        for rows, result in zip(batches, run_in_threads(passed, batches, network.device, sharing=False), strict=True):
+            states[rows], logits, seconds, batch_seconds = result
+            if scoring:
+                scores[rows] = logits
+            spent = {layer: spent[layer] + seconds[layer] for layer in layers}
+            total += batch_seconds
+            if progress:
+                progress(len(rows))
+    elapsed = time.perf_counter() - started
+    return HiddenStates(
+        states=states,
+        scores=scores if scoring else None,
+        seconds=elapsed,
+        layer_seconds={layer: elapsed * spent[layer] / total for layer in layers},
+    )
+
+
+def layer_by_layer(
+    model: ProbedModel, input_ids: Sequence[list[int]], *, least: int = 1, passed: Passed | None = None
+) -> Iterator[States]:
+    """Run all rows through one layer after the other: who has seen enough stops, and the layers above never run.
+
+    Args:
+        least: the layer before which nobody stops: up to it, a pass goes through `STRIDE` layers.
+        passed: takes the states behind the layers that it asks for.
+
+    Yields:
+        Pooled states, `[rows, poolings, size]`, those of the embeddings first.
+    """
+    network, front = model.network, model.front
+    multiple = length_multiple(network)
+    batches, skipped = row_batches(input_ids, front, 0, fused.batch_tokens(network), multiple)
+    padded = [pad([input_ids[row][skipped[row] :] for row in rows], model.pad_id, multiple) for rows in batches]
+    fronts = [front if skipped[rows[0]] else None for rows in batches]
+    if front:  # a batch of its own, whose means belong to those of the rows behind it
+        padded.append(pad([front.tokens], model.pad_id))
+        fronts.append(None)
+    between: list[torch.Tensor | None] = [None] * len(padded)
+    start = None
+
+    top = network.config.num_hidden_layers
+    ends = () if passed is None else passed.ends
+    for stop in sorted({*range(STRIDE, least, STRIDE), *range(max(1, least), top + 1), *ends}):
+        layers = range(0 if start is None else start + 1, stop + 1)
+
+        def climbed(numbers: list[int], start: int | None = start, layers: range = layers) -> States:
+            (number,) = numbers
+            mask = padded[number]["attention_mask"].to(network.device)
+            seen, past = behind(fronts[number], mask)
+            watch.begin(mask)
+            tokens = padded[number]["input_ids"].to(network.device) if start is None else None
+            hidden = network.run(tokens, seen, between[number], start=start, stop=layers[-1], **past)
+            between[number] = hidden
+            return watch.pooled()
+
+        with recording(network, layers) as watch:
+            found = list(
+                run_in_threads(climbed, [[number] for number in range(len(padded))], network.device, sharing=False)
+            )
+        states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
+        for number, rows in enumerate(batches):
+            if skip := skipped[rows[0]]:
+                _count_in(found[-1][0, :, MEAN], skip, found[number], padded[number]["attention_mask"])
+            states[rows] = found[number]
+        if passed is not None:
+            passed.put(stop, _each_row(input_ids, batches, skipped, between))
+        yield from np.moveaxis(states, 1, 0)
+        start = stop
+
+
+def _each_row(
+    input_ids: Sequence[list[int]],
+    batches: Sequence[list[int]],
+    skipped: Sequence[int],
+    between: Sequence[torch.Tensor | None],
+) -> list[torch.Tensor]:
+    """States of each row behind the front, `[length, size]`, from those of the batches."""
+    found = {}
+    for rows, hidden in zip(batches, between, strict=False):
+        assert hidden is not None, "they all went through the layer"
+        for row, states in zip(rows, hidden, strict=True):
+            found[row] = states[: len(input_ids[row]) - skipped[row]]
+    return [found[row] for row in range(len(input_ids))]
+
+
+def _count_in(means: States, skip: int, pooled: States, mask: torch.Tensor) -> None:
+    """Make a mean that of the front's tokens and those behind it, in place.
+
+    Args:
+        means: of the front's tokens, `[layers, size]`.
+        skip: how many they are.
+        pooled: of the tokens behind them, `[batch, layers, poolings, size]`.
+        mask: of those, `[batch, length]`.
+    """
+    share = skip / (skip + mask.sum(1).numpy()[:, None, None])  # [batch, 1, 1]
+    pooled[:, :, MEAN] = share * means + (1 - share) * pooled[:, :, MEAN]
+
+
+def _front_means(network: Any, front: PromptPrefix, watch: HiddenStateRecorder) -> States:
+    """Mean state of the front's tokens behind each layer, `[layers, size]`."""
+    ids = torch.tensor([front.tokens], device=network.device)
+
+    def passed(_: list[int]) -> States:
+        watch.begin(torch.ones_like(ids))
+        network.run(ids, torch.ones_like(ids), None)
+        return watch.pooled()[0, :, MEAN]
+
+    (means,) = run_in_threads(passed, [[0]], network.device, sharing=False)
+    return means

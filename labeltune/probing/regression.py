@@ -1,0 +1,149 @@
+"""Logistic regression on features, with probabilities for every label."""
+
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from labeltune.data.labels import Indices, Probabilities
+from labeltune.runtime.files import replacing
+
+
+def row_losses(labels: Indices, probabilities: Probabilities) -> NDArray[np.float64]:
+    """Each row's negative natural logarithm of the probability given to its label, `[rows]`."""
+    given = probabilities[np.arange(len(labels)), labels]
+    losses: NDArray[np.float64] = -np.log(np.maximum(given, np.finfo(np.float64).tiny))
+    return losses
+
+
+ROUNDS = 1000
+"""Most iterations of the solver, many more than it needs."""
+
+Candidate = TypeVar("Candidate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """A fitted regression."""
+
+    fitted: Pipeline
+    """Scikit-learn's model, which knows only the labels of its rows."""
+    num_labels: int
+    """Labels there are."""
+
+    @classmethod
+    def fit(
+        cls, features: Any, labels: Indices, num_labels: int, *, c: float, standardise: bool = False
+    ) -> "Regression":
+        """Fit to features `[rows, size]`, dense or sparse, and labels `[rows]`.
+
+        Args:
+            c: inverse strength of the L2 penalty.
+            standardise: give every feature mean 0 and deviation 1 over these rows.
+        """
+        model: Any = LogisticRegression(C=c, max_iter=ROUNDS)
+        if len(np.unique(labels)) == 1:  # nothing to tell apart, which the solver refuses
+            model = DummyClassifier(strategy="prior")
+        fitted = make_pipeline(*([StandardScaler()] if standardise else []), model)
+        return cls(fitted=fitted.fit(features, labels), num_labels=num_labels)
+
+    def probabilities(self, features: Any) -> Probabilities:
+        """`[rows, num_labels]`; a label that no training row had gets 0."""
+        return expand_classes(self.fitted.predict_proba(features), self.fitted.classes_, self.num_labels)
+
+
+def single_threaded() -> Any:
+    """Context in which NumPy and SciPy multiply on one thread.
+
+    These regressions are too small to share: beside other busy processes on 2 cores TF-IDF's took 17 seconds with two
+    threads and half a second with one. Their last bits don't depend on the number of cores either.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def expand_classes(given: NDArray[np.floating[Any]], classes: Indices, num_labels: int) -> Probabilities:
+    """Put the columns of the labels that a model knows, `[rows, classes]`, in their places among all labels.
+
+    >>> expand_classes(np.array([[0.25, 0.75]]), np.array([0, 2]), 3).tolist()
+    [[0.25, 0.0, 0.75]]
+    """
+    placed = np.zeros((len(given), num_labels))
+    placed[:, classes] = given
+    return placed
+
+
+def lowest_loss(losses: Iterable[tuple[Candidate, float]]) -> Candidate:
+    """The choice of the lowest log-loss, the first one on a tie.
+
+    >>> lowest_loss([("a", 0.5), ("b", 0.2), ("c", 0.2)])
+    'b'
+    """
+    return min(losses, key=lambda pair: pair[1])[0]
+
+
+def standard_errors_above(losses: NDArray[np.float64], best: NDArray[np.float64]) -> float:
+    """By how many standard errors of the mean difference losses are worse than the best; what both find hard cancels.
+
+    Args:
+        losses, best: of the same rows, `[rows]`.
+
+    >>> standard_errors_above(np.array([1.0, 2.0, 4.0]), np.array([0.0, 1.0, 1.0])).round(3)
+    np.float64(2.5)
+    """
+    difference = losses - best
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    if error == 0.0:
+        return np.inf if difference.mean() > 0 else 0.0
+    return difference.mean() / error
+
+
+def figures(labels: Indices, given: Probabilities) -> dict[str, float]:
+    """How good a choice is on the validation rows."""
+    return {
+        "accuracy": float(accuracy_score(labels, given.argmax(axis=1))),
+        "log_loss": float(row_losses(labels, given).mean()),
+    }
+
+
+def size(*parts: object) -> int:
+    """Bytes that the parts of a model take on disk."""
+    return len(pickle.dumps(parts))
+
+
+States = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """States of one layer and pooling, of rows of one split."""
+
+    ids: list[str]
+    """What `prepare` calls each row."""
+    states: States
+    """`[rows, size]`."""
+
+
+def save(path: Path, features: dict[str, Features]) -> None:
+    """Write split -> features; the same ones give the same bytes."""
+    arrays: dict[str, Any] = {}
+    for split, part in features.items():
+        arrays |= {f"{split}_ids": np.array(part.ids), split: part.states}
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def load(path: Path) -> dict[str, Features]:
+    """Read what `save` wrote."""
+    with np.load(path) as arrays:
+        splits = [name.removesuffix("_ids") for name in arrays if name.endswith("_ids")]
+        return {split: Features(ids=arrays[f"{split}_ids"].tolist(), states=arrays[split]) for split in splits}

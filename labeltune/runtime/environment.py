@@ -1,0 +1,121 @@
+"""The environment of a run: code, library versions and memory, and the fingerprint that binds a checkpoint to them."""
+
+import hashlib
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from labeltune.runtime.files import digest
+
+PACKAGES = ("labeltune", "stages")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy")
+DIGEST_LENGTH = 16
+SHOWN_LENGTH = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What a training's result depends on; every part must be what JSON can hold.
+
+    >>> def fingerprint(seed):
+    ...     parts = dict.fromkeys(("data", "base", "code", "versions", "hardware"), {})
+    ...     return Fingerprint(configuration={"train": {"seed": seed}}, **parts)
+    >>> fingerprint(1).digest == fingerprint(1).digest != fingerprint(2).digest
+    True
+    >>> fingerprint(2).differences(fingerprint(1).content)
+    ['configuration.train.seed: 1 there, 2 here']
+    """
+
+    configuration: Mapping[str, Any]
+    """Settings of the run that its result depends on: neither where to go on from nor how many checkpoints to keep."""
+    data: Mapping[str, str]
+    """Split -> sha256 of its prepared rows, or whatever else identifies the data."""
+    base: Mapping[str, str]
+    """File of the base model -> sha256."""
+    code: Mapping[str, str]
+    """File of this project -> sha256; see `code_hashes`."""
+    versions: Mapping[str, str | None]
+    """Library -> installed version; see `versions`."""
+    hardware: Mapping[str, Any]
+    """Device, dtype, threads: what changes the order of additions."""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All parts as JSON gives them back: tuples as lists, keys as text."""
+        return dict(json.loads(json.dumps(asdict(self), allow_nan=False)))
+
+    @property
+    def digest(self) -> str:
+        """The name of the training: 16 hexadecimal digits."""
+        return sha256(self.content)[:DIGEST_LENGTH]
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """The dotted keys in which another training's content differs from this one, with both values."""
+        here, there = _flat(self.content), _flat(other)
+        return [
+            f"{key}: {_shown(there, key)} there, {_shown(here, key)} here"
+            for key in sorted(here.keys() | there.keys())
+            if key not in here or key not in there or here[key] != there[key]
+        ]
+
+
+def sha256(content: Mapping[str, Any]) -> str:
+    """sha256 of sorted JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def code_hashes() -> dict[str, str]:
+    """sha256 of every file of this project that this process has imported, as `labeltune/training/finetune.py`.
+
+    Call it where all imports are done: a module that is imported later isn't in it.
+    """
+    hashes = {}
+    for module in list(sys.modules.values()):
+        # The module that `python -m` runs is called __main__; only its spec knows its name.
+        spec = getattr(module, "__spec__", None)
+        if spec is None or not spec.has_location or spec.name.partition(".")[0] not in PACKAGES:
+            continue
+        depth = spec.name.count(".") + 1 + (spec.submodule_search_locations is not None)
+        hashes["/".join(Path(spec.origin).parts[-depth:])] = digest(Path(spec.origin))
+    return dict(sorted(hashes.items()))
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of the libraries that compute; None for what isn't installed."""
+    return {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; an empty mapping is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    if key not in flat:
+        return "absent"
+    text = json.dumps(flat[key], ensure_ascii=False)
+    return text if len(text) <= SHOWN_LENGTH else f"{text[: SHOWN_LENGTH - 1]}…"
+
+
+KIB_PER_MIB = 1024
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // KIB_PER_MIB if sys.platform != "darwin" else peak // KIB_PER_MIB**2

@@ -1,0 +1,63 @@
+"""Errors that a user can mend, signals that end a training, and how a process reports both."""
+
+import errno
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: it states what was found, what is allowed, and the key, file or line to edit.
+
+    Stages and the command line print it as one message without a traceback and exit with status 1.
+    """
+
+
+def bullet(problems: list[str]) -> str:
+    """Join several problems into the lines of one message, so that none waits behind another."""
+    return problems[0] if len(problems) == 1 else "\n".join(f"- {problem}" for problem in problems)
+
+
+class StoppedError(Exception):
+    """A signal ended the training after a step; its checkpoint is kept."""
+
+    def __init__(self, number: int, step: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} at step {step}; the checkpoint is kept, the same command goes on from it")
+        self.status = 128 + number
+        """Exit status, by the shell's convention."""
+
+
+WRITING_FAILED = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+}
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage or a command: a user's mistake is one clean message and exit status 1, not a traceback."""
+    gc.freeze()  # what imports made stays anyway: no collection needs to look through it, as Trainer's first one would
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader has all it wants, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(141)  # as the shell tells of SIGPIPE
+    except OSError as error:
+        if error.errno not in WRITING_FAILED:
+            raise
+        print(f"error: {error.filename}: {WRITING_FAILED[error.errno]}", file=sys.stderr)
+        sys.exit(1)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

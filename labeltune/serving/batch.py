@@ -1,0 +1,249 @@
+"""Batch prediction: files of answers, written whole or not at all, resumable."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from labeltune.console.terminal import Bar
+from labeltune.data.readers import Row
+from labeltune.inference.artifact import MANIFEST
+from labeltune.inference.classifier import Answer, Classifier
+from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import digest, replacing, write_json
+from labeltune.serving.tables import FIELDS, WRITTEN, Table, Writer, columns_of, free, schema_of
+
+SAVED_SECONDS = 1.0
+"""Answers are safe from a power cut after this long, or after a chunk that takes longer."""
+JOINED = 1 << 14
+"""Rows that are written at a time: a Parquet file is read in such groups, and each costs memory to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What was done with a file."""
+
+    rows: int
+    """Rows written."""
+    skipped: int
+    """Rows without a text, written without an answer."""
+    resumed: int
+    """Rows that an earlier run had answered."""
+    abstained: int
+    """Answers that are too unsure to be relied on."""
+    truncated: int
+    """Texts that the model saw a part of."""
+    labels: dict[str, int]
+    """Label -> answers."""
+    renamed: dict[str, str]
+    """Field -> the column it is written to, where the row has one of its name."""
+
+
+def kind_of(target: Path, source: Path) -> str:
+    """The format of a file of answers, one of `WRITTEN`.
+
+    Raises:
+        UserError: its name tells none, or it is the input.
+    """
+    kind = target.suffix.lower().removeprefix(".")
+    if kind not in WRITTEN:
+        raise UserError(f"{target}: name the output .{', .'.join(WRITTEN)}")
+    if source.resolve() == target.resolve():
+        raise UserError(f"{target} is the input: give the output another name")
+    return kind
+
+
+def answer_file(
+    classifier: Classifier, table: Table, target: Path, bar: Bar | None = None, *, batch_tokens: int | None = None
+) -> Summary:
+    """Label every row of a file and write it with the answers beside its own columns, in its order.
+
+    Answers go to a file beside the target first. Stopped at any time, the same call goes on behind the last answer
+    that was saved, unless the rows, the classifier or how the file is read have changed; the target appears when it
+    is complete.
+
+    Args:
+        table: the rows.
+        target: a file of one of `WRITTEN`.
+        bar: told of the rows that are done.
+        batch_tokens: as in `Classifier.predict`; another value goes on with the same answers.
+
+    Raises:
+        UserError: a file can't be read or written, or another process writes to the same target.
+    """
+    kind, source = kind_of(target, table.path), table.path
+    schema = schema_of(table) if kind == "parquet" else None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part, state, lock = (target.with_name(f".{target.name}.{name}") for name in ("answers", "state.json", "lock"))
+    key = {
+        "source": digest(source),
+        "classifier": digest(classifier.folders[0] / MANIFEST),
+        "options": [table.format, table.text, table.encoding],
+    }
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(lock, timeout=0))
+        except Timeout:
+            raise UserError(f"{target}: another process is writing it") from None
+        done = _resume(part, state, key)
+        if bar:
+            bar.resume(done)
+        _answer(classifier, table, part, state, key, done, bar, batch_tokens)
+        if digest(source) != key["source"]:
+            raise UserError(f"{source} changed while it was read, so the answers are not of it; run again")
+        if bar:
+            bar.note = f"writing {target}"
+            bar.advance(0)
+        with replacing(target) as partial, Writer(partial, kind, table, schema) as writer:
+            summary = _join(table, part, writer, done)
+        for left in (state, part, lock):
+            left.unlink(missing_ok=True)
+    return summary
+
+
+def answers(
+    classifier: Classifier,
+    texts: Sequence[object],
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer | None]:
+    """The answer to each text, None where there is none: null, or blank.
+
+    Args:
+        texts: what is no string is answered as it is written.
+        batch_tokens: as in `Classifier.predict`.
+        progress: called with the number of texts done since the last call.
+    """
+    places = [place for place, text in enumerate(texts) if text is not None and str(text).strip()]
+    found: list[Answer | None] = [None] * len(texts)
+    if places:
+        given = [str(texts[place]) for place in places]
+        said = classifier.predict(given, batch_tokens=batch_tokens, progress=progress)
+        for place, answer in zip(places, said, strict=True):
+            found[place] = answer
+    if progress:
+        progress(len(texts) - len(places))
+    return found
+
+
+def record(answer: Answer | None) -> Row:
+    """An answer as JSON has it."""
+    return {field: answer and getattr(answer, field) for field in FIELDS}
+
+
+def answer_blocks(
+    classifier: Classifier,
+    blocks: Iterable[Sequence[Row]],
+    target: IO[bytes],
+    *,
+    text: str,
+    columns: Collection[str] = (),
+    batch_tokens: int | None = None,
+) -> int:
+    """Label rows as they come and write them as JSON Lines with their answers; each block is flushed.
+
+    Args:
+        text: the key of a row's text.
+        columns: keys that the rows are known to have; a field of such a name is written under another.
+        batch_tokens: as in `Classifier.predict`.
+
+    Returns:
+        The number of rows.
+    """
+    count = 0
+    for block in blocks:
+        said = answers(classifier, [row.get(text) for row in block], batch_tokens=batch_tokens)
+        for row, answer in zip(block, said, strict=True):
+            fields = {free(field, {*columns, *row}): value for field, value in record(answer).items()}
+            target.write(_line(row | fields))
+        target.flush()
+        count += len(block)
+    return count
+
+
+def _resume(part: Path, state: Path, key: Mapping[str, Any]) -> int:
+    """How many answers of exactly this work there are; what was written behind them is cut off."""
+    try:
+        left = json.loads(state.read_text(encoding="utf-8"))
+        if left["key"] == key and part.stat().st_size >= left["bytes"]:
+            os.truncate(part, left["bytes"])
+            return int(left["rows"])
+    except (OSError, ValueError):
+        pass
+    state.unlink(missing_ok=True)
+    return 0
+
+
+def _answer(
+    classifier: Classifier,
+    table: Table,
+    part: Path,
+    state: Path,
+    key: Mapping[str, Any],
+    done: int,
+    bar: Bar | None,
+    batch_tokens: int | None,
+) -> None:
+    """Append the answers that are missing, a JSON array a row, and keep note of how far they are whole."""
+    progress = bar.advance if bar else None
+    with part.open("ab" if done else "wb") as stream:
+        whole, saved = {"rows": done, "bytes": stream.tell()}, time.monotonic()
+
+        def save() -> None:
+            stream.flush()
+            os.fsync(stream.fileno())
+            write_json(state, {"key": dict(key), **whole})
+
+        try:
+            for chunk in table.chunks(skip=done):
+                texts = [row.get(table.text) for row in chunk]
+                said = answers(classifier, texts, batch_tokens=batch_tokens, progress=progress)
+                stream.write(b"".join(_line(list(record(answer).values())) for answer in said))
+                whole = {"rows": whole["rows"] + len(chunk), "bytes": stream.tell()}
+                if time.monotonic() - saved > SAVED_SECONDS:
+                    save()
+                    saved = time.monotonic()
+        finally:
+            save()
+
+
+def _line(content: object) -> bytes:
+    return json.dumps(content, ensure_ascii=False, default=str).encode() + b"\n"
+
+
+def _join(table: Table, part: Path, writer: Writer, resumed: int) -> Summary:
+    """Write the rows with their answers."""
+    skipped = abstained = truncated = 0
+    labels: dict[str, int] = {}
+    names = columns_of(table)
+    with part.open(encoding="utf-8") as lines:
+        for chunk in table.chunks(size=JOINED):
+            said = [dict(zip(FIELDS, json.loads(next(lines)), strict=True)) for _ in chunk]
+            writer.write(
+                [
+                    row | {names[field]: value for field, value in answer.items()}
+                    for row, answer in zip(chunk, said, strict=True)
+                ]
+            )
+            for answer in said:
+                skipped += answer["label"] is None
+                abstained += bool(answer["abstained"])
+                truncated += bool(answer["truncated"])
+                if answer["label"] is not None:
+                    labels[answer["label"]] = labels.get(answer["label"], 0) + 1
+    return Summary(
+        rows=table.rows,
+        skipped=skipped,
+        resumed=resumed,
+        abstained=abstained,
+        truncated=truncated,
+        labels=dict(sorted(labels.items(), key=lambda item: -item[1])),
+        renamed={field: name for field, name in names.items() if field != name},
+    )

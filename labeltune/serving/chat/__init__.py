@@ -1,0 +1,1 @@
+"""The chat: `app` (the application and its security), `conversation` (what it does), `messages` (what it says)."""

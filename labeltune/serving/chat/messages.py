@@ -1,0 +1,250 @@
+"""Messages of the chat, as Markdown in which users' text stays text, and the corrections it records."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from labeltune.evaluation import metrics
+from labeltune.inference.artifact import Record
+from labeltune.inference.classifier import Answer
+from labeltune.reporting.report import render
+from labeltune.reporting.report.document import Code, Line, join, visible
+from labeltune.reporting.report.i18n import Wording
+from labeltune.serving.batch import Summary
+
+KEPT = Path("data/raw/corrections.jsonl")
+"""Where the chat keeps them unless told: `prepare` depends on data/raw."""
+QUOTES = "\"'`“”‘’「」『』«»"
+SAID = (
+    re.compile(
+        r"(?:no[,.]?\s+)?(?:(?:this|that|it)(?: one)?\s+)?should(?:\s+(?:be|have been))(?:\s+label+ed)?\s+(.+)", re.I
+    ),
+    re.compile(r"(?:不对?[，,。]?\s*)?(?:这|那|它)?(?:一?条|个)?(?:应该|应当|应)(?:标)?(?:是|为|成)\s*(.+)"),
+)
+"""Ways of saying what a label should be; the label is what is said last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """One text and the label that a person gave it; a line of the file."""
+
+    text: str
+    """The text as it was asked about."""
+    label: str
+    """The label's name that it should have."""
+    predicted: str
+    """The label that the classifier gave it."""
+    confidence: float
+    """The classifier's confidence in that."""
+    time: str
+    """When it was said: ISO 8601, in UTC."""
+
+
+def said(message: str, names: Iterable[str]) -> str | None:
+    """The label that a message says a text should have; None where it says something else.
+
+    >>> said("No, this should be Spam.", ["ham", "spam"])
+    'spam'
+    >>> said("这条应该是「负面」。", ["负面", "正面"])
+    '负面'
+    >>> said("this should be fun", ["ham", "spam"])
+    """
+    names = list(names)
+    for way in SAID:
+        if found := way.fullmatch(message.strip()):
+            word = found[1].strip()
+            for candidate in (word, word.rstrip(".!。！ ").strip(QUOTES + ".!。！ ")):
+                same = [name for name in names if name.casefold() == candidate.casefold()]
+                if same:
+                    return candidate if candidate in same else same[0]
+    return None
+
+
+def append_correction(path: Path, correction: Correction) -> None:
+    """Add a line to the file, on the disk when this returns; a line that a crash cut off does not swallow it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(asdict(correction), ensure_ascii=False).encode() + b"\n"
+    with path.open("a+b") as stream:
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            line = line if stream.read(1) == b"\n" else b"\n" + line
+        stream.write(line)  # at the file's end, wherever another process has put it meanwhile
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+TEXTS = Path(__file__).with_name("page") / "wording.toml"
+LONGEST = 100_000
+"""Most characters of a message; no prompt holds a tenth of them."""
+LISTED = 12
+"""Labels that are named in a greeting, or shown under an answer; a classifier may have hundreds."""
+CELLS = 24
+"""Width of a full bar, in characters."""
+EIGHTHS = " ▏▎▍▌▋▊▉"
+QUOTED = 60
+"""Characters of a text that a correction or a button repeats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Messages:
+    """One classifier's replies in one language."""
+
+    wording: Wording
+    record: Record
+
+    @classmethod
+    def of(cls, record: Record, language: str) -> "Messages":
+        """The replies of a classifier in `en` or `zh`."""
+        return cls(wording=Wording(language, TEXTS), record=record)
+
+    def greeting(self) -> str:
+        """What the classifier is, how good, and what one may do here."""
+        names = self.record.labels.names
+        shown: list[Line] = [(Code(name),) for name in names[:LISTED]]
+        if len(names) > LISTED:
+            shown.append(self.wording.line("greeting.more", number=f"{len(names) - LISTED:,}"))
+        hello = self.wording.line("greeting.hello", labels=self.wording.listed(shown))
+        # The example is something to type, and so no label that code would have to fence.
+        example = Code(self.wording.text("greeting.example", label=names[-1]))
+        return "\n\n".join(
+            [
+                f"### {render.line((Code(self.record.dataset),))}",
+                render.line(hello),
+                "\n".join(f"- {render.line(fact)}" for fact in self._facts()),
+                render.line(self.wording.line("greeting.use")),
+                render.line(self.wording.line("greeting.correct", example=example)),
+            ]
+        )
+
+    def _facts(self) -> Iterator[Line]:
+        """What the model card says that a reader needs before the first answer."""
+        record, wording, calibration = self.record, self.wording, self.record.calibration
+        yield wording.line(
+            "greeting.trained",
+            method=wording.text(f"method.{record.train.method}"),
+            model=Code(record.model.title),
+            rows=wording.count("rows", record.rows["train"]),
+            dataset=Code(record.dataset),
+        )
+        if record.validation:
+            rows, accuracy = record.rows["validation"], record.validation["accuracy"]
+            interval = metrics.share_interval(round(accuracy * rows), rows)
+            yield wording.line(
+                "greeting.accuracy",
+                accuracy=wording.percent(accuracy),
+                rows=wording.count("validation_rows", rows),
+                interval=wording.within(interval.record() if interval else None),
+            )
+        yield wording.line("greeting.calibrated" if calibration.fitted else "greeting.uncalibrated")
+        if calibration.threshold:
+            yield wording.line("greeting.abstains", threshold=wording.percent(calibration.threshold))
+        yield wording.line("greeting.length", tokens=wording.count("tokens", record.prompt.max_length))
+        unknown = wording.line("greeting.unknown")
+        data, model = ((Code(name),) if name else unknown for name in (record.license, record.model.license))
+        yield wording.line("greeting.licences", data=data, model=model)
+
+    def answer(self, answer: Answer) -> str:
+        """An answer: the label or that there is none, a bar for each label, and what to mind."""
+        wording = self.wording
+        label, confidence = Code(answer.label), wording.percent(answer.confidence)
+        if answer.abstained:
+            threshold = wording.percent(self.record.calibration.threshold)
+            likeliest = wording.line("answer.likeliest", label=label, confidence=confidence, threshold=threshold)
+            head = f"**{wording.text('answer.abstained')}** {render.line(likeliest)}"
+        else:
+            head = f"**{render.line(wording.line('answer.sure', label=label, confidence=confidence))}**"
+        parts = [head, self._bars(answer.probabilities)]
+        if answer.truncated:
+            tokens = wording.count("tokens", self.record.prompt.max_length)
+            parts.append(render.line(wording.line("answer.truncated", tokens=tokens)))
+        return "\n\n".join(parts)
+
+    def _bars(self, probabilities: dict[str, float]) -> str:
+        ranked = ranking(probabilities)
+        rows = [(cell(name), probabilities[name]) for name in ranked[:LISTED]]
+        if len(ranked) > LISTED:
+            others = ranked[LISTED:]
+            rest = self.wording.text("answer.rest", labels=self.wording.count("labels", len(others)))
+            rows.append((rest, sum(probabilities[name] for name in others)))
+        head = f"| {self.wording.text('answer.label')} | | {self.wording.text('answer.confidence')} |"
+        lines = [f"| {name} | {bar(share)} | {self.wording.percent(share)} |" for name, share in rows]
+        return "\n".join([head, "| :-- | :-- | --: |", *lines])
+
+    def corrected(self, correction: Correction, count: int) -> str:
+        """That a correction was kept, and what it says."""
+        key = "agreed" if correction.label == correction.predicted else "kept"
+        return render.line(
+            self.wording.line(
+                f"correction.{key}",
+                label=Code(correction.label),
+                predicted=Code(correction.predicted),
+                text=Code(shortened(correction.text)),
+                count=self.wording.count("corrections", count),
+                setting=Code("prepare.corrections"),
+            )
+        )
+
+    def unfit(self, text: str) -> str | None:
+        """Why a text can't be answered; None where it can."""
+        if not text.strip(" \t\r\n\v\f\u00a0\u200b\u2060\u3000\ufeff"):
+            return self.wording.text("error.empty")
+        if len(text) > LONGEST:
+            count = self.wording.count
+            characters, most = count("characters", len(text)), count("characters", LONGEST)
+            return self.wording.text("error.long", characters=characters, most=most)
+        return None
+
+    def say(self, key: str, **values: str | Code) -> str:
+        """A text with somebody's words in it, by `group.key`."""
+        return render.line(self.wording.line(key, **values))
+
+    def answered(self, summary: Summary) -> str:
+        """How a file was answered: rows by label, and how many to mind."""
+        wording, total = self.wording, sum(summary.labels.values())
+        lines: list[Line] = [wording.line("file.done", rows=wording.count("rows", total))]
+        for key in ("abstained", "truncated", "skipped"):
+            if rows := getattr(summary, key):
+                lines.append(wording.line(f"file.{key}", rows=wording.count("rows", rows)))
+        head = f"| {wording.text('answer.label')} | | {wording.text('file.rows')} |"
+        ranked = list(summary.labels.items())[:LISTED]
+        table = [f"| {cell(name)} | {bar(rows / total)} | {rows:,} |" for name, rows in ranked]
+        return "\n\n".join([render.line(join(lines, " ")), "\n".join([head, "| :-- | :-- | --: |", *table])])
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, on one line, with what is hidden in it shown."""
+    words = visible(" ".join(text.split()))
+    return words if len(words) <= QUOTED else f"{words[:QUOTED]}…"
+
+
+def whole(text: str) -> str:
+    r"""A text that can be written: a browser may send half of a character, which is replaced.
+
+    >>> whole("😀\ud83d")
+    '😀�'
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def ranking(probabilities: dict[str, float]) -> Sequence[str]:
+    """The labels, the likeliest first; those alike in the order of the label set."""
+    return sorted(probabilities, key=lambda name: -probabilities[name])
+
+
+def cell(name: str) -> str:
+    """A user's word in a table, where a bar parts cells even within code."""
+    return render.code(name).replace("|", "\\|")
+
+
+def bar(share: float) -> str:
+    """A bar of block characters, to an eighth of one; what is above nothing is seen.
+
+    >>> bar(0.5), bar(0.0), bar(1e-9)
+    ('████████████', '', '▏')
+    """
+    eighths = max(round(share * CELLS * 8), 1 if share > 0 else 0)
+    full, part = divmod(eighths, 8)
+    return "█" * full + EIGHTHS[part].strip()

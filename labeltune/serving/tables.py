@@ -1,0 +1,224 @@
+"""Tables to be labelled, read and written a chunk of rows at a time."""
+
+import codecs
+import csv
+import itertools
+import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from labeltune.data.columns import USUAL
+from labeltune.data.readers import CHUNK, FORMATS, Row, lines, rows
+from labeltune.runtime.errors import UserError
+
+PIPED = ("txt", "jsonl")
+"""Those whose rows can be taken as they come."""
+BLOCK = 1 << 16
+"""Bytes of a pipe that are taken at a time, as many as Linux keeps in one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A file of rows to be labelled."""
+
+    path: Path
+    """The file."""
+    format: str
+    """One of `FORMATS`."""
+    encoding: str
+    """Encoding of a text file; a byte order mark decides over it."""
+    text: str
+    """The column with the text."""
+    columns: tuple[str, ...]
+    """Every column, in the file's order."""
+    rows: int
+    """How many rows there are."""
+
+    @classmethod
+    def survey(
+        cls, path: Path, *, format: str | None = None, text: str | None = None, encoding: str = "utf-8"
+    ) -> "Table":
+        """Read a file once from end to end, so that a bad row is told before the first one is labelled.
+
+        Args:
+            format: one of `FORMATS`; None goes by the file's name.
+            text: the column with the text; None finds it by its usual names.
+
+        Raises:
+            UserError: the file can't be read, a row is malformed, or no column is the text's.
+        """
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        kind = format or path.suffix.lower().removeprefix(".")
+        if kind not in FORMATS:
+            raise UserError(f"{path}: can't tell its format; name it one of {', '.join(FORMATS)} with --format")
+        columns: dict[str, None] = {}
+        count = 0
+        for row in rows(path, kind, encoding):
+            columns.update(dict.fromkeys(row))
+            count += 1
+        if not count:
+            raise UserError(f"{path}: there are no rows")
+        return cls(
+            path=path,
+            format=kind,
+            encoding=encoding,
+            text=_text_column(path, tuple(columns), text),
+            columns=tuple(columns),
+            rows=count,
+        )
+
+    def chunks(self, skip: int = 0, size: int = CHUNK) -> Iterator[list[Row]]:
+        """Yield the rows, so many at a time, without the first `skip` ones."""
+        left = itertools.islice(rows(self.path, self.format, self.encoding), skip, None)
+        while chunk := list(itertools.islice(left, size)):
+            yield chunk
+
+    def schema(self) -> pa.Schema:
+        """Types of the columns: the format's own, or those that hold every value of JSON.
+
+        Raises:
+            UserError: a column holds values that no type does, such as numbers and texts.
+        """
+        if self.format == "parquet":
+            return parquet.read_schema(self.path)
+        if self.format not in ("json", "jsonl"):
+            return pa.schema([(name, pa.string()) for name in self.columns])
+        try:
+            found = dict.fromkeys(
+                pa.Table.from_pylist([{name: row.get(name) for name in self.columns} for row in chunk]).schema
+                for chunk in self.chunks()
+            )
+            merged = pa.unify_schemas(list(found), promote_options="permissive")
+        except pa.ArrowException as error:
+            raise UserError(f"{self.path}: a column holds values of several types ({error}); write .jsonl") from None
+        return pa.schema([pa.field(one.name, pa.string()) if pa.types.is_null(one.type) else one for one in merged])
+
+
+def stream_lines(read: Callable[[], bytes], *, format: str, text: str, encoding: str = "utf-8") -> Iterator[list[Row]]:
+    """Rows of a pipe as they come: as many as are there, but one at least.
+
+    Args:
+        read: waits for some bytes and returns those that are there; none at the end.
+        format: one of `PIPED`, as in `lines`.
+        text: the key of an object's text.
+
+    Raises:
+        UserError: a line is not in the encoding, no text or object, or an object without a text.
+    """
+    path, number, left, more = Path("-"), 1, "", True
+    if format not in PIPED:
+        raise UserError(f"--format: {format!r} can't come through a pipe, only {' and '.join(PIPED)}; name a file")
+    try:
+        "".encode(encoding)
+        decoder = codecs.getincrementaldecoder("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)()
+    except LookupError:
+        raise UserError(f"--encoding: {encoding!r} is unknown") from None
+    while more:
+        block = read()
+        more = bool(block)
+        try:
+            *whole, left = (left + decoder.decode(block, final=not more)).split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number} or later: {error}; name the encoding with --encoding") from None
+        if left and not more:
+            whole.append(left)
+        found = list(lines(whole, format, path, number))
+        without = next((row for row in found if text not in row), None)
+        if without is not None:
+            raise UserError(f"{path}:{number} or later: no {text!r} in {without!r:.60}; name it with --text-column")
+        if found:
+            yield found
+        number += len(whole)
+
+
+def _text_column(path: Path, columns: tuple[str, ...], wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted not in columns:
+            raise UserError(f"{path}: no column {wanted!r}; there are {', '.join(columns)}")
+        return wanted
+    usual = [name for name in columns if name.strip().casefold() in USUAL["text"]]
+    if len(columns) == 1 or len(usual) == 1:
+        return usual[0] if usual else columns[0]
+    reason = f"{' and '.join(usual)} may each be the text" if usual else "no column has a usual name of a text"
+    raise UserError(f"{path}: {reason}; columns: {', '.join(columns)}; name one with --text-column")
+
+
+FIELDS = ("label", "confidence", "probabilities", "abstained", "truncated")
+"""What is said of a text, as over HTTP."""
+WRITTEN = ("csv", "jsonl", "parquet")
+TAKEN = "predicted_"
+"""Before the name of a field that the row has a column of."""
+
+
+def columns_of(table: Table) -> dict[str, str]:
+    """Field -> the column that it is written to."""
+    return {field: free(field, table.columns) for field in FIELDS}
+
+
+def free(field: str, taken: Collection[str]) -> str:
+    """A name for a field that is not taken.
+
+    >>> free("label", ["text", "label"])
+    'predicted_label'
+    """
+    while field in taken:
+        field = TAKEN + field
+    return field
+
+
+def schema_of(table: Table) -> pa.Schema:
+    """Types of all columns of a file of answers.
+
+    Raises:
+        UserError: no type holds all values of a column.
+    """
+    types = (pa.string(), pa.float64(), pa.string(), pa.bool_(), pa.bool_())
+    return pa.schema([*table.schema(), *map(pa.field, columns_of(table).values(), types)])
+
+
+class Writer:
+    """Rows to a file of one of `WRITTEN`, some at a time."""
+
+    def __init__(self, path: Path, kind: str, table: Table, schema: pa.Schema | None) -> None:
+        self.path, self.kind, self.table, self.schema = path, kind, table, schema
+        self.names = columns_of(table)
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "Writer":
+        if self.kind == "parquet":
+            self.parquet = self.stack.enter_context(parquet.ParquetWriter(self.path, self.schema))
+        else:
+            self.stream = self.stack.enter_context(self.path.open("w", encoding="utf-8", newline=""))
+        if self.kind == "csv":
+            names = [*self.table.columns, *self.names.values()]
+            self.csv = csv.DictWriter(self.stream, names, restval="", lineterminator="\n")
+            self.csv.writeheader()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.stack.__exit__(*exception)
+
+    def write(self, rows: list[Row]) -> None:
+        """Write some rows."""
+        if self.kind == "csv":
+            self.csv.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        elif self.kind == "jsonl":
+            self.stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        else:
+            probabilities = self.names["probabilities"]
+            flat = [row | {probabilities: _cell(row[probabilities])} for row in rows]
+            self.parquet.write_table(pa.Table.from_pylist(flat, schema=self.schema))
+
+
+def _cell(value: Any) -> Any:
+    """A value as a table without nesting holds it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value

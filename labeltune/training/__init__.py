@@ -1,0 +1,4 @@
+"""Fine-tuning: dataset, trainer, checkpoints, tracking.
+
+Modules: `dataset`, `finetune`, `trainer`, `checkpoints`, `tracking`.
+"""

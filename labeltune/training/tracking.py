@@ -1,0 +1,367 @@
+"""Training curves, and the experiment trackers that receive them."""
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from labeltune.console.terminal import say
+from labeltune.probing.layer_selection import LayerChoice
+from labeltune.probing.regression import row_losses
+from labeltune.runtime.environment import peak_memory
+from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import write_json, write_table
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What has been recorded so far; a checkpoint holds it, so that a resumed training ends with the same curves."""
+
+    train: list[dict[str, float]] = field(default_factory=list)
+    """A record per few steps."""
+    validation: list[dict[str, float]] = field(default_factory=list)
+    """A record per validation."""
+    pending: list[tuple[float, int, int]] = field(default_factory=list)
+    """Per batch since the last record: sum of the losses, rows answered right, rows."""
+    rows_seen: int = 0
+    """Training rows passed forward and backward."""
+    seconds: float = 0.0
+    """Time spent before the last start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What training recorded, a dictionary per record."""
+
+    train: list[dict[str, float]]
+    """step, epoch, loss, accuracy: over the training batches since the record before, as the model met them."""
+    validation: list[dict[str, float]]
+    """step, epoch, loss, accuracy, macro_f1: over the whole validation split."""
+    best_step: int
+    """Step of the model that was kept."""
+    seconds: float
+    """Wall-clock time of training and validation."""
+    rows_seen: int
+    """Training rows passed forward and backward."""
+    batch_size: int
+    """Rows per forward pass, smaller than asked for where memory ran out."""
+    accumulation: int
+    """Batches per optimiser step."""
+    parameters: dict[str, int]
+    """How many parameters are `trainable`, and how many there are in `total`."""
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Validation figures of the model that was kept."""
+        return next(record for record in self.validation if record["step"] == self.best_step)
+
+
+def validation_figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Loss, accuracy and macro F1 of logits `[rows, num_labels]` against label indices `[rows]`."""
+    guesses = logits.argmax(axis=1)
+    return {
+        "loss": float(row_losses(labels, softmax(logits.astype(np.float64), axis=1)).mean()),
+        "accuracy": float(accuracy_score(labels, guesses)),
+        "macro_f1": float(f1_score(labels, guesses, average="macro", zero_division=0.0)),
+    }
+
+
+def figures(history: History, choice: LayerChoice) -> dict[str, Any]:
+    """What metrics/train.json holds: the kept model, and how it came about."""
+    best = dict(history.best)
+    return choice.figures() | {
+        "best_step": history.best_step,
+        "steps": history.validation[-1]["step"],
+        "train": {name: history.train[-1][name] for name in ("loss", "accuracy")},
+        "validation": {name: best[name] for name in ("loss", "accuracy", "macro_f1")},
+        "parameters": history.parameters,
+        "batch": {"size": history.batch_size, "accumulation": history.accumulation},
+    }
+
+
+def costs(history: History, choice: LayerChoice) -> dict[str, float]:
+    """What costs/train.json holds: the figures that differ from run to run; seconds include choosing the depth."""
+    seconds = choice.seconds + history.seconds
+    return {
+        "seconds": round(seconds, 1),
+        "choosing_seconds": round(choice.seconds, 1),
+        "rows_per_second": round(history.rows_seen / seconds, 1),
+        "peak_memory_mib": peak_memory(),
+    }
+
+
+def save_history(history: History, choice: LayerChoice, metrics: Path, costs_path: Path, curves: Path) -> None:
+    """Write the figures, the costs, and a table per curve."""
+    write_table(curves / "train.csv", pd.DataFrame(history.train))
+    write_table(curves / "validation.csv", pd.DataFrame(history.validation))
+    write_json(metrics, figures(history, choice))
+    write_json(costs_path, costs(history, choice))
+
+
+def show_history(history: History, choice: LayerChoice, folder: Path) -> None:
+    """Print the summary of `train`."""
+    spent = costs(history, choice)
+    say(
+        f"trained {history.parameters['trainable']:,} of {history.parameters['total']:,} parameters in "
+        f"{spent['seconds']:.0f} s, {spent['rows_per_second']:.0f} rows/s, at most {spent['peak_memory_mib']:,} MiB"
+    )
+    say(
+        f"kept step {history.best_step} of {history.validation[-1]['step']:.0f}: validation accuracy "
+        f"{history.best['accuracy']:.3f}, loss {history.best['loss']:.3f}; the classifier lies in {folder}/"
+    )
+
+
+REPORTERS = ("tensorboard", "wandb", "mlflow", "dvclive")
+PROJECT = "labeltune"
+MLFLOW_BATCH = 100  # most parameters that MLflow takes at once
+
+Record = Callable[[dict[str, float], int], None]
+"""Takes curve -> value, and the optimiser step they belong to."""
+
+
+def parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as flat text; deeper ones are JSON, since their keys can be labels, which MLflow refuses as names.
+
+    >>> parameters({"recipe": "default", "train": {"epochs": 2.0, "lora": {"rank": 8}}})
+    {'recipe': 'default', 'train.epochs': '2.0', 'train.lora': '{"rank": 8}'}
+    """
+    flat: dict[str, Any] = {}
+    for section, content in config.items():
+        flat |= (
+            {f"{section}.{key}": v for key, v in content.items()} if isinstance(content, dict) else {section: content}
+        )
+    return {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in flat.items()}
+
+
+@contextmanager
+def _tensorboard(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Record]:
+    """One folder per run; a resumed training adds a file, which TensorBoard joins."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    given = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    with SummaryWriter(Path(given).expanduser() if given else folder / "tensorboard" / name) as writer:
+        settings = json.dumps(config, ensure_ascii=False, indent=2)
+        writer.add_text("settings", "    " + settings.replace("\n", "\n    "))
+
+        def record(figures: dict[str, float], step: int) -> None:
+            for title, value in figures.items():
+                writer.add_scalar(title, value, step)
+            writer.flush()
+
+        yield record
+
+
+@contextmanager
+def _wandb(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Record]:
+    """Online where a key is configured, else offline; no code, commit, package list, host or console goes along."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports to its makers
+    import wandb
+
+    # Left to itself, W&B asks for a missing key, and a run that nobody watches waits for the answer.
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+    if "WANDB_MODE" not in os.environ and mode == "offline":
+        say("wandb: no key, so the run is recorded offline; `wandb login` gives one, `wandb sync` uploads the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    private = wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        silent=mode == "offline",
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=os.environ.get("WANDB_NAME", name),
+            id=os.environ.get("WANDB_RUN_ID", name),
+            dir=os.environ.get("WANDB_DIR", folder),  # W&B adds `wandb`
+            resume="allow" if mode == "online" else None,
+            mode=mode,
+            config=dict(config),
+            settings=private,
+        )
+    except wandb.errors.Error as error:
+        raise UserError(
+            f"wandb: {str(error).rstrip('.')}; WANDB_MODE=offline needs neither a network nor a key"
+        ) from None
+    try:
+        yield lambda figures, step: run.log(figures, step=step)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+@contextmanager
+def _mlflow(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Record]:
+    """An SQLite file, since MLflow has given up its plain files; MLFLOW_TRACKING_URI names another store."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    local = folder / "mlflow"
+    if not given:
+        local.mkdir(parents=True, exist_ok=True)
+    # MLflow makes the tables and the experiment unprotected; two queue workers would both try.
+    with nullcontext() if given else FileLock(local / "mlflow.lock"), warnings.catch_warnings():
+        # MLflow 3.17 declares its tables in a way that SQLAlchemy 2.1 deprecates.
+        warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
+        client = MlflowClient(tracking_uri=given or f"sqlite:///{local / 'mlflow.db'}")
+        known = client.get_experiment_by_name(title)
+        # Without a place of their own, artifacts would go to ./mlruns.
+        place = None if given else (local / "artifacts").as_uri()
+        experiment = known.experiment_id if known else client.create_experiment(title, artifact_location=place)
+    found = client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1)
+    run = (found[0] if found else client.create_run(experiment, run_name=name)).info.run_id
+    client.update_run(run, status="RUNNING")
+    if not found:  # MLflow refuses to change a parameter
+        settings = [Param(key, value) for key, value in parameters(config).items()]
+        for start in range(0, len(settings), MLFLOW_BATCH):
+            client.log_batch(run, params=settings[start : start + MLFLOW_BATCH])
+
+    def record(figures: dict[str, float], step: int) -> None:
+        now = round(time.time() * 1000)
+        client.log_batch(run, metrics=[Metric(title, value, now, step) for title, value in figures.items()])
+
+    try:
+        yield record
+    except BaseException:
+        client.set_terminated(run, "FAILED")
+        raise
+    client.set_terminated(run)
+
+
+@contextmanager
+def _dvclive(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Record]:
+    """One folder per run; it writes no dvc.yaml and makes no experiment, for the stage belongs to one."""
+    from dvclive import Live
+
+    live = Live(str(folder / "dvclive" / name), resume=True, save_dvc_exp=False, dvcyaml=None)
+    live.log_params(dict(config))
+
+    def record(figures: dict[str, float], step: int) -> None:
+        live.step = step
+        for title, value in figures.items():
+            live.log_metric(title, value)
+        live.next_step()
+
+    try:
+        yield record
+    finally:
+        with warnings.catch_warnings():
+            # In an experiment DVCLive 3.49 looks for files to add to Git, by a name that pathspec deprecates. It finds
+            # none: Git ignores tracking/.
+            warnings.filterwarnings("ignore", "GitWildMatchPattern", DeprecationWarning)
+            live.end()
+
+
+Open = Callable[[Path, str, Mapping[str, Any]], AbstractContextManager[Record]]
+OPEN: dict[str, Open] = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow, "dvclive": _dvclive}
+# mlflow-skinny, unlike mlflow, doesn't bring what its SQLite store needs.
+
+
+NEEDS = {reporter: (reporter,) for reporter in REPORTERS} | {"mlflow": ("mlflow", "sqlalchemy", "alembic")}
+
+
+@contextmanager
+def tracking(report_to: Sequence[str], run_name: str, config: Mapping[str, Any]) -> Iterator[list[TrainerCallback]]:
+    """Open a run in each tracker, yield what fills them from `Trainer.log`, and close them, also when training raises.
+
+    A name that was used before goes on in the same run, as a resumed training should; a new training needs a new name.
+    Weights & Biases can't when it is offline: it writes a second folder of the same run, for `wandb sync --id`.
+
+    Args:
+        report_to: names out of REPORTERS.
+        run_name: characters that a folder or a tracker refuses become hyphens.
+        config: section -> settings, as in `resolved.yaml`, recorded as the run's parameters.
+
+    Raises:
+        UserError: a tracker isn't installed or refuses to start.
+    """
+    check_installed(report_to)
+    name = re.sub(r"[^\w.-]+", "-", run_name).lstrip(".")
+    with ExitStack() as runs:
+        records = [runs.enter_context(OPEN[reporter](tracking_folder(), name, config)) for reporter in report_to]
+        yield [_Forwarder(records)] if records else []
+
+
+def check_installed(report_to: Sequence[str]) -> None:
+    """Refuse trackers whose packages are missing, all in one message.
+
+    Raises:
+        UserError: at least one is missing.
+    """
+    missing = [package for reporter in report_to for package in NEEDS[reporter] if not _found(package)]
+    if missing:
+        raise UserError(
+            f"train.report_to: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; "
+            "run `pip install 'labeltune[track]'`"
+        )
+
+
+def tracking_folder() -> Path:
+    """Where the trackers write: tracking/ in the project.
+
+    A queued or `--temp` run has a folder of its own, deleted when it ends; DVC_ROOT names the project in these too.
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve() / "tracking"
+
+
+class _Forwarder(TrainerCallback):
+    """Hands what the training logs to the open runs."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **unused: Any,
+    ) -> None:
+        """Called by `Trainer.log`."""
+        # Trainer's closing summary: its train_loss is the mean over the whole training, no point of the curve.
+        if "train_runtime" in logs:
+            return
+        figures = {curve(name): float(value) for name, value in logs.items()}
+        for record in self.records:
+            record(figures, state.global_step)
+
+
+def curve(name: str) -> str:
+    """The curve that a logged figure belongs to; trackers group curves by what stands before the slash.
+
+    >>> curve("eval_macro_f1"), curve("train_loss"), curve("epoch")
+    ('eval/macro_f1', 'train/loss', 'epoch')
+    """
+    return re.sub("^(train|eval)_", r"\1/", name)
+
+
+def _found(package: str) -> bool:
+    """Whether a package is installed; a mere folder of that name, such as wandb/, isn't one."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None

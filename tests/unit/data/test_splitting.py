@@ -1,0 +1,211 @@
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from labeltune.config.data import Prepare
+from labeltune.data.cleaning import DataStatistics, clean
+from labeltune.data.sampling import stratified
+from labeltune.data.splitting import split_rows
+from labeltune.runtime.errors import UserError
+
+
+def settings(**changes: Any) -> Prepare:
+    return Prepare.model_validate({"seed": 42, **changes})
+
+
+def frame(*rows: tuple[str | None, str | None]) -> pd.DataFrame:
+    """Rows of (label, text)."""
+    return pd.DataFrame([{"id": f"f.csv:{i}", "text": text, "label": label} for i, (label, text) in enumerate(rows, 2)])
+
+
+def distinct(label: str, count: int, start: int = 0) -> list[tuple[str, str]]:
+    """Texts that share no 5-gram."""
+    return [(label, f"{label}{i:04d}" * 3) for i in range(start, start + count)]
+
+
+def split(frames: dict[str, pd.DataFrame], **changes: Any) -> tuple[dict[str, pd.DataFrame], DataStatistics]:
+    ledger = DataStatistics()
+    given = settings(**changes)
+    return split_rows(clean(frames, given, None, ledger), given, ledger), ledger
+
+
+def books_balance(ledger: DataStatistics, frames: dict[str, pd.DataFrame]) -> bool:
+    dropped = sum(sum(counts.values()) for counts in ledger.dropped.values())
+    return sum(ledger.read.values()) == sum(map(len, frames.values())) + dropped
+
+
+def test_split_sizes_are_exact_and_stratified() -> None:
+    table = pd.DataFrame({"label": ["ham"] * 747 + ["spam"] * 747})
+    parts = stratified(table, [0.7, 0.1], seed=0)
+    assert [len(part) for part in parts] == [1045, 149, 300]
+    for part in parts:
+        counts = part["label"].value_counts()
+        assert abs(counts["ham"] - counts["spam"]) <= 1
+
+
+@pytest.mark.parametrize("rows", [3, 10, 29, 100, 101])
+def test_split_loses_and_repeats_no_row(rows: int) -> None:
+    table = pd.DataFrame({"label": [f"c{i % 3}" for i in range(rows)], "row": range(rows)})
+    parts = stratified(table, [0.29, 0.5], seed=1)
+    assert [len(part) for part in parts[:2]] == [rows * 29 // 100, rows // 2]
+    assert sorted(row for part in parts for row in part["row"]) == list(range(rows))
+
+
+def test_split_depends_on_the_seed_and_on_nothing_else() -> None:
+    table = pd.DataFrame({"label": ["a", "b"] * 50, "row": range(100)})
+    first, again, other = (stratified(table, [0.5], seed=seed)[0]["row"].tolist() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_texts_are_normalised() -> None:
+    ledger = DataStatistics()
+    rows = frame(("a", " cafe\u0301\u00a0\n\u200b x "), ("b", "２"))
+    assert clean({"all": rows}, settings(), None, ledger)["all"]["text"].tolist() == ["café x", "２"]
+    assert clean({"all": rows}, settings(unicode="NFKC"), None, ledger)["all"]["text"].tolist() == ["café x", "2"]
+    kept = clean({"all": rows}, settings(unicode="none", whitespace="keep"), None, ledger)["all"]["text"].tolist()
+    assert kept == rows["text"].tolist()
+
+
+@pytest.mark.parametrize("text", [None, "", " \n\t", "\u200b"])
+def test_missing_texts_follow_the_setting_and_are_counted(text: str | None) -> None:
+    rows = {"all": frame(("a", "x"), ("a", text))}
+    for action, left, dropped in (("drop", 1, 1), ("keep", 2, 0)):
+        ledger = DataStatistics()
+        assert len(clean(rows, settings(missing_text=action), None, ledger)["all"]) == left
+        assert ledger.found["missing_text"]["all"] == 1
+        assert ledger.dropped["missing_text"]["all"] == dropped
+    with pytest.raises(UserError, match=r"prepare.missing_text is set to fail, and 1 rows have it in all.*f.csv:3"):
+        clean(rows, settings(missing_text="fail"), None, DataStatistics())
+
+
+def test_missing_labels_stop_the_run_unless_they_may_be_dropped() -> None:
+    rows = {"all": frame(("a", "x"), (None, "y"))}
+    with pytest.raises(UserError, match=r"prepare.missing_label.*f.csv:3"):
+        clean(rows, settings(), None, DataStatistics())
+    assert len(clean(rows, settings(missing_label="drop"), None, DataStatistics())["all"]) == 1
+
+
+def test_a_label_that_the_map_does_not_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r"1 all rows have labels.*\['2'\], first at f.csv:3.*names \['0'\]"):
+        clean({"all": frame(("0", "x"), ("2", "y"))}, settings(), {"0": "no"}, DataStatistics())
+
+
+def test_only_missing_values_is_an_error() -> None:
+    with pytest.raises(UserError, match="no all row is left: all 1 were dropped"):
+        clean({"all": frame(("a", ""))}, settings(), None, DataStatistics())
+
+
+CONFLICT = [("a", "same words here twice"), ("b", "same words here twice")]
+EXACT = [("a", "exactly these words"), ("a", "exactly these words")]
+NEAR = [("a", "nearly these words and no others at all, one"), ("a", "nearly these words and no others at all, two")]
+
+
+@pytest.mark.parametrize(
+    ("reason", "extra", "dropped"), [("conflicts", CONFLICT, 2), ("exact_inside", EXACT, 1), ("near_inside", NEAR, 1)]
+)
+def test_each_gate_drops_keeps_or_fails_and_always_counts(reason: str, extra: list, dropped: int) -> None:
+    rows = {"all": frame(*distinct("a", 20), *distinct("b", 20), *extra)}
+    opened = {"near_across": "keep", "exact_across": "keep", "exact_inside": "keep", reason: "drop"}
+    frames, ledger = split(rows, **opened)
+    assert ledger.found[reason].total() == dropped
+    assert ledger.dropped[reason].total() == dropped
+    assert sum(map(len, frames.values())) == 42 - dropped
+    frames, ledger = split(rows, **(opened | {reason: "keep"}))
+    assert ledger.found[reason].total() == dropped
+    assert ledger.dropped[reason].total() == 0
+    assert sum(map(len, frames.values())) == 42
+    with pytest.raises(UserError, match=f"prepare.{reason} is set to fail"):
+        split(rows, **(opened | {reason: "fail"}))
+
+
+@pytest.mark.parametrize("reason", ["exact_across", "near_across"])
+def test_a_row_that_repeats_a_test_row_leaves_training(reason: str) -> None:
+    leak = EXACT if reason == "exact_across" else NEAR
+    train = frame(*distinct("a", 20), *distinct("b", 20), leak[0])
+    test = frame(*distinct("a", 5, 100), *distinct("b", 5, 100), leak[1])
+    frames, ledger = split({"train": train, "test": test})
+    assert len(frames["test"]) == 11
+    assert ledger.dropped[reason].total() == 1
+    assert leak[0][1] not in [*frames["train"]["text"], *frames["validation"]["text"]]
+    assert books_balance(ledger, frames)
+    frames, ledger = split({"train": train, "test": test}, **{reason: "keep"})
+    assert ledger.found[reason].total() == 1
+    assert leak[0][1] in [*frames["train"]["text"], *frames["validation"]["text"]]
+
+
+def test_a_given_test_set_is_never_changed() -> None:
+    test = frame(*distinct("a", 5, 100), *distinct("b", 5, 100), *EXACT, *CONFLICT, *NEAR)
+    frames, ledger = split({"train": frame(*distinct("a", 20), *distinct("b", 20)), "test": test}, near_inside="drop")
+    assert frames["test"]["text"].tolist() == test["text"].tolist()
+    assert ledger.found["exact_inside"]["test"] == 2
+    assert ledger.found["conflicts"]["test"] == 2
+    assert books_balance(ledger, frames)
+
+
+def test_validation_is_15_percent_of_train_where_a_test_set_is_given() -> None:
+    frames, _ = split(
+        {
+            "train": frame(*distinct("a", 101), *distinct("b", 100)),
+            "test": frame(*distinct("a", 2, 900), *distinct("b", 2, 900)),
+        }
+    )
+    assert [len(frames[name]) for name in ("train", "validation", "test")] == [171, 30, 4]
+
+
+def test_given_splits_stay_as_they_are() -> None:
+    given = {
+        name: frame(*distinct("a", 4, start), *distinct("b", 4, start))
+        for name, start in (("train", 0), ("validation", 100), ("test", 200))
+    }
+    frames, _ = split(given)
+    assert {name: part["text"].tolist() for name, part in frames.items()} == {
+        name: part["text"].tolist() for name, part in given.items()
+    }
+
+
+def test_balance_takes_the_smallest_class_and_keeps_the_books() -> None:
+    frames, ledger = split({"all": frame(*distinct("a", 90), *distinct("b", 30))}, balance="smallest")
+    counts = pd.concat(list(frames.values()))["label"].value_counts()
+    assert counts.to_dict() == {"a": 30, "b": 30}
+    assert [len(frames[name]) for name in ("train", "validation", "test")] == [42, 6, 12]
+    assert books_balance(ledger, frames)
+
+
+def test_balance_leaves_a_given_test_set_alone() -> None:
+    frames, _ = split(
+        {
+            "train": frame(*distinct("a", 90), *distinct("b", 20)),
+            "test": frame(*distinct("a", 9, 500), *distinct("b", 1, 500)),
+        },
+        balance="smallest",
+    )
+    assert frames["train"]["label"].value_counts().to_dict() == {"a": 17, "b": 17}
+    assert len(frames["test"]) == 10
+
+
+def test_train_rows_takes_a_stratified_sample() -> None:
+    frames, ledger = split({"all": frame(*distinct("a", 60), *distinct("b", 40))}, train_rows=10)
+    assert frames["train"]["label"].value_counts().to_dict() == {"a": 6, "b": 4}
+    assert len(frames["test"]) == 20
+    assert books_balance(ledger, frames)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ({"all": frame(*distinct("a", 20), *distinct("b", 2))}, r"at least 3 rows.*'b' \(2\)"),
+        (
+            {"train": frame(*distinct("a", 9), *distinct("b", 1)), "test": frame(("a", "x"))},
+            r"at least 2 rows.*'b' \(1\)",
+        ),
+        (
+            {"train": frame(*distinct("a", 9), *distinct("b", 9)), "test": frame(("a", "x"), ("c", "y"))},
+            r"1 test rows have labels that no training row has: \['c'\], first at f.csv:3",
+        ),
+        ({"all": frame(*distinct("a", 3), *distinct("b", 3))}, "no row is left for validation"),
+    ],
+)
+def test_data_that_cannot_be_split_is_refused(frames: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        split(frames)

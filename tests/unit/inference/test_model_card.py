@@ -1,0 +1,69 @@
+import ast
+from collections.abc import Sequence
+
+from labeltune.config.model import Model, Prompt, Train
+from labeltune.data.labels import LabelSet
+from labeltune.inference.calibration import NONE, Calibration
+from labeltune.inference.model_card import card
+
+
+def text(
+    calibration: Calibration = NONE,
+    chosen: dict[str, str] | None = None,
+    examples: Sequence[str] = (),
+    **train: object,
+) -> str:
+    return card(
+        calibration=calibration,
+        examples=examples,
+        model=Model(name="base", source="files", folder="x", hub="org/base", license="Apache-2.0"),
+        labels=LabelSet(names=("负面", "spam"), words=("差评", "spam")),
+        train=Train.model_validate({"seed": 7, **train}),
+        chosen=chosen or {},
+        prompt=Prompt(template="{labels}? {text} Label:", max_length=99),
+        dataset="messages",
+        license=None,
+        rows={"train": 1234, "validation": 200},
+        validation={"accuracy": 0.9751, "macro_f1": 0.5, "loss": 0.25, "step": 98, "epoch": 1.0},
+    )
+
+
+def test_a_card_tells_data_method_figures_and_limits() -> None:
+    shown = text(lora={"rank": 3})
+    for line in (
+        "base_model: org/base", "library_name: peft", "- 负面 (as “差评” in the prompt)", "- spam\n", "| seed | 7 |",
+        "messages (licence: unknown): 1,234 rows to train, 200 to validate.", "licence (Apache-2.0) applies",
+        "adapters | rank 3", "| accuracy | 0.975 |", "One row is 0.50 points", "longer than 99 tokens", "{text} Label:",
+        "one of these 2 labels",
+    ):  # fmt: skip
+        assert line in shown, line
+    assert "| step |" not in shown
+
+
+def test_a_card_of_full_tuning_names_no_adapters() -> None:
+    shown = text(method="full", head="mlp")
+    assert "library_name: transformers" in shown
+    assert "every weight was trained" in shown
+    assert "adapters |" not in shown
+
+
+def test_a_card_says_what_its_confidence_is_worth() -> None:
+    assert "the model's own, uncalibrated." in text()
+    fitted = Calibration(temperature=1.5, fitted=True, rows=1200, threshold=0.75, coverage=0.95)
+    shown = text(fitted)
+    assert "a temperature of 1.500, fitted on 1,200 validation rows" in shown
+    assert "abstains below a confidence of 0.750: it answered 95.0%" in shown
+
+
+def test_a_card_tells_what_was_left_open_and_why() -> None:
+    shown = text(depth=4, chosen={"depth": "4 of 30: because"})
+    assert "| depth | 4 |" in shown
+    assert "Chosen for `train.depth: auto` was 4 of 30: because." in shown
+    assert "Chosen for" not in text()
+
+
+def test_a_card_tries_the_examples() -> None:
+    for examples in ([], ['say "hi"\\n', "你好"]):
+        code = text(examples=examples).split("```python\n")[1].split("```")[0]
+        (texts,) = (node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Assign))
+        assert ast.literal_eval(texts) == (examples or ["a text"])

@@ -1,0 +1,61 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from labeltune.modeling import device
+from labeltune.runtime.downloads import cache_dir
+from labeltune.runtime.errors import UserError
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU does")
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates", "expected"),
+    [
+        ({}, None, "fp32"),
+        ({"avx512_bf16": True}, {"fp32": 200.0, "bf16": 900.0}, "bf16"),
+        ({"amx_bf16": True}, {"fp32": 200.0, "bf16": 900.0}, "bf16"),
+        ({"avx512_bf16": True}, {"fp32": 325.0, "bf16": 160.0}, "fp32"),
+    ],
+)
+def test_auto_takes_bf16_only_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, flags: dict, rates: dict | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    if rates:
+        monkeypatch.setattr(device, "matmul_rates", lambda: rates)
+    assert device.choose_dtype("auto") == expected
+    assert device.choose_dtype("bf16") == "bf16"
+
+
+def test_the_measurement_is_made_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "MATMUL_SIZE", 8)
+    first = device.matmul_rates()
+    (kept,) = Path(cache_dir() / "matmul").iterdir()
+    assert json.loads(kept.read_text()) == first
+    kept.write_text('{"fp32": 1.0, "bf16": 2.0}')
+    assert device.matmul_rates() == {"fp32": 1.0, "bf16": 2.0}
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(UserError, match="train.dtype: fp16 needs a GPU"):
+        device.choose_dtype("fp16")
+
+
+def test_attention_is_eager_on_a_cpu_unless_set() -> None:
+    assert device.choose_attention("auto") == "eager"
+    assert device.choose_attention("sdpa") == "sdpa"
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, 8), (1, 8), (2, 4), (3, 2), (20, 1)])
+def test_running_queue_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, workers: int, expected: int) -> None:
+    commands = [["dvc", "exp", "queue-worker", "hash", f"w{i}"] for i in range(workers)] + [["python"], None]
+    processes = [SimpleNamespace(info={"cmdline": command}) for command in commands]
+    monkeypatch.setattr(device.psutil, "process_iter", lambda _: iter(processes))
+    monkeypatch.setattr(device, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert device.choose_threads("auto") == expected
+    assert device.choose_threads(3) == 3

@@ -1,0 +1,198 @@
+"""What `auto` takes for depth and layers, against rules put together by hand."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from labeltune.cli.doctor import TRUNK_REST, Shape, attained, estimate
+from labeltune.config.model import Train
+from labeltune.evaluation.baselines import Split
+from labeltune.evaluation.probe_baseline import sampled
+from labeltune.probing import layer_selection
+from labeltune.probing.layer_selection import LEAST
+from tests.conftest import spam_rows
+from tests.tiny import UNKNOWN
+from tests.tuning import plan, rows
+
+Bases = Callable[..., Path]
+
+
+def given(made: Any, count: int, start: int = 0) -> Any:
+    chosen = spam_rows(count)[start:]
+    return rows(made, [text for _, text in chosen], [int(label == "spam") for label, _ in chosen])
+
+
+def planted(train: list[int], validation: list[int], layers: int, from_layer: int) -> np.ndarray:
+    """Random states in which the label shows from a layer on, in the last token's state alone."""
+    drawn = np.random.default_rng(0).normal(size=(layers + 1, len(train) + len(validation), 2, 8)).astype(np.float32)
+    drawn[from_layer:] = drawn[from_layer]  # as good, all of them
+    drawn[from_layer:, :, 1, 3] += 2 * np.array(train + validation)
+    return drawn
+
+
+@pytest.mark.parametrize(("layers", "from_layer"), [(6, 4), (6, 1), (4, 4), (12, 2)])
+def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_better(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, layers: int, from_layer: int
+) -> None:
+    made = plan(tiny_base("llama", num_hidden_layers=layers), head="linear", depth="auto", layers=1, trunk_budget=0)
+    train, validation = given(made, 60), given(made, 90, 120)
+    states = planted(train.labels, validation.labels, layers, from_layer)
+    asked: list[int] = []
+    climb = (asked.append(layer) or one for layer, one in enumerate(states))
+    monkeypatch.setattr(layer_selection, "layer_by_layer", lambda *_, **__: climb)
+    settled, choice = layer_selection.select_layers(made, train, validation)
+
+    losses = []
+    for one in states[:, :, 1].astype(float):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+        model.fit(one[: len(train)], train.labels)
+        losses.append(log_loss(validation.labels, model.predict_proba(one[len(train) :])))
+    assert choice.probes is not None
+    assert asked == choice.probes["layers"] == list(range(min(layers, from_layer + 4) + 1))  # four that are no better
+    shown = np.array(choice.probes["poolings"]) == "last"
+    assert shown[from_layer:].all()
+    np.testing.assert_allclose(np.array(choice.probes["log_loss"])[shown], np.array(losses)[asked][shown], atol=1e-5)
+    least = -(-layers // LEAST)
+    assert settled.train.depth == max(from_layer, least)
+    assert choice.reasons["depth"].startswith(f"{settled.train.depth} of {layers}: from layer {least} on")
+    assert settled.train.layers == 1
+    assert "layers" not in choice.reasons
+    assert choice.figures()["depth"]["depth"] == settled.train.depth
+
+
+@pytest.mark.parametrize(
+    ("noisy", "last"),
+    [
+        ([], 8),  # four that are no better than the fourth
+        ([5], 8),
+        ([5, 6], 6),
+        ([6, 7], 7),
+        ([1, 2], 8),  # before the best, and before a third of the layers was read
+    ],
+)
+def test_reading_ends_behind_two_layers_that_are_surely_worse(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, noisy: list[int], last: int
+) -> None:
+    made = plan(tiny_base("llama", num_hidden_layers=12), head="linear", depth="auto", layers=1, trunk_budget=0)
+    train, validation = given(made, 60), given(made, 90, 120)
+    states = planted(train.labels, validation.labels, 12, 4)
+    for layer in noisy:
+        states[layer] = np.random.default_rng(layer).normal(size=states[layer].shape)
+    monkeypatch.setattr(layer_selection, "layer_by_layer", lambda *_, **__: iter(states))
+    settled, choice = layer_selection.select_layers(made, train, validation)
+    assert choice.probes is not None
+    assert choice.probes["layers"][-1] == last
+    assert settled.train.depth == 4
+
+
+def test_a_layer_that_is_surely_worse_is_not_taken_and_an_unsure_one_is() -> None:
+    rng = np.random.default_rng(1)
+    hard = rng.exponential(size=200)  # what every layer finds hard counts for none
+    surely, unsure = hard + 0.05 + rng.normal(scale=0.01, size=200), hard + rng.normal(scale=0.5, size=200)
+    unsure += 0.5 * (unsure - hard).std() / 200**0.5 - (unsure - hard).mean()  # half an error worse
+    losses = np.stack([surely, unsure, hard])
+    assert layer_selection.select_depth(losses, [True] * 3) == (1, 2)
+    assert layer_selection.select_depth(losses, [True, False, True]) == (2, 2)
+    assert (
+        layer_selection.select_depth(losses[:, :1], [True] * 3)[0]
+        == layer_selection.select_depth(losses[:, :1], [True] * 3)[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "on_gpu", "expected"),
+    [
+        ("lora", 30, False, 7),
+        ("lora", 16, False, 4),
+        ("qlora", 80, False, 8),
+        ("lora", 3, False, 1),
+        ("lora", 30, True, "all"),
+        ("full", 30, False, "all"),
+    ],
+)
+def test_how_many_layers_train(method: str, count: int, on_gpu: bool, expected: int | str) -> None:
+    taken, reason = layer_selection.trained_layers(method, count, on_gpu=on_gpu)
+    assert taken == expected
+    assert reason.startswith(f"{expected}: ")
+
+
+def test_no_fewer_layers_are_left_than_train_and_what_is_given_stays(tiny_base: Bases) -> None:
+    folder = tiny_base("llama", num_hidden_layers=4)
+    made = plan(folder, depth="auto", layers=4)
+    settled, choice = layer_selection.select_layers(made, given(made, 10), given(made, 15, 20))
+    assert (settled.train.depth, settled.train.layers) == (4, 4)
+    assert choice.seconds > 0
+    made = plan(folder, depth=2, layers="auto")
+    settled, choice = layer_selection.select_layers(made, given(made, 2), given(made, 3, 4))
+    assert (settled.train.depth, settled.train.layers) == (2, 1)
+    assert choice.probes is None
+    made = plan(folder, depth=2, layers=1)
+    assert layer_selection.select_layers(made, given(made, 2), given(made, 3, 4)) == (
+        made,
+        layer_selection.LayerChoice(),
+    )
+    assert layer_selection.LayerChoice().figures() == {}
+
+
+def test_every_seed_has_the_same_depth_and_the_baselines_sample(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(tiny_base("llama"), depth="auto", depth_rows=16)
+    train, validation = given(made, 30), given(made, 50, 60)
+    read: list[Any] = []
+    take = layer_selection.probe_layers
+    monkeypatch.setattr(
+        layer_selection, "probe_layers", lambda *given, **options: read.append(given[1:]) or take(*given, **options)
+    )
+    first, chosen = layer_selection.select_layers(made, train, validation)
+    other = replace(made, train=Train.model_validate(made.train.model_dump() | {"seed": 7}))
+    assert layer_selection.select_layers(other, train, validation)[1].taken == chosen.taken
+    assert [part.input_ids for part in read[0][:2]] == [part.input_ids for part in read[1][:2]]
+    assert isinstance(first.train.depth, int)
+    assert chosen.probes is not None
+    assert (chosen.probes["rows"], chosen.probes["validation_rows"]) == (16, 16)
+    splits = {
+        name: Split(ids=part.ids, texts=part.ids, labels=np.array(part.labels))
+        for name, part in (("train", train), ("validation", validation), ("test", validation))
+    }
+    ids = {name: part.ids for name, part in sampled(splits, 16, 0).items()}
+    tokens = dict(zip(train.ids, train.input_ids, strict=True))
+    assert read[0][0].input_ids == [tokens[name] for name in ids["train"]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "auto"])
+def test_an_encoder_is_judged_by_its_pooling_or_else_by_the_better_one(tiny_base: Bases, pooling: str) -> None:
+    made = plan(tiny_base("bert"), head="linear", depth="auto", pooling=pooling, layers="auto")
+    settled, choice = layer_selection.select_layers(made, given(made, 20), given(made, 30, 40))
+    assert choice.probes is not None
+    assert set(choice.probes["poolings"]) <= ({"mean"} if pooling == "mean" else {"mean", "last"})
+    assert settled.build() is not None
+
+
+def test_a_family_that_is_not_known_keeps_every_layer(tiny_base: Bases) -> None:
+    made = plan(tiny_base(UNKNOWN), head="linear", depth="auto", layers="auto")
+    settled, choice = layer_selection.select_layers(made, given(made, 2), given(made, 3, 4))
+    assert (settled.train.depth, settled.train.layers) == ("all", "all")
+    assert "not known here" in choice.reasons["depth"]
+
+
+def test_an_estimate_takes_auto() -> None:
+    shape = Shape(layers=32, layer_weights=100, embedding_weights=100, width=8, decoder=True)
+    options = {"rows": 10_000, "validation": 100, "tokens": 50.0, "padded": 60.0, "front": 0, "gflops": 0.1}
+
+    def seconds(**train: Any) -> float:
+        return estimate(shape, Train.model_validate({"seed": 0, **train}), **options).seconds
+
+    assert seconds(layers="auto") == seconds(layers=8) < seconds()
+    least = -(-32 // LEAST)
+    read = 2 * (least + 7) * 100 * 50.0 * (128 + 100) / attained(0.1, TRUNK_REST)  # a fifth of 32 is 7
+    assert seconds(depth="auto", layers=4) == pytest.approx(seconds(depth=least, layers=4) + read)
+    assert seconds(depth="auto", layers=4, depth_rows="all") > seconds(depth="auto", layers=4)

@@ -1,0 +1,76 @@
+import hashlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from labeltune.runtime.environment import Fingerprint, code_hashes, versions
+from tests.conftest import ROOT
+
+PARTS: dict[str, Any] = {
+    "configuration": {"train": {"seed": 1, "layers": (1, 2)}, "prompt": "classify"},
+    "data": {"train": "ab" * 32},
+    "base": {"model.safetensors": "cd" * 32},
+    "code": {"labeltune/training/finetune.py": "ef" * 32},
+    "versions": {"torch": "2.13.0", "bitsandbytes": None},
+    "hardware": {"device": "cpu", "threads": 2},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_decides_the_digest(part: str) -> None:
+    changed = Fingerprint(**PARTS | {part: PARTS[part] | {"more": 1}})
+    assert changed.digest != Fingerprint(**PARTS).digest
+    assert changed.differences(Fingerprint(**PARTS).content) == [f"{part}.more: absent there, 1 here"]
+
+
+def test_the_digest_does_not_depend_on_order_or_on_what_json_makes_of_a_tuple() -> None:
+    listed = PARTS | {"configuration": {"prompt": "classify", "train": {"layers": [1, 2], "seed": 1}}}
+    one, other = Fingerprint(**PARTS), Fingerprint(**dict(reversed(listed.items())))
+    assert one.digest == other.digest
+    assert one.differences(other.content) == []
+    assert len(one.digest) == 16
+
+
+def test_differences_name_every_key_with_short_values() -> None:
+    here = Fingerprint(**PARTS)
+    there = here.content
+    there["configuration"]["train"] = {"seed": 2, "layers": [1, 2]}
+    there["data"] = {"train": "12" * 32}
+    there["hardware"] = {}
+    assert here.differences(there) == [
+        "configuration.train.seed: 2 there, 1 here",
+        'data.train: "1212121212121212121212… there, "ababababababababababab… here',
+        "hardware: {} there, absent here",
+        'hardware.device: absent there, "cpu" here',
+        "hardware.threads: absent there, 2 here",
+    ]
+
+
+def test_code_hashes_cover_imported_files_and_the_stage_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "stages.configure", raising=False)
+    stage = ModuleType("__main__")  # as in `python -m stages.configure`
+    stage.__spec__ = importlib.util.find_spec("stages.configure")
+    assert "stages/configure.py" not in code_hashes()
+    monkeypatch.setitem(sys.modules, "__main__", stage)
+    hashes = code_hashes()
+    assert {
+        "labeltune/__init__.py",
+        "labeltune/runtime/environment.py",
+        "stages/__init__.py",
+        "stages/configure.py",
+    } <= set(hashes)
+    assert all(hashes[name] == hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in hashes)
+    assert list(hashes) == sorted(hashes)
+
+
+def test_versions_are_of_what_is_installed() -> None:
+    found = versions()
+    assert found["torch"] is not None
+    assert torch.__version__.startswith(found["torch"].partition("+")[0])
+    assert set(found) == {"torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy"}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        assert found["bitsandbytes"] is None

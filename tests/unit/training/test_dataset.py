@@ -1,0 +1,278 @@
+"""The frozen trunk's states: the same from disk, from memory and without them, and computed once for many trainings."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from labeltune.config.model import Prompt
+from labeltune.inference import artifact
+from labeltune.modeling import adapters, architectures
+from labeltune.modeling.base_models import quiet
+from labeltune.modeling.builder import NetworkSpec
+from labeltune.modeling.classifiers import shared_prefix
+from labeltune.modeling.prompts import Encoder
+from labeltune.probing import feature_cache, layer_selection
+from labeltune.probing.hidden_states import load_probed_model
+from labeltune.probing.layer_selection import Part
+from labeltune.training import checkpoints, dataset, finetune
+from labeltune.training.dataset import with_states
+from tests.tuning import ANSWERS, TEXTS, plan, record, rows
+
+Bases = Callable[..., Path]
+PROMPT = Prompt(template="Classify the text as ham or spam. Text: {text}\nLabel:", max_length=64)
+
+
+@pytest.fixture(autouse=True)
+def _repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+@pytest.fixture
+def climbed(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Which rows every trunk pass took."""
+    seen: list[list[int]] = []
+    climb = dataset.compute_states
+
+    def watched(network: Any, ids: Any, put: Any, *, rows: list[int], **named: Any) -> None:
+        seen.append(list(rows))
+        climb(network, ids, put, rows=rows, **named)
+
+    monkeypatch.setattr(dataset, "compute_states", watched)
+    return seen
+
+
+def fronted(made: NetworkSpec) -> NetworkSpec:
+    """The plan with a prompt whose beginning is the same in every row."""
+    return replace(made, encoder=Encoder.of(made.encoder.tokenizer, PROMPT, made.labels))
+
+
+def trained(made: NetworkSpec) -> dict[str, torch.Tensor]:
+    """What training changed."""
+    given = rows(made)
+    with checkpoints.open_store(artifact.fingerprint(record(made)), keep=1) as store:
+        network, _ = finetune.fine_tune(made, given, given, store=store)
+        store.remove()
+    return {name: weight.detach().clone() for name, weight in adapters.trainable_parameters(network).items()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "dtype"),
+    [("llama", "lora", "fp32"), ("llama", "full", "bf16"), ("gemma3_text", "lora", "bf16"), ("bert", "full", "fp32")],
+)
+def test_training_from_the_disk_is_training_from_memory_bit_for_bit(
+    tiny_base: Bases, climbed: list[list[int]], architecture: str, method: str, dtype: str
+) -> None:
+    options = {"head": "linear", "layers": 1, "method": method, "epochs": 2.0, "batch_size": 3}
+    folder = tiny_base(architecture)
+    made = fronted(plan(folder, dtype=dtype, **options))
+    first, again = trained(made), trained(made)
+    assert [len(group) for group in climbed] == [14]
+    assert list(feature_cache.cache_root().glob("trunk-*.safetensors"))
+    memory = trained(fronted(plan(folder, dtype=dtype, trunk_budget=0, **options)))
+    assert [len(group) for group in climbed] == [14, 14]
+    assert same(first, again)
+    assert same(first, memory)
+
+
+@pytest.mark.parametrize(("front", "dtype", "bound"), [(False, "fp32", 0), (True, "fp32", 2e-5), (True, "bf16", 0.05)])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
+def test_training_with_states_is_training_without_them(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, architecture: str, front: bool, dtype: str, bound: float
+) -> None:
+    made = plan(tiny_base(architecture), dtype=dtype, head="linear", layers=1, epochs=2.0, learning_rate=1e-3)
+    made = fronted(made) if front else made
+    states = trained(made)
+    monkeypatch.setattr(dataset, "frozen_states", lambda *_: None)
+    whole = trained(made)
+    assert states.keys() == whole.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(states[name], weight, rtol=0, atol=bound)
+
+
+def test_other_seeds_rates_heads_and_methods_share_the_states(tiny_base: Bases, climbed: list[list[int]]) -> None:
+    folder = tiny_base("llama")
+    changes: list[dict[str, Any]] = [
+        {}, {"seed": 5}, {"learning_rate": 1e-3}, {"head": "mlp"}, {"head": "label_scoring"}, {"pooling": "mean"},
+        {"method": "full"}, {"epochs": 2.0}, {"lora": {"rank": 2}}, {"class_weights": "balanced"},
+    ]  # fmt: skip
+    for change in changes:
+        trained(fronted(plan(folder, **({"head": "linear", "layers": 1} | change))))
+    assert [len(group) for group in climbed] == [14]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": 2},
+        {"depth": 2},
+        {"dtype": "bf16"},
+        {"words": ("ham it up", "ham on rye"), "head": "label_scoring"},
+        {"cue": " is"},
+        {"method": "qlora"},
+    ],
+    ids=str,
+)
+def test_another_model_or_other_tokens_do_not(
+    tiny_base: Bases, climbed: list[list[int]], change: dict[str, Any]
+) -> None:
+    folder = tiny_base("llama")
+    for given in ({}, change):
+        made = plan(folder, **({"head": "linear", "layers": 1} | given))
+        with_states(made, architectures.unwrap(made.build()), [rows(made)])
+    assert [len(group) for group in climbed] == [7, 7]
+    other = plan(tiny_base("llama", num_hidden_layers=4), head="linear", layers=2)  # as many layers below
+    with_states(other, architectures.unwrap(other.build()), [rows(other)])
+    assert [len(group) for group in climbed] == [7, 7, 7]
+
+
+def test_a_budget_does_not_change_what_a_training_is(tiny_base: Bases) -> None:
+    folder = tiny_base("llama")
+    one, other = (artifact.fingerprint(record(plan(folder, trunk_budget=budget))).digest for budget in (0, 7))
+    assert one == other
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "qwen2", "qwen3", "gpt2", "mistral"])
+def test_states_behind_the_front_are_those_of_the_whole_prompt(tiny_base: Bases, architecture: str) -> None:
+    made = fronted(plan(tiny_base(architecture), head="linear", layers=1))
+    network = made.load().eval()
+    texts = [*TEXTS, "", " x", "a longer one, of several words, to be padded to"]
+    input_ids = made.encoder.encode(texts).input_ids
+    pad_id = made.encoder.tokenizer.pad_token_id
+    front = shared_prefix(network, made.encoder, stop=network.trunk_layers)
+    assert front is not None
+    assert len(front.states) == network.trunk_layers
+    assert sum(front.begins(ids) for ids in input_ids) >= 4
+    found = torch.full((sum(map(len, input_ids)), 32), torch.nan)
+    done: list[int] = []
+    dataset.compute_states(
+        network, input_ids, lambda at, part: found[at : at + len(part)].copy_(part), rows=range(len(input_ids)),
+        pad_id=pad_id, front=front, progress=done.append,
+    )  # fmt: skip
+    assert sum(done) == len(texts)
+    whole = torch.cat(dataset.states(network, input_ids, pad_id=pad_id))
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+    with quiet(), torch.no_grad():
+        alone = network.model if hasattr(network, "model") else network.transformer
+        layer = alone(torch.tensor(input_ids[:1]), output_hidden_states=True).hidden_states[network.trunk_layers]
+    torch.testing.assert_close(found[: len(input_ids[0])], layer[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("texts", [1, 7])
+def test_states_do_not_depend_on_the_number_of_threads(tiny_base: Bases, texts: int) -> None:
+    made = fronted(plan(tiny_base("llama", hidden_size=256, intermediate_size=512), head="linear", layers=1))
+    network = architectures.unwrap(made.build())
+    given = rows(made).take(list(range(texts)))
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            fresh = replace(made, train=made.train.model_copy(update={"trunk_budget": 0}))
+            found.append(torch.cat(list(dataset.frozen_states(fresh, network, given.input_ids) or [])))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_states_that_fit_nowhere_are_said_and_not_used(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = plan(tiny_base("llama"), head="linear", layers=1, trunk_budget=0)
+    given = [rows(made)]
+    network = architectures.unwrap(made.build())
+    assert with_states(made, network, given)[0].states is not None
+    assert "stay in memory, for this run alone; give them room by train.trunk_budget" in capsys.readouterr().out
+    monkeypatch.setattr(dataset, "MEMORY_SHARE", 0.0)
+    assert with_states(made, network, given) == given
+    assert "too much for the disk and for memory: these layers run in every step" in capsys.readouterr().out
+    assert not list(feature_cache.cache_root().glob("trunk-*")) if feature_cache.cache_root().exists() else True
+
+
+def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fronted(plan(tiny_base("llama")))
+    reads: list[int] = []
+    climb = layer_selection.layer_by_layer
+    monkeypatch.setattr(
+        layer_selection, "layer_by_layer", lambda model, ids, **how: reads.append(len(ids)) or climb(model, ids, **how)
+    )
+    input_ids = made.encoder.encode(TEXTS).input_ids
+    parts = [Part(input_ids=input_ids[s], labels=np.array(ANSWERS[s])) for s in (slice(4), slice(4, None))]
+    found = []
+    for scoring, budget in ((False, 1), (True, 1), (True, 0)):
+        model = load_probed_model(made.base, made.labels, made.encoder, made.machine, scoring=scoring)
+        found.append(layer_selection.probe_layers(model, *parts, 2, key="x", budget=budget))
+    assert reads == [7, 7]  # for the budget of nothing again
+    for other in found[1:]:
+        assert other.layers == found[0].layers
+        for split in ("train", "validation"):
+            assert (other.states[split] == found[0].states[split]).all()
+        assert (other.losses == found[0].losses).all()
+    assert found[1].seconds == found[0].seconds > 0
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("prompt", ["short", "fronted"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "bert"])
+def test_states_of_rows_that_the_depth_was_chosen_on_are_those_of_a_pass_of_their_own(
+    tiny_base: Bases, climbed: list[list[int]], architecture: str, prompt: str, dtype: str
+) -> None:
+    folder = tiny_base(architecture, num_hidden_layers=4)
+    made = plan(folder, dtype=dtype, head="linear", depth="auto", depth_rows=4, layers=1)
+    made = fronted(made) if prompt == "fronted" else made
+    parts = [rows(made), rows(made, TEXTS[:5], ANSWERS[:5])]
+    settled, choice = layer_selection.select_layers(made, *parts)
+    assert choice.passed is not None
+    assert list(choice.passed.states) == [int(choice.taken["depth"]) - 1]
+    found = []
+    for _ in range(2):  # with the states at hand, then without them, as where the layers were read by another run
+        network = architectures.unwrap(settled.build())
+        known = with_states(settled, network, parts, choice.passed)
+        found.append(torch.cat([torch.cat(list(part.states or [])) for part in known]))
+        shutil.rmtree(feature_cache.cache_root())
+    assert torch.equal(*found)
+    assert not choice.passed.states
+    few, rest = climbed[1], climbed[0]
+    assert climbed == [rest, few, rest]
+    assert len(few) == 8
+    assert sorted(few + rest) == list(range(12))
+    if dtype == "fp32":
+        whole = torch.cat(dataset.states(network, [ids for part in parts for ids in part.input_ids], pad_id=0))
+        torch.testing.assert_close(found[0], whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"head": "label_scoring", "words": ("ham it up", "ham on rye")}, {"method": "qlora"}]
+)
+def test_states_of_another_pass_are_left_alone(
+    tiny_base: Bases, climbed: list[list[int]], change: dict[str, Any]
+) -> None:
+    folder = tiny_base("llama", num_hidden_layers=4)
+    made = plan(folder, **({"head": "linear", "depth": "auto", "depth_rows": 4, "layers": 1} | change))
+    given = rows(made)
+    settled, choice = layer_selection.select_layers(made, given, given)
+    assert choice.passed is not None
+    assert choice.passed.states
+    with_states(settled, architectures.unwrap(settled.build()), [given, given], choice.passed)
+    assert climbed == [list(range(14))]
+
+
+def test_states_wait_for_a_trunk_only_where_it_may_end_and_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_cache, "HANDOVER_BYTES", 2 * 4 * 10)
+    passed = feature_cache.Passed(rows=[0], ends={1, 2, 4, 5})
+    for layer in range(1, 6):
+        passed.put(layer, [torch.full((10,), float(layer))])
+    assert set(passed.states) == {1, 2}
+    passed.only(2)
+    assert set(passed.states) == {2}
+    assert passed.states[2][0].eq(2).all()

@@ -1,0 +1,262 @@
+"""Settings of a training: that each reaches the loss, the optimiser or the schedule, by an independent formula."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional
+from transformers import TrainerCallback
+
+from labeltune.config.model import Train
+from labeltune.data.labels import LabelSet
+from labeltune.runtime.errors import UserError
+from labeltune.training import finetune
+from labeltune.training.dataset import Collator
+from tests.tuning import ANSWERS, plan, rows, tune
+
+Bases = Callable[..., Path]
+LABELS = LabelSet(names=("a", "b", "c"), words=("a", "b", "c"))
+
+
+def train(**changes: Any) -> Train:
+    return Train.model_validate({"seed": 1, **changes})
+
+
+def arguments(tmp_path: Path, **changes: Any) -> Any:
+    return finetune._arguments(train(**changes), "fp32", 7, tmp_path)
+
+
+def trainer_for(made: Any, tmp_path: Path, store: Any = None) -> Any:
+    given, weights = rows(made), finetune.class_weights(made.train, made.labels, ANSWERS)
+    store = store or SimpleNamespace(folder=tmp_path)
+    return finetune._trainer(made.build(), given, given, made.train, "fp32", Collator(pad_id=0), weights, store, [])
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    given = [0, 0, 0, 0, 1, 2, 2]
+    weights = finetune.class_weights(train(class_weights="balanced"), LABELS, given)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=given)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert weights[given].mean() == pytest.approx(1)
+
+
+def test_given_weights_follow_the_order_of_the_labels() -> None:
+    weights = finetune.class_weights(train(class_weights={"c": 3, "a": 1, "b": 0.5}), LABELS, [0])
+    assert weights.tolist() == [1, 0.5, 3]
+    assert finetune.class_weights(train(), LABELS, [0]) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"a": 1, "b": 1}, r"train.class_weights: names \['a', 'b'\], but the labels are \['a', 'b', 'c'\]"),
+        ({"a": 1, "b": 1, "c": 1, "d": 1}, r"names \['a', 'b', 'c', 'd'\], but the labels are"),
+        ("balanced", r"train.class_weights: balanced needs training rows of every label; \['c'\] have none"),
+    ],
+)
+def test_weights_that_do_not_fit_the_labels_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        finetune.class_weights(train(class_weights=given), LABELS, [0, 1, 1])
+
+
+def test_a_weight_of_zero_is_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        train(class_weights={"a": 0, "b": 1, "c": 1})
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("weights", ["none", "balanced", {"ham": 0.5, "spam": 4.0}], ids=["none", "balanced", "given"])
+def test_the_loss_is_the_weighted_and_smoothed_cross_entropy(
+    tiny_base: Bases, tmp_path: Path, weights: Any, smoothing: float
+) -> None:
+    made = plan(tiny_base("llama"), head="linear", class_weights=weights, label_smoothing=smoothing)
+    trainer = trainer_for(made, tmp_path)
+    given = rows(made)
+    batch = Collator(pad_id=0)([given[row] for row in range(len(given))])
+    loss, output = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
+    logits = output.logits.detach()
+
+    share = [ANSWERS.count(0), ANSWERS.count(1)]
+    w = {"none": [1, 1], "balanced": [7 / (2 * count) for count in share]}.get(str(weights), [0.5, 4.0])
+    by_hand = 0.0
+    for row, answer in enumerate(ANSWERS):
+        log_p = (logits[row] - logits[row].exp().sum().log()).tolist()
+        by_hand -= (1 - smoothing) * w[answer] * log_p[answer]
+        by_hand -= smoothing / 2 * sum(w[label] * log_p[label] for label in (0, 1))
+    assert loss.item() == pytest.approx(by_hand / 7, rel=1e-5)
+    answers = torch.tensor(ANSWERS)
+    torchs = functional.cross_entropy(
+        logits, answers, weight=torch.tensor(w, dtype=torch.float32), label_smoothing=smoothing, reduction="sum"
+    )
+    assert loss.item() == pytest.approx(float(torchs) / 7, rel=1e-5)
+    # What is recorded stays comparable between runs: the plain cross-entropy.
+    assert trainer.progress.pending[0][0] == pytest.approx(
+        float(functional.cross_entropy(logits, answers, reduction="sum")), rel=1e-5
+    )
+
+
+class _Steps(TrainerCallback):
+    """The optimiser's settings at each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.norms: list[float] = []
+        self.decays: dict[str, float] = {}
+        self.optimizer = ""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any, model: Any, **unused: Any) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        names = {id(weight): name for name, weight in model.named_parameters()}
+        groups = optimizer.param_groups
+        self.decays = {names[id(weight)]: group["weight_decay"] for group in groups for weight in group["params"]}
+        self.optimizer = type(getattr(optimizer, "optimizer", optimizer)).__name__
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **unused: Any) -> None:
+        found = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
+        self.norms.append(float(torch.cat(found).norm()))
+
+
+def stepped(folder: Path, **changes: Any) -> _Steps:
+    steps = _Steps()
+    made = plan(folder, head="linear", **{"eval_steps": 8, **changes})
+    tune(made, callbacks=[steps])
+    return steps
+
+
+COURSES: dict[str, Callable[[int], float]] = {  # share of the peak after 2 steps of warm-up, of 8
+    "linear": lambda step: (8 - step) / 6,
+    "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * (step - 2) / 6)),
+    "polynomial": lambda step: (8 - step) / 6 + 1e-7 / 0.02 * (step - 2) / 6,
+    "inverse_sqrt": lambda step: 1 / math.sqrt(step / 2),
+    "constant": lambda step: 1.0,
+}
+
+
+@pytest.mark.parametrize("scheduler", COURSES)
+def test_the_learning_rate_warms_up_and_takes_its_course(tiny_base: Bases, scheduler: str) -> None:
+    steps = stepped(tiny_base("llama"), scheduler=scheduler, warmup=0.25, epochs=8.0)
+    expected = [0.02 * (step / 2 if step < 2 else COURSES[scheduler](step)) for step in range(8)]
+    assert steps.rates == pytest.approx(expected)
+
+
+def test_without_a_warm_up_the_first_step_has_the_peak(tiny_base: Bases) -> None:
+    assert stepped(tiny_base("llama"), scheduler="linear", epochs=2.0, eval_steps=2).rates == pytest.approx(
+        [0.02, 0.01]
+    )
+
+
+def test_gradients_are_clipped_to_the_norm(tiny_base: Bases) -> None:
+    free = stepped(tiny_base("llama"), max_grad_norm=1e9, eval_steps=1)
+    assert free.norms[0] > 0.1
+    cut = stepped(tiny_base("llama"), max_grad_norm=0.01, eval_steps=1)
+    assert cut.norms[0] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_weights_decay_and_norms_and_biases_do_not(tiny_base: Bases) -> None:
+    decays = stepped(tiny_base("gpt2"), method="full", weight_decay=0.3, eval_steps=1).decays
+    assert decays["transformer.h.0.attn.c_attn.weight"] == 0.3
+    assert decays["score.weight"] == 0.3
+    assert decays["transformer.h.0.attn.c_attn.bias"] == 0
+    assert decays["transformer.h.0.ln_1.weight"] == 0
+    assert set(stepped(tiny_base("gpt2"), eval_steps=1).decays.values()) == {0}
+
+
+def test_decay_is_decoupled(tiny_base: Bases) -> None:
+    # A step of AdamW takes rate · decay · weight off besides the gradient's part (Loshchilov and Hutter 2019).
+    before, ends = None, []
+    for decay in (0.0, 0.5):
+        made = plan(tiny_base("llama"), method="full", head="linear", weight_decay=decay)
+        before = made.build().model.layers[0].mlp.up_proj.weight.detach()
+        ends.append(tune(made)[0].model.layers[0].mlp.up_proj.weight.detach())
+    torch.testing.assert_close(ends[0] - ends[1], 0.02 * 0.5 * before, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "kind"),
+    [
+        ({}, "adamw_torch_fused", "AdamW"),
+        ({"method": "qlora"}, "adamw_8bit", "AdamW"),
+        ({"method": "qlora", "optimizer": "adamw"}, "adamw_torch_fused", "AdamW"),
+        ({"method": "full", "optimizer": "adamw_8bit"}, "adamw_8bit", "AdamW"),
+        ({"optimizer": "paged_adamw_8bit"}, "adamw_8bit", "AdamW"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CPU has nothing to page to")
+def test_the_optimiser_is_8_bit_adamw_with_qlora_unless_set(
+    tiny_base: Bases, tmp_path: Path, changes: dict[str, Any], name: str, kind: str
+) -> None:
+    assert arguments(tmp_path, **changes).optim == name
+    made = plan(tiny_base("llama"), head="linear", **changes)
+    optimizer = trainer_for(made, tmp_path).create_optimizer()
+    assert type(optimizer).__name__ == kind
+    assert type(optimizer).__module__.split(".")[0] == ("bitsandbytes" if "8bit" in name else "torch")
+    if "8bit" in name:
+        assert optimizer.args.optim_bits == 8
+
+
+def test_settings_reach_the_trainer(tmp_path: Path) -> None:
+    changes = {
+        "epochs": 2.5, "batch_size": 3, "accumulation": 5, "weight_decay": 0.3, "max_grad_norm": 0.7, "warmup": 0.2,
+        "keep_best": "macro_f1", "learning_rate": 3e-4,
+    }  # fmt: skip
+    made = arguments(tmp_path, **changes)
+    assert (made.num_train_epochs, made.per_device_train_batch_size, made.gradient_accumulation_steps) == (2.5, 3, 5)
+    assert (made.weight_decay, made.max_grad_norm, made.learning_rate) == (0.3, 0.7, 3e-4)
+    assert made.get_warmup_steps(100) == 20
+    assert (made.eval_steps, made.save_steps) == (7, 7)
+    assert (made.metric_for_best_model, made.greater_is_better) == ("eval_macro_f1", True)
+    assert arguments(tmp_path, keep_best="loss").greater_is_better is False
+    assert not made.fp16
+    assert finetune._arguments(train(), "bf16", 7, tmp_path).fp16 is False  # autocast is the network's own
+    assert not made.bf16
+
+
+def test_the_learning_rate_is_a_number_or_one_per_method() -> None:
+    assert train(learning_rate=1e-4).rate == 1e-4
+    assert train(learning_rate={"full": 1e-5, "lora": 2e-4}, method="lora").rate == 2e-4
+    assert train(method="full").rate < train(method="lora").rate
+    with pytest.raises(ValidationError, match=r"learning_rate has \['full', 'lora'\], and none for method: qlora"):
+        train(learning_rate={"full": 1e-5, "lora": 2e-4}, method="qlora")
+    with pytest.raises(ValidationError):
+        train(learning_rate={"full": 1e-5, "adapters": 2e-4})
+    with pytest.raises(ValidationError):
+        train(learning_rate=0)
+
+
+def test_a_run_takes_the_rate_of_its_method(tiny_base: Bases) -> None:
+    rates = {"full": 1e-5, "lora": 2e-4}
+    assert stepped(tiny_base("llama"), learning_rate=rates, eval_steps=1).rates == [2e-4]
+    assert stepped(tiny_base("llama"), learning_rate=rates, method="full", eval_steps=1).rates == [1e-5]
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.5, 2), (1.0, 4), (2.0, 4), (4.0, 4)])
+def test_auto_validates_twice_an_epoch_and_twice_in_all(
+    tiny_base: Bases, tmp_path: Path, epochs: float, steps: int
+) -> None:
+    """An epoch has 7 steps."""
+    made = plan(tiny_base("llama"), head="linear", batch_size=1, epochs=epochs)
+    assert len(rows(made)) == 7
+    assert trainer_for(made, tmp_path).args.eval_steps == steps
+
+
+def test_a_training_shorter_than_eval_steps_is_validated_at_its_end(tiny_base: Bases) -> None:
+    _, history = tune(plan(tiny_base("llama"), head="linear", epochs=3.0, eval_steps=100))
+    assert [record["step"] for record in history.validation] == [3]
+    assert history.best_step == 3
+
+
+def test_early_stopping_keeps_the_best_validation(tiny_base: Bases) -> None:
+    settings = {"learning_rate": 3.0, "epochs": 40.0, "eval_steps": 1, "early_stopping": 3}
+    _, history = tune(plan(tiny_base("llama"), head="linear", **settings))
+    losses = [record["loss"] for record in history.validation]
+    assert len(losses) < 40
+    best = losses.index(min(losses))
+    assert history.best_step == best + 1
+    assert len(losses) == best + 1 + 3
