@@ -45,6 +45,7 @@ def main() -> None:
             )
             files.write_table(PREPARED / f"{split}.csv", rows)
         labels.save(PREPARED / "labels.json")
+        cleaning.normalization(settings).save(PREPARED)
         files.write_json(PREPARED / "source.json", dataset.provenance())
         figures = books.figures(frames, tokens, labels)
         files.write_json(METRICS, figures)

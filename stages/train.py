@@ -11,7 +11,9 @@ from labeltune.config.data import Dataset
 from labeltune.config.model import Model, Prompt, Train
 from labeltune.console import terminal
 from labeltune.data.labels import LabelSet
+from labeltune.data.normalization import Normalization
 from labeltune.inference import artifact
+from labeltune.inference.artifact import Record
 from labeltune.modeling import adapters, base_models, device
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.prompts import Encoder, encode
@@ -33,15 +35,13 @@ def main() -> None:
     paths = {split: PREPARED / f"{split}.csv" for split in ("train", "validation")}
     with checkpoints.workspace(), files.unchanged(paths) as data:
         labels, base = LabelSet.load(PREPARED / "labels.json"), base_models.open_base(model)
-        encoder = Encoder.of(base_models.load_tokenizer(base.folder), prompt, labels)
+        encoder = Encoder.of(base_models.load_tokenizer(base.folder), prompt, labels, Normalization.load(PREPARED))
         splits = {split: encode(files.read_prepared(path), encoder, labels) for split, path in paths.items()}
         plan = NetworkSpec(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
         plan, choice = select_layers(plan, **splits)
         source = json.loads((PREPARED / "source.json").read_text(encoding="utf-8"))
-        record = artifact.Record.of(
-            plan, model, prompt, dataset, data=data, source=source, chosen=choice.reasons,
-            rows={split: len(rows) for split, rows in splits.items()},
-        )  # fmt: skip
+        rows = {split: len(rows) for split, rows in splits.items()}
+        record = Record.of(plan, model, prompt, dataset, data=data, rows=rows, source=source, chosen=choice.reasons)
         fingerprint = artifact.fingerprint(record)
         with (
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,

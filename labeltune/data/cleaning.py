@@ -1,8 +1,6 @@
 """Cleaning rows: normalisation, data checks, corrections, and the statistics that `prepare` writes."""
 
 import json
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from labeltune.config.data import Prepare
 from labeltune.console import terminal
 from labeltune.data.deduplication import Progress, find_near_duplicates
 from labeltune.data.labels import LabelSet
+from labeltune.data.normalization import Normalization
 from labeltune.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -217,10 +216,12 @@ def clean(frames: Frames, settings: Prepare, labels: dict[str, str] | None, ledg
     Raises:
         UserError: a missing value or a label that the settings or the map don't allow, with the rows' ids.
     """
+    normalize = normalization(settings)
     cleaned = {}
     for split, frame in frames.items():
         ledger.read[split] = len(frame)
-        frame = frame.assign(text=[_normalise(text, settings) for text in frame["text"]])
+        # A missing text is None, which pandas turns into NaN.
+        frame = frame.assign(text=[normalize(text) if isinstance(text, str) else "" for text in frame["text"]])
         blank = frame["label"].isna() | (frame["label"] == "")
         frame = apply_check(frame, blank, settings.missing_label, "missing_label", split, ledger)
         blank = frame["text"].str.strip() == ""
@@ -241,14 +242,9 @@ def clean(frames: Frames, settings: Prepare, labels: dict[str, str] | None, ledg
     return cleaned
 
 
-def _normalise(text: object, settings: Prepare) -> str:
-    if not isinstance(text, str):  # None, which pandas turns into NaN
-        return ""
-    if settings.unicode != "none":
-        text = unicodedata.normalize(settings.unicode, text)
-    if settings.whitespace == "collapse":
-        return re.sub(r"[\s\u200b\ufeff]+", " ", text).strip()
-    return text.strip() if settings.whitespace == "strip" else text
+def normalization(settings: Prepare) -> Normalization:
+    """The normalization that the settings ask for."""
+    return Normalization(unicode=settings.unicode, whitespace=settings.whitespace)
 
 
 def label_set(frames: Frames, labels: dict[str, str] | None, verbalizer: dict[str, str] | None) -> LabelSet:

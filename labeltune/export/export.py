@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,13 @@ def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 TEST_ROWS = Path("data/prepared/test.csv")
 CHECKED = "verification.json"
+REWRITTEN = 32
+"""Texts that an export is verified with in another spelling as well."""
+
+
+def as_written(text: str) -> str:
+    """The text as a form or a mail may have it: accents apart from their letters, and wrapped lines."""
+    return "\n" + unicodedata.normalize("NFD", text).replace(" ", "  \n") + "\u200b"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,23 +214,25 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
     given = Rows.read(rows, text_column, classifier.record.examples)
     _require_labels(given, classifier, needed=to == "hub-folder")
     terminal.say(f"{len(given.texts):,} texts to verify with: {given.source}")
-    with terminal.progress("the classifier", len(given.texts)) as progress:
-        expected = classifier.predict(given.texts, progress=progress)
+    # Prepared rows are normalized already; the same rows as users may write them show that the export does it too.
+    texts = given.texts + [as_written(text) for text in given.texts[:REWRITTEN]]
+    with terminal.progress("the classifier", len(texts)) as progress:
+        expected = classifier.predict(texts, progress=progress)
     if classifier.record.train.method != "lora":
         classifier = Classifier.load(folder, merge=True)
     with replacing(out) as partial:
         partial.mkdir()
         terminal.say(f"writing {to}")
         own = write(classifier, folder, to, partial)
-        with terminal.progress("the export", len(given.texts)) as progress:
-            found = answers(partial, given.texts, progress)
+        with terminal.progress("the export", len(texts)) as progress:
+            found = answers(partial, texts, progress)
         compared = compare(expected, found)
         bounds = _bounds(to, classifier.record.machine.dtype)
         _require_kept(compared, bounds, to)
         checked: dict[str, Any] = {"versions": versions(), "to": to, "classifier": digest(folder / MANIFEST)}
         checked |= {"least_agreement": bounds.agreement, "most_probability_difference": bounds.probability}
         write_json(partial / CHECKED, compared.record() | checked | {"texts": given.source})
-        figures = _figures(classifier, given, found)
+        figures = _figures(classifier, given, found[: len(given.texts)])
         card = exported_card(
             classifier.record,
             onnx=to.startswith("onnx"),
@@ -297,6 +307,7 @@ def _describe(classifier: Classifier, source: Path, to: str, folder: Path) -> No
             "front": encoder.template.front,
             "back": encoder.template.back,
             "max_length": encoder.max_length,
+            "normalization": asdict(encoder.normalization),
             "pad_token_id": encoder.tokenizer.pad_token_id,
             "blank_token_id": encoder.filler(),
             "temperature": record.calibration.temperature,

@@ -16,6 +16,7 @@ import labeltune
 from labeltune.config.data import Dataset
 from labeltune.config.model import Model, Prompt, Train
 from labeltune.data.labels import LabelSet
+from labeltune.data.normalization import UNCHANGED, Normalization
 from labeltune.inference.calibration import NONE, Calibration
 from labeltune.modeling.adapters import transposed
 from labeltune.modeling.architectures import unwrap
@@ -71,13 +72,16 @@ class Record:
     """What its confidence means."""
     examples: list[str] = field(default_factory=list)
     """Texts to try it with."""
+    normalization: Normalization = UNCHANGED
+    """What is done to a text before it is put into the prompt; nothing in classifiers of labeltune 0.1.0."""
 
     @classmethod
     def of(cls, plan: NetworkSpec, model: Model, prompt: Prompt, dataset: Dataset, **more: Any) -> "Record":
         """The record of a network that is about to be trained; `more` are further fields."""
         return cls(
             labels=plan.labels, prompt=prompt, train=plan.train, model=model, base_files=plan.base.files,
-            machine=plan.machine, dataset=dataset.name, license=dataset.license, **more,
+            machine=plan.machine, normalization=plan.encoder.normalization,
+            dataset=dataset.name, license=dataset.license, **more,
         )  # fmt: skip
 
     def run_name(self, fingerprint: Fingerprint) -> str:
@@ -128,6 +132,7 @@ def _describe(folder: Path, record: Record) -> None:
             "labeltune": labeltune.__version__,
             "labels": {"names": list(record.labels.names), "words": list(record.labels.words)},
             "prompt": record.prompt.model_dump(),
+            "normalization": asdict(record.normalization),
             "train": record.train.model_dump(),
             "base": {"model": record.model.model_dump(), "files": record.base_files},
             "machine": asdict(record.machine),
@@ -156,6 +161,7 @@ def fingerprint(record: Record) -> Fingerprint:
         configuration={
             "train": train,
             "prompt": record.prompt.model_dump(),
+            "normalization": asdict(record.normalization),
             "labels": {"names": record.labels.names, "words": record.labels.words},
         },
         data=record.data,
@@ -196,6 +202,7 @@ def load_record(folder: Path) -> Record:
     return Record(
         labels=LabelSet(names=tuple(content["labels"]["names"]), words=tuple(content["labels"]["words"])),
         prompt=Prompt.model_validate(content["prompt"]),
+        normalization=Normalization(**content.get("normalization", {})),
         train=Train.model_validate(content["train"]),
         model=Model.model_validate(content["base"]["model"]),
         base_files=content["base"]["files"],

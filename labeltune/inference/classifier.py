@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from labeltune.data.normalization import is_blank
 from labeltune.inference import artifact
 from labeltune.inference.artifact import Record, load_record
 from labeltune.inference.calibration import Calibration
@@ -35,7 +36,7 @@ def unanswerable(text: object) -> str | None:
     """
     if not isinstance(text, str):
         return "is no string"
-    if not text.strip():
+    if is_blank(text):
         return BLANK
     try:
         text.encode()
@@ -167,7 +168,7 @@ class Classifier:
         full = record.train.method == "full"
         merge = record.train.method == "lora" if merge is None else merge
         base = Base(name=str(folder), folder=folder, files={}) if full else artifact.open_same_base(record, folder)
-        encoder = Encoder.of(load_tokenizer(folder), record.prompt, record.labels)
+        encoder = Encoder.of(load_tokenizer(folder), record.prompt, record.labels, record.normalization)
         blueprint = NetworkSpec(
             base=base,
             labels=record.labels,

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from labeltune.config.model import Prompt
 from labeltune.data.labels import LabelSet
+from labeltune.data.normalization import UNCHANGED, Normalization
 from labeltune.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     template: Template
     max_length: int
+    normalization: Normalization = UNCHANGED
     frame: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,15 +88,27 @@ class Encoder:
             )
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, labels: LabelSet) -> "Encoder":
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        labels: LabelSet,
+        normalization: Normalization = UNCHANGED,
+    ) -> "Encoder":
         """The encoder of a prompt for these labels."""
-        return cls(tokenizer=tokenizer, template=Template.of(prompt, labels), max_length=prompt.max_length)
+        return cls(
+            tokenizer=tokenizer,
+            template=Template.of(prompt, labels),
+            max_length=prompt.max_length,
+            normalization=normalization,
+        )
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Tokenize the prompts of the texts.
+        """Normalize the texts and tokenize their prompts.
 
         Control tokens written in a text are split into ordinary tokens: a text can't end its own prompt.
         """
+        texts = [self.normalization(text) for text in texts]
         input_ids: list[list[int]] = []
         for start in range(0, len(texts), TOKENIZER_BATCH):
             prompts = [self.template.render(text) for text in texts[start : start + TOKENIZER_BATCH]]

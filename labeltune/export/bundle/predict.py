@@ -11,7 +11,9 @@ It needs transformers and torch or, where there is a model.onnx, onnxruntime and
 
 import itertools
 import json
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,7 @@ class Classifier:
 
         Control tokens that are written in a text are split into ordinary ones.
         """
+        text = self.normalized(text)
         front, back, most = (self.settings[key] for key in ("front", "back", "max_length"))
         ids, offsets = self.encode(front + text + back)
         if len(ids) <= most:
@@ -69,6 +72,15 @@ class Classifier:
         keep = len(inside) - (len(ids) - most)
         first = inside[(keep + 1) // 2]
         return ids[:first] + ids[first + len(inside) - keep :], True
+
+    def normalized(self, text: str) -> str:
+        """The text in the form of those that the classifier was trained on."""
+        form, space = (self.settings["normalization"][key] for key in ("unicode", "whitespace"))
+        if form != "none":
+            text = unicodedata.normalize(form, text)
+        if space == "collapse":
+            return re.sub("[\\s\u200b\ufeff]+", " ", text).strip(" ")
+        return text.strip() if space == "strip" else text
 
     def _answer(self, logits: NDArray[np.float64], truncated: bool) -> dict[str, Any]:
         exponential = np.exp(logits - logits.max())
