@@ -213,7 +213,7 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
     classifier = Classifier.load(folder)
     given = Rows.read(rows, text_column, classifier.record.examples)
     _require_labels(given, classifier, needed=to == "hub-folder")
-    terminal.say(f"{len(given.texts):,} texts to verify with: {given.source}")
+    terminal.say(f"{len(given.texts):,} texts to verify with: {given.source}; the first also as people may write them")
     # Prepared rows are normalized already; the same rows as users may write them show that the export does it too.
     texts = given.texts + [as_written(text) for text in given.texts[:REWRITTEN]]
     with terminal.progress("the classifier", len(texts)) as progress:

@@ -14,9 +14,10 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import dynamic_module_utils
 
+from labeltune.data.normalization import Normalization
 from labeltune.export import export, model_card
 from labeltune.export.bundle import predict
-from labeltune.export.export import EXACT, Comparison
+from labeltune.export.export import EXACT, Comparison, as_written
 from labeltune.inference import artifact
 from labeltune.inference.calibration import Calibration
 from labeltune.inference.classifier import Classifier
@@ -50,6 +51,7 @@ def trained(base: Path, folder: Path, **train: Any) -> Classifier:
         tuning.record(made, adapters.label_prior(network)),
         calibration=Calibration(temperature=TEMPERATURE, fitted=True, rows=7, threshold=0.7),
         examples=["free cash now", "the call of you"],
+        normalization=Normalization(unicode="NFC", whitespace="collapse"),
     )
     artifact.save(folder, network, made.encoder.tokenizer, made.base, record)
     return Classifier.load(folder)
@@ -57,12 +59,14 @@ def trained(base: Path, folder: Path, **train: Any) -> Classifier:
 
 def exported(classifier: Classifier, tmp_path: Path, to: str) -> tuple[Path, bool, Comparison]:
     """Write an export, and put its answers beside the classifier's."""
-    expected = classifier.predict(TEXTS)
+    texts = [*TEXTS, *map(as_written, TEXTS)]
+    expected = classifier.predict(texts)
+    np.testing.assert_allclose(expected.logits[: len(TEXTS)], expected.logits[len(TEXTS) :], atol=1e-5)
     assert np.ptp(expected.logits[:, 0] - expected.logits[:, 1]) > 0.1
     folder = tmp_path / to
     folder.mkdir()
     own = export.write(classifier, tmp_path / "classifier", to, folder)
-    return folder, own, export.compare(expected, predict.Classifier(folder).predict(TEXTS))
+    return folder, own, export.compare(expected, predict.Classifier(folder).predict(texts))
 
 
 @pytest.mark.parametrize(
@@ -169,11 +173,11 @@ def test_an_export_runs_where_there_is_no_labeltune(
     out = tmp_path / "out"
     export.export(tmp_path / "classifier", to="hub-folder", out=out, rows=rows_file(tmp_path))
     printed = capsys.readouterr().out
-    assert "7 of 7 answers agree (100.00%)" in printed
+    assert "14 of 14 answers agree (100.00%)" in printed
     assert "trust_remote_code=True" in printed
     assert "temperature 1.700" in printed
     checked = json.loads((out / "verification.json").read_text())
-    assert (checked["rows"], checked["agreement"], checked["changed_rows"]) == (7, 1.0, [])
+    assert (checked["rows"], checked["agreement"], checked["changed_rows"]) == (14, 1.0, [])
     assert 0 < checked["largest_logit_difference"] < 1e-5
 
     card = ModelCard.load(out / "README.md")
@@ -206,11 +210,11 @@ def test_an_export_that_answers_otherwise_is_not_kept(
     classifier = trained(tiny_base("llama"), tmp_path / "classifier")
     given = [
         {"probabilities": answer.probabilities, "logits": row, "truncated": answer.truncated}
-        for predictions in [classifier.predict(tuning.TEXTS)]
+        for predictions in [classifier.predict([*tuning.TEXTS, *map(as_written, tuning.TEXTS)])]
         for answer, row in zip(predictions, (predictions.logits / TEMPERATURE).tolist(), strict=True)
     ]
     monkeypatch.setattr(export, "answers", wrong(given))
-    with pytest.raises(UserError, match="not kept: 6 of 7 answers agree"):
+    with pytest.raises(UserError, match="not kept: 13 of 14 answers agree"):
         export.export(tmp_path / "classifier", to="merged", out=tmp_path / "out", rows=rows_file(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier", "rows.csv"]
 

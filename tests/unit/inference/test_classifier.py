@@ -7,12 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from labeltune.data.normalization import UNCHANGED, Normalization
+from labeltune.inference import artifact
+from labeltune.inference.artifact import load_record
 from labeltune.inference.calibration import Calibration
 from labeltune.inference.classifier import Answer, Classifier, Predictions
 from labeltune.runtime.errors import UserError
@@ -81,6 +85,31 @@ print({"pandas", "peft", "sklearn", "matplotlib"} & set(sys.modules))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines() == ["False labeltune.inference.classifier", "set()"]
+
+
+def test_a_raw_text_is_answered_as_its_prepared_form(classifier: Classifier) -> None:
+    normalize = Normalization(unicode="NFC", whitespace="collapse")
+    trained = replace(classifier, encoder=replace(classifier.encoder, normalization=normalize))
+    raw = ["free\n\nentry  now\u200b", "\ufeffcafe\u0301 opens ", *tuning.TEXTS]
+    prepared = [normalize(text) for text in raw]
+    np.testing.assert_array_equal(trained.predict(raw).logits, trained.predict(prepared).logits)
+    assert not np.array_equal(classifier.predict(raw).logits, classifier.predict(prepared).logits)
+
+
+def test_the_normalization_is_kept_with_the_classifier_and_one_without_it_loads(folder: Path, tmp_path: Path) -> None:
+    normalization = Normalization(unicode="NFKC", whitespace="strip")
+    artifact.save_calibrated(tmp_path / "kept", folder, replace(load_record(folder), normalization=normalization), "")
+    assert load_record(tmp_path / "kept").normalization == normalization
+    assert Classifier.load(tmp_path / "kept").encoder.normalization == normalization
+    path = tmp_path / "kept" / artifact.RECORD
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["normalization"]  # as before there was one
+    path.write_text(json.dumps(content), encoding="utf-8")
+    manifest = tmp_path / "kept" / artifact.MANIFEST
+    hashes = json.loads(manifest.read_text(encoding="utf-8"))
+    hashes["sha256"][artifact.RECORD] = digest(path)
+    manifest.write_text(json.dumps(hashes), encoding="utf-8")
+    assert load_record(tmp_path / "kept").normalization == UNCHANGED
 
 
 def test_answers_do_not_depend_on_what_else_is_asked(classifier: Classifier) -> None:
