@@ -133,7 +133,7 @@ class Train(Section):
     eval_steps: Positive | Literal["auto"] = "auto"
     """Optimiser steps between two validations; `auto`: about two per epoch, and two in all if there is no whole one."""
     keep_best: Literal["loss", "accuracy", "macro_f1"] = "loss"
-    """Validation figure by which the best model is kept."""
+    """Validation figure by which the best model is kept; `loss` is the training loss, class weights included."""
     early_stopping: Positive | None = None
     """Stop after this many validations without a better one; null never stops early."""
     checkpoints: Positive = 2

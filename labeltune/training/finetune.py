@@ -264,7 +264,7 @@ def _arguments(settings: Train, dtype: str, every: int, folder: Path) -> Trainin
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        metric_for_best_model=f"eval_{settings.keep_best}",
+        metric_for_best_model=f"eval_{selected_by(settings)}",
         greater_is_better=settings.keep_best != "loss",
         logging_strategy="no",
         remove_unused_columns=False,
@@ -275,6 +275,12 @@ def _arguments(settings: Train, dtype: str, every: int, folder: Path) -> Trainin
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun: DataParallel is slow and splits batches
     return arguments
+
+
+def selected_by(settings: Train) -> str:
+    """Validation figure that selects the model: of the loss, the one that is trained."""
+    other = settings.class_weights != "none" or settings.label_smoothing
+    return "objective" if settings.keep_best == "loss" and other else settings.keep_best
 
 
 def class_weights(settings: Train, labels: LabelSet, rows: Sequence[int]) -> torch.Tensor | None:

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score
+from torch.nn import functional
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from labeltune.console.terminal import say
@@ -72,14 +74,30 @@ class History:
         return next(record for record in self.validation if record["step"] == self.best_step)
 
 
-def validation_figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Loss, accuracy and macro F1 of logits `[rows, num_labels]` against label indices `[rows]`."""
+def validation_figures(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    weights: torch.Tensor | None = None,
+    smoothing: float = 0.0,
+) -> dict[str, float]:
+    """Loss, accuracy and macro F1 of logits `[rows, num_labels]` against label indices `[rows]`.
+
+    Where the training loss has class weights `[num_labels]` or label smoothing, `objective` is that loss on these rows:
+    the plain loss of a rare label hardly shows, and would keep a model that never answers it.
+    """
     guesses = logits.argmax(axis=1)
-    return {
+    found = {
         "loss": float(row_losses(labels, softmax(logits.astype(np.float64), axis=1)).mean()),
         "accuracy": float(accuracy_score(labels, guesses)),
         "macro_f1": float(f1_score(labels, guesses, average="macro", zero_division=0.0)),
     }
+    if weights is not None or smoothing:
+        losses = functional.cross_entropy(
+            torch.from_numpy(logits), torch.from_numpy(labels), weight=weights, label_smoothing=smoothing,
+            reduction="none",
+        )  # fmt: skip
+        found["objective"] = float(losses.mean())
+    return found
 
 
 def figures(history: History, choice: LayerChoice) -> dict[str, Any]:

@@ -200,7 +200,8 @@ class RowTrainer(Trainer):
         )
         if bad := [self.validation.ids[row] for row in np.flatnonzero(~np.isfinite(logits).all(axis=1))]:
             raise UserError(self._not_finite(self.state.global_step, "validation", bad))
-        figures = validation_figures(logits, np.array(self.validation.labels))
+        weights = None if self.weights is None else self.weights.cpu()
+        figures = validation_figures(logits, np.array(self.validation.labels), weights, self.smoothing)
         self.record_training()
         self.progress.validation.append(self._now() | figures)
         last = self.progress.train[-1] if self.progress.train else {"loss": math.nan}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy import special
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from transformers import TrainerCallback
@@ -19,6 +20,7 @@ from labeltune.data.labels import LabelSet
 from labeltune.runtime.errors import UserError
 from labeltune.training import finetune
 from labeltune.training.dataset import Collator
+from labeltune.training.tracking import validation_figures
 from tests.tuning import ANSWERS, plan, rows, tune
 
 Bases = Callable[..., Path]
@@ -51,6 +53,29 @@ def test_given_weights_follow_the_order_of_the_labels() -> None:
     weights = finetune.class_weights(train(class_weights={"c": 3, "a": 1, "b": 0.5}), LABELS, [0])
     assert weights.tolist() == [1, 0.5, 3]
     assert finetune.class_weights(train(), LABELS, [0]) is None
+
+
+def test_the_model_is_selected_by_the_loss_that_is_trained(tmp_path: Path) -> None:
+    """Nine rows of one label and one of another: never answering the rare one has the smaller plain loss."""
+    labels = np.array([0] * 9 + [1])
+    deaf = np.tile(np.array([[2.2, 0.0]], dtype=np.float32), (10, 1))
+    hearing = np.where(labels[:, None] == 1, [[0.0, 3.0]], [[0.8, 0.0]]).astype(np.float32)
+    two = LabelSet(names=("a", "b"), words=("a", "b"))
+    weights = finetune.class_weights(train(class_weights="balanced"), two, labels.tolist())
+    first, second = (validation_figures(logits, labels, weights) for logits in (deaf, hearing))
+    assert first["loss"] < second["loss"]
+    assert first["objective"] > second["objective"]
+    expected = np.average(log_softmax_losses(hearing, labels), weights=np.asarray(weights)[labels])
+    assert second["objective"] == pytest.approx(expected, rel=1e-6)
+    assert arguments(tmp_path, class_weights="balanced").metric_for_best_model == "eval_objective"
+    assert arguments(tmp_path, label_smoothing=0.1).metric_for_best_model == "eval_objective"
+    assert arguments(tmp_path, class_weights="balanced", keep_best="macro_f1").metric_for_best_model == "eval_macro_f1"
+    assert arguments(tmp_path).metric_for_best_model == "eval_loss"
+    assert "objective" not in validation_figures(hearing, labels)
+
+
+def log_softmax_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return -special.log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
 
 
 @pytest.mark.parametrize(
