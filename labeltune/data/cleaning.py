@@ -55,6 +55,8 @@ class DataStatistics:
     read: Counter[str] = field(default_factory=Counter)
     found: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     dropped: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    relabelled: int = 0
+    """Training rows whose label a correction changed."""
     moved: int = 0
     """Rows that changed splits so that near copies of a text stand in one."""
 
@@ -79,6 +81,7 @@ class DataStatistics:
             "dropped": {reason: self._total(self.dropped[reason]) for reason in REASONS},
             "leaks_left": leaks,
             "moved": self.moved,
+            "relabelled": self.relabelled,
             "corrections": self.read[CORRECTIONS] - sum(counts[CORRECTIONS] for counts in self.dropped.values()),
             "tokens": {split: _lengths(encoded) for split, encoded in tokens.items()},
         }
@@ -114,6 +117,8 @@ def show_statistics(figures: dict[str, Any], labels: LabelSet, folder: Path) -> 
             terminal.say(f"  kept {kept:,}: {REASONS[reason]}")
     if figures["moved"]:
         terminal.say(f"  moved {figures['moved']:,}: near copies of a text stand in one split")
+    if figures["relabelled"]:
+        terminal.say(f"  relabelled {figures['relabelled']:,}: training rows that a correction gives another label")
     if figures["corrections"]:
         terminal.say(f"  added {figures['corrections']:,}: corrections, to the training rows")
     rows = [
@@ -303,13 +308,28 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
 def add_corrections(frames: Frames, rows: pd.DataFrame, settings: Prepare, ledger: DataStatistics) -> Frames:
     """Add corrections to the training rows; validation and test rows stay exactly as they are without them.
 
-    What repeats a validation or test row, and what stands in the training rows already, goes through the gates that
+    A person's word counts: of several corrections of one text, the last one; against a training row of the same text,
+    the correction, which gives that row its label. What repeats a validation or test row goes through the checks that
     all rows go through. They come on top of `balance` and `train_rows`, which choose among the data set's own rows.
     """
     rows = clean({CORRECTIONS: rows}, settings, None, ledger)[CORRECTIONS]
-    own = DataStatistics()  # what these gates find between the other splits is in the books already
+    rows = _without(rows, rows["text"].duplicated(keep="last"), ledger)  # texts that differ in white space alone
+    own = DataStatistics()  # what these checks find between the other splits is counted already
     rows = check_across_splits(frames | {"train": rows}, settings, own, None)["train"]
     for counts, seen in ((ledger.found, own.found), (ledger.dropped, own.dropped)):
         for reason, splits in seen.items():
             counts[reason][CORRECTIONS] += splits["train"]
-    return frames | {"train": check_added_rows(frames["train"], rows, settings, CORRECTIONS, ledger)}
+    train, said = frames["train"], dict(zip(rows["text"], rows["label"], strict=True))
+    labels = [said.get(text, label) for text, label in zip(train["text"], train["label"], strict=True)]
+    ledger.relabelled = int((train["label"] != labels).sum())
+    rows = _without(rows, rows["text"].isin(set(train["text"])), ledger)
+    train = train.assign(label=labels)
+    return frames | {"train": check_added_rows(train, rows, settings, CORRECTIONS, ledger)}
+
+
+def _without(rows: pd.DataFrame, known: pd.Series, ledger: DataStatistics) -> pd.DataFrame:
+    """Corrections but for those whose text is there already, which are counted."""
+    count = int(known.sum())
+    ledger.found["exact_inside"][CORRECTIONS] += count
+    ledger.dropped["exact_inside"][CORRECTIONS] += count
+    return rows[~known].reset_index(drop=True)

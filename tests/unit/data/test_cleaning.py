@@ -163,24 +163,39 @@ def test_what_repeats_another_split_or_a_training_row_is_dropped_and_counted() -
     frames, ledger = prepared(whole, frame(*rows), near_threshold=0.5)
     assert ledger.dropped["exact_across"] == {"corrections": 2}
     assert ledger.dropped["near_across"] == {"corrections": 1}
-    assert ledger.dropped["exact_inside"] == {"corrections": 1}
-    assert ledger.dropped["conflicts"] == {"corrections": 1, "train": 1}
-    assert len(frames["train"]) == 60 - 1 + len(NEW)
+    assert ledger.dropped["exact_inside"] == {"corrections": 2}
+    assert ledger.relabelled == 1
+    assert not ledger.dropped["conflicts"].total()
+    train = frames["train"].set_index("text")["label"]
+    assert (train[whole["train"]["text"][0]], train[whole["train"]["text"][2]]) == ("ham", "spam")
+    assert len(frames["train"]) == 60 + len(NEW)
     assert sum(ledger.read.values()) == sum(map(len, frames.values())) + sum(
         counts.total() for counts in ledger.dropped.values()
     )
 
 
+def test_a_persons_last_word_counts_whatever_the_white_space() -> None:
+    whole = {"train": table(0, 30), "validation": table(50, 5), "test": table(100, 10)}
+    known = whole["train"]["text"][0]
+    assert whole["train"]["label"][0] == "ham"
+    rows = [("spam", "said  twice"), ("ham", " said twice"), ("ham", f"{known}\n"), ("spam", f"  {known}")]
+    frames, ledger = prepared(whole, frame(*rows))
+    train = frames["train"].set_index("text")["label"]
+    assert train["said twice"] == "ham"
+    assert train[known] == "spam"
+    assert ledger.relabelled == 1
+    assert len(frames["train"]) == 61
+    assert ledger.dropped["exact_inside"] == {"corrections": 3}
+
+
 def test_the_gates_settings_hold_for_them() -> None:
     whole = {"train": table(0, 30), "validation": table(50, 5), "test": table(100, 10)}
-    leak = frame(("ham", whole["test"]["text"][3]), ("spam", whole["train"]["text"][0]))
-    frames, ledger = prepared(whole, leak, exact_across="keep", conflicts="keep")
-    assert len(frames["train"]) == 62 - 1  # the same text stands there already
+    leak = frame(("ham", whole["test"]["text"][3]))
+    frames, ledger = prepared(whole, leak, exact_across="keep")
+    assert len(frames["train"]) == 61
     assert ledger.found["exact_across"] == {"corrections": 1}
-    assert ledger.found["conflicts"] == {"corrections": 1, "train": 1}
-    for gate in ("exact_across", "conflicts"):
-        with pytest.raises(UserError, match=f"prepare.{gate} is set to fail"):
-            prepared(whole, leak, **{gate: "fail"})
+    with pytest.raises(UserError, match="prepare.exact_across is set to fail"):
+        prepared(whole, leak, exact_across="fail")
 
 
 def test_what_the_splits_hold_themselves_is_not_counted_again() -> None:
