@@ -43,15 +43,15 @@ class Collector:
 
 
 def page(outcomes: Outcomes) -> str:
-    """The whole page, from what the proofs came to."""
+    """Write the page from the outcomes of the tests."""
     numbers = {proof: i for i, proof in enumerate(PROOFS, start=1)}
     lines = [
         "# Correctness",
         "",
-        "Written by `pytest tests/proofs --write-correctness`: each tick is a test that passed, on a tiny model of",
-        "the architecture's own class, trained, saved and loaded for real. A run of these tests fails where this page",
-        "says otherwise. – where there is nothing to prove: what is not adapted has nothing to merge, and Transformers",
-        "has no classifier with an mlp head, nor one that scores words of several tokens.",
+        "Written by `pytest tests/proofs --write-correctness`. Each tick is a test that passed on a tiny model of the",
+        "architecture's own class, which was trained, saved and loaded. These tests fail if this page is out of date.",
+        "A dash means that the property does not apply: nothing is merged without adapters, and Transformers has no",
+        "classifier with an MLP head and none that scores label words of several tokens.",
         "",
         *(f"{numbers[proof]}. {text}" for proof, text in PROOFS.items()),
         "",
@@ -65,12 +65,13 @@ def page(outcomes: Outcomes) -> str:
     classes = ", ".join(f"{name} ({CONFIGURATIONS[name][1]})" for name in dict.fromkeys(cell[0] for cell in CELLS))
     lines += [
         "",
-        f"Architectures: {classes}. Methods: {', '.join(METHODS)}; qlora in 4 bits by bitsandbytes, on the CPU.",
-        "Proof 9 for qlora switches off bitsandbytes' own repacking for CPUs, which fails on matrices this small.",
+        f"Architectures: {classes}. Methods: {', '.join(METHODS)}; qlora uses bitsandbytes' 4-bit weights on the CPU.",
+        "For qlora, property 9 is tested without bitsandbytes' repacking for CPUs, which fails on matrices this small.",
         "",
-        "Words of several tokens are also scored against a slow reference, one forward pass per candidate, with shared",
-        "first tokens, prefixes and Chinese words: `tests/unit/test_candidates.py`. That killed and resumed trainings",
-        "end in the same bytes: `tests/integration/test_crash_safety.py`, `tests/end_to_end/test_crash_safety.py`.",
+        "`tests/unit/modeling/test_label_scoring.py` also compares label words of several tokens with a slow reference,",
+        "one forward pass per label, with shared first tokens, prefixes and Chinese words. That interrupted and resumed",
+        "trainings end in the same bytes is tested in `tests/integration/test_crash_safety.py` and",
+        "`tests/end_to_end/test_crash_safety.py`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -16,15 +16,15 @@ CELLS = [
     for head in (HEADS if architecture in DECODERS else ("linear", "mlp"))
 ] + [("mistral", "lora", "label_scoring"), ("mistral", "lora", "several_tokens"), ("xlm-roberta", "lora", "linear")]
 PROOFS = {
-    "trains": "exactly the intended parameters train, and nothing else moves by a bit",
-    "reload": "a fresh process reloads to bit-equal logits (fp32)",
-    "padding": "one row alone equals the same row in a batch padded on the right or on the left, to 2e-6",
-    "trunk": "going on from the frozen trunk's states is the whole pass, bit for bit (fp32)",
-    "accumulation": "small batches, accumulated, give the gradient of the large one, to 1e-5 of its norm",
-    "cue": "a truncated prompt keeps the cue, and its lost middle changes no logit",
-    "by_hand": "an adapted layer gives W·x + (alpha/r)·B·A·x, multiplied out by hand",
-    "merged": "the merged model's logits equal the unmerged one's, to 5e-6 of fp32 logits",
-    "plain": "plain PEFT, or plain Transformers where nothing is adapted, loads the folder and gives the same answers",
+    "trains": "exactly the intended parameters are trained, and no other changes by a bit",
+    "reload": "loaded in a new process, the logits are equal bit for bit (fp32)",
+    "padding": "a row alone has the logits that it has in a batch padded on the right or on the left, within 2e-6",
+    "trunk": "cached states of the frozen layers give the logits of a whole forward pass, bit for bit (fp32)",
+    "accumulation": "accumulated small batches give the gradient of the large batch, within 1e-5 of its norm",
+    "cue": "a truncated prompt keeps its end, and the tokens removed from its middle change no logit",
+    "by_hand": "an adapted layer gives W·x + (alpha/r)·B·A·x, computed by hand",
+    "merged": "the merged model's logits equal the unmerged one's, within 5e-6 (fp32)",
+    "plain": "plain PEFT, or plain Transformers if there are no adapters, loads the folder and predicts the same",
     "pipeline": "the merged folder gives the same probabilities in Transformers' text-classification pipeline",
 }
 
