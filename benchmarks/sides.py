@@ -164,7 +164,7 @@ def show(record: Found) -> None:
         )
     what = f"{record['model']}, recipe {record['recipe']}, {record['train_rows']:,} rows, seeds {record['seeds']}"
     terminal.say(f"{what}; {record['machine']}; PyTorch {record['torch']}, Transformers {record['transformers']}")
-    columns = ["side", "train s", "of ours", "rows/s", "time of ours", "MiB", "accuracy", "95% interval"]
+    columns = ["side", "train s", "train ratio", "answers/s", "predict ratio", "peak MiB", "accuracy", "95% interval"]
     terminal.table("medians over the seeds; accuracy: mean", columns, shown)
 
 

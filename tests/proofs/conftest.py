@@ -68,10 +68,10 @@ def page(outcomes: Outcomes) -> str:
         f"Architectures: {classes}. Methods: {', '.join(METHODS)}; qlora uses bitsandbytes' 4-bit weights on the CPU.",
         "For qlora, property 9 is tested without bitsandbytes' repacking for CPUs, which fails on matrices this small.",
         "",
-        "`tests/unit/modeling/test_label_scoring.py` also compares label words of several tokens with a slow reference,",
-        "one forward pass per label, with shared first tokens, prefixes and Chinese words. That interrupted and resumed",
-        "trainings end in the same bytes is tested in `tests/integration/test_crash_safety.py` and",
-        "`tests/end_to_end/test_crash_safety.py`.",
+        "`tests/unit/modeling/test_label_scoring.py` also compares label words of several tokens with a slow",
+        "reference, one forward pass per label, with shared first tokens, prefixes and Chinese words.",
+        "`tests/integration/test_crash_safety.py` and `tests/end_to_end/test_crash_safety.py` test that interrupted",
+        "and resumed trainings end in the same bytes.",
     ]
     return "\n".join(lines) + "\n"
 
