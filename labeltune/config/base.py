@@ -10,7 +10,9 @@ from ruamel.yaml.error import YAMLError
 from labeltune.runtime.errors import UserError
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What NumPy, PyTorch and scikit-learn all take."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -18,7 +20,9 @@ SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys and never converts types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Archive(Section):
@@ -63,6 +67,8 @@ class Origin(Section):
         return self
 
 
+SAID = 500
+"""Most characters of an error that are passed on."""
 RESOLVED = Path("resolved.yaml")
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -77,8 +83,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run this in the project's top folder") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (YAMLError, ValueError, RecursionError, OverflowError, TypeError, LookupError, AttributeError) as error:
+        # ruamel raises its own errors for most of what is wrong, and Python's for some numbers, dates and nestings.
+        said = " ".join(str(error).split())[:SAID] or type(error).__name__
+        raise UserError(f"{path}: not valid YAML: {said}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys and values, found {type(content).__name__}")
     return content

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from labeltune.config.base import Origin, Positive, Section, Share
+from labeltune.config.base import Origin, Positive, Section, Seed, Share
 
 
 class Dataset(Origin):
@@ -99,7 +99,7 @@ class Split(Section):
 class Prepare(Section):
     """Cleaning, hygiene, balance and split."""
 
-    seed: int
+    seed: Seed
     """Seed of the balance, the row limit and the split."""
     unicode: Literal["NFC", "NFKC", "none"] = "NFC"
     """Unicode normal form of the texts."""

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from labeltune.config.base import Fraction, Positive, Section, Share
+from labeltune.config.base import Fraction, Positive, Section, Seed, Share
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Calibrate(Section):
@@ -29,16 +29,16 @@ class Evaluate(Section):
 
     batch_tokens: Positive | Literal["auto"] = "auto"
     """Most tokens, padding included, of a batch at inference; `auto`: what suits the device."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap."""
-    resamples: Annotated[int, Field(ge=100)] = 2000
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
     """Resamples of the bootstrap."""
 
 
 class Robustness(Section):
     """Predicting changed copies of the test rows."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the changes and of the sample."""
     sample: Positive = 16
     """Test rows for each perturbation beside the three that take every row, and for each further severity."""
@@ -53,7 +53,7 @@ class Robustness(Section):
 class Baselines(Section):
     """Cheaper models on the same rows."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the samples of training and validation rows."""
     probe_rows: Positive | Literal["all"] = 512
     """Training rows of the regression on the base model's hidden states, and most validation rows that choose its
@@ -65,9 +65,9 @@ class Baselines(Section):
 class Worklist(Section):
     """Rows worth a second look."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the folds."""
-    folds: Annotated[int, Field(ge=2)] = 5
+    folds: Annotated[int, Field(ge=2, le=1000)] = 5
     """Parts of the training rows, each judged by a model of the others."""
     confident: Fraction = 0.9
     """Confidence from which a wrong answer on a test row counts as a confident mistake."""
@@ -76,7 +76,7 @@ class Worklist(Section):
 class Plot(Section):
     """Drawing the figures."""
 
-    dpi: Positive = 150
+    dpi: Annotated[int, Field(gt=0, le=1200)] = 150
     """Resolution of the pictures, in dots per inch."""
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from labeltune.config.base import SHA256, Fraction, Origin, Positive, Section
+from labeltune.config.base import SHA256, Fraction, Origin, Positive, Section, Seed
 
 
 class Model(Origin):
@@ -23,7 +23,7 @@ class Model(Origin):
 
 
 Method = Literal["full", "lora", "qlora"]
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
 RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
 
 
@@ -36,7 +36,7 @@ class Prompt(Section):
     """The text around `{text}`; `{labels}` lists the label words. Other braces are literal."""
     separator: str = ", "
     """What stands between the label words in `{labels}`."""
-    max_length: Annotated[int, Field(ge=8)] = 256
+    max_length: Annotated[int, Field(ge=8, le=2**20)] = 256
     """Most tokens of a prompt; a longer text loses its middle, the template never loses anything."""
 
     @model_validator(mode="after")
@@ -69,7 +69,7 @@ class Lora(Section):
 class Train(Section):
     """Fine-tuning."""
 
-    seed: int
+    seed: Seed
     """Seed of the initial weights, the order of rows and dropout."""
     method: Method = "lora"
     """Train every weight, low-rank adapters, or adapters on 4-bit weights (Dettmers et al. 2023, arXiv:2305.14314)."""
@@ -91,7 +91,7 @@ class Train(Section):
     layers: Positive | Literal["all", "auto"] = "all"
     """Train in only this many top layers of those that are left; `auto`: on a CPU, with adapters, a quarter of them and
     at most 8, else all."""
-    trunk_budget: Annotated[int, Field(ge=0)] = 4096
+    trunk_budget: Annotated[int, Field(ge=0, lt=2**31)] = 4096
     """MiB on the disk, of all trainings together, for states of layers that do not train, so that other seeds, rates,
     heads and experiments need not compute them; 0 keeps none."""
     lora: Lora = Lora()
@@ -101,7 +101,7 @@ class Train(Section):
     where that is more, or at random; `auto`: as a regression, but where the head is Transformers' own with a pooler."""
     head_dropout: Fraction = 0.1
     """Dropout inside the `mlp` head."""
-    epochs: Annotated[float, Field(gt=0)] = 2.0
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = 2.0
     """Passes over the training rows."""
     batch_size: Positive = 16
     """Rows per forward pass."""
@@ -120,9 +120,9 @@ class Train(Section):
     """Course of the learning rate after the warm-up."""
     warmup: Fraction = 0.1
     """Share of the steps in which the learning rate rises from 0."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """AdamW's decoupled weight decay."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Gradients are clipped to this norm."""
     label_smoothing: Fraction = 0.0
     """Share of the target's probability that is spread over all labels."""
@@ -149,7 +149,7 @@ class Train(Section):
     kernels: Literal["auto", "fused", "transformers"] = "auto"
     """How the layers of Llama, Mistral and Qwen 2 are computed: by labeltune's fused kernels, where they can be, or by
     Transformers'; `auto`: fused on a CPU, where a training step then takes four fifths of the time."""
-    threads: Positive | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(gt=0, le=1024)] | Literal["auto"] = "auto"
     """CPU threads; `auto`: the cores, shared between the queue's running workers."""
 
     @property
