@@ -23,13 +23,13 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(rate(speed, self.unit) if speed else "", style="cyan")
+        return Text(_rate(speed, self.unit) if speed else "", style="cyan")
 
 
-def rate(speed: float, unit: str) -> str:
+def _rate(speed: float, unit: str) -> str:
     """A rate, as words.
 
-    >>> rate(1234.5, "rows"), rate(1.26, "layers")
+    >>> _rate(1234.5, "rows"), _rate(1.26, "layers")
     ('1,234 rows/s', '1.3 layers/s')
     """
     return f"{speed:,.0f} {unit}/s" if speed >= WHOLE else f"{speed:.2g} {unit}/s"
@@ -73,14 +73,14 @@ class Bar:
     def say(self, note: str | None = None) -> None:
         """Print a line with what is done, the rate and the time left; on a terminal it stays above the bar."""
         self._spoken = time.monotonic()
-        line = f"{self.title}: {self.done:,} of {self.total:,}, {self.left()}"
+        line = f"{self.title}: {self.done:,} of {self.total:,}, {self._left()}"
         self.console.print(f"{line}  {note}" if note else line, highlight=False, markup=False)
 
-    def left(self) -> str:
+    def _left(self) -> str:
         """The rate and the time left, as words."""
         speed = (self.done - self.skipped) / max(time.monotonic() - self._started, 1e-9)
         seconds = round((self.total - self.done) / speed) if speed else 0
-        return f"{rate(speed, self.unit)}, {seconds // 60}:{seconds % 60:02d} left"
+        return f"{_rate(speed, self.unit)}, {seconds // 60}:{seconds % 60:02d} left"
 
     def __enter__(self) -> "Bar":
         if self.console.is_terminal:

@@ -1,5 +1,10 @@
+import ast
 import errno
 import io
+from collections.abc import Callable, Iterator
+from inspect import isfunction
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from rich.console import Console
@@ -67,3 +72,22 @@ def test_the_command_without_a_project_says_where_to_run_it(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="run this in the project's top folder"):
         main.main(["recipes"])
+
+
+def test_nothing_of_what_is_printed_comes_back() -> None:
+    """So no result can depend on messages, and a change in them retrains nothing."""
+    public = [value for name, value in vars(terminal).items() if not name.startswith("_") and isfunction(value)]
+    own = [function for function in public if function.__module__ == terminal.__name__]
+    methods = [value for name, value in vars(terminal.Bar).items() if not name.startswith("_") and isfunction(value)]
+    assert len(own) >= 4
+    for function in (*own, *methods):
+        returned = get_type_hints(function)["return"]
+        assert returned in (type(None), terminal.Bar, Iterator[Callable[[int], None]]), function
+
+
+def test_the_console_imports_nothing_of_the_library() -> None:
+    for path in Path(terminal.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module is not None
+                assert not node.module.startswith("labeltune")
