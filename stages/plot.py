@@ -26,7 +26,8 @@ def main() -> None:
     """Write the pictures and tables under plots/."""
     settings = base.section("plot", Plot)
     names = list(LabelSet.load(LABELS).names)
-    rows, probabilities = files.read_predictions(PREDICTIONS, names)
+    rows = files.read_predictions(PREDICTIONS)
+    probabilities = files.probabilities(rows, names)
     labels = np.array([names.index(label) for label in rows["label"]])
     guesses = np.array([names.index(label) for label in rows["prediction"]])
     training, trust, robust = (json.loads(path.read_text("utf-8")) for path in (TRAINING, CONFIDENCE, ROBUSTNESS))

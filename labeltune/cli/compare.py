@@ -19,6 +19,7 @@ from labeltune.console import terminal
 from labeltune.evaluation import metrics
 from labeltune.evaluation.metrics import Flags, Interval, Paired, bootstrap, paired_test
 from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import read_predictions
 
 PREDICTIONS = "data/predictions/test.csv"
 RESOLVED = "resolved.yaml"
@@ -128,7 +129,7 @@ def read_run(name: str) -> Run:
             f"{name}: its answers can't be read ({' '.join(str(error).split())}); run it with `dvc exp run`, or fetch "
             "them with `dvc pull`"
         ) from None
-    rows = pd.read_csv(StringIO(table), dtype=str, keep_default_na=False, usecols=["id", "label", "prediction"])
+    rows = read_predictions(StringIO(table))[["id", "label", "prediction"]]
     content = YAML(typ="safe", pure=True).load(settings)
     return Run(name=name, settings=flattened(content), rows=rows.sort_values("id", ignore_index=True))
 

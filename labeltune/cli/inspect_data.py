@@ -1,6 +1,7 @@
 """Inspecting unknown data: where the rows are, how to read them, and what is in them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,12 +12,11 @@ import pandas as pd
 
 from labeltune.config.data import Dataset
 from labeltune.console.terminal import say, table
-from labeltune.data import readers
-from labeltune.data.columns import USUAL
+from labeltune.data.columns import match_columns
 from labeltune.data.deduplication import find_near_duplicates
-from labeltune.data.discovery import FORMATS
+from labeltune.data.encodings import likely_encoding
 from labeltune.data.loading import read_split
-from labeltune.data.readers import likely_encoding
+from labeltune.data.readers import COLUMNAR, FORMATS, detect_format, format_suffix, open_rows
 from labeltune.evaluation.robustness.editing import language
 from labeltune.runtime.errors import UserError
 
@@ -86,15 +86,17 @@ def inspect(place: Path, name: str, folder: Path, *, text: str | None = None, la
     settings: dict[str, Any] = {"source": "files", "folder": folder.as_posix()} | _layout(place)
     first = _first_table(place, settings)
     guessed: list[str] = []
+    sample = first or next(iter(sorted(place.rglob("*.txt"))), None)
+    encoding, guess = "utf-8", False
+    if sample and FORMATS.get(format_suffix(sample)) not in COLUMNAR:
+        encoding, guess = likely_encoding(sample)
+    if encoding != "utf-8":
+        settings["encoding"] = encoding
+        guessed += ["encoding"] * guess
     if first:
-        encoding = likely_encoding(first) if first.suffix not in (".parquet", ".pq") else "utf-8"
-        settings |= {"encoding": encoding} if encoding != "utf-8" else {}
-        columns, guessed = _columns(first, encoding, text, label)
+        columns, unsure = _columns(first, encoding, text, label)
         settings |= columns
-    else:
-        folders = sorted(path for path in place.rglob("*.txt"))[:1]
-        encoding = likely_encoding(folders[0]) if folders else "utf-8"
-        settings |= {"encoding": encoding} if encoding != "utf-8" else {}
+        guessed += unsure
     return describe(Dataset(name=name, **settings), settings, tuple(guessed))
 
 
@@ -162,7 +164,7 @@ def _layout(place: Path) -> dict[str, Any]:
     """Which files are the rows: the keys `all`, or `train`, `validation` and `test`."""
     if place.is_file():
         return {"all": place.name}
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in FORMATS and file.is_file())
+    files = sorted(file for file in place.rglob("*") if format_suffix(file) in FORMATS and file.is_file())
     named = {
         split: file
         for split, words in SPLITS.items()
@@ -187,18 +189,19 @@ def _first_table(place: Path, settings: dict[str, Any]) -> Path | None:
         return place
     file = place / settings.get("all", settings.get("train", ""))
     if file.is_dir():
-        tables = sorted(inner for inner in file.iterdir() if inner.suffix.lower() in FORMATS)
+        tables = sorted(inner for inner in file.iterdir() if format_suffix(inner) in FORMATS)
         return tables[0] if tables else None
     return file
 
 
 def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> tuple[dict[str, Any], list[str]]:
     """The keys `text`, `label` and, where there is no header, `header`; and which of them are guesses."""
-    kind = FORMATS.get(path.suffix.lower(), "csv")
-    rows = list(islice(readers.rows(path, kind, encoding), PEEKED))
+    kind = detect_format(path, encoding)
+    table = open_rows(path, kind, encoding=encoding)
+    rows = [row for _, row in islice(table.take(None), PEEKED)]
     if not rows:
         raise UserError(f"{path}: there are no rows")
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = table.columns
     values = {name: [str(row[name]) for row in rows if row.get(name) is not None] for name in names}
     if kind in ("csv", "tsv") and not text and not label and _headless(names, values):
         values = {name: [name, *column] for name, column in values.items()}
@@ -206,18 +209,10 @@ def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> 
         return {"header": False, "text": names.index(found_text), "label": names.index(found_label)}, [
             "header", "text", "label",
         ]  # fmt: skip
-    for wanted in (text, label):
-        if wanted and wanted not in names:
-            raise UserError(f"{path}: no column {wanted!r}; there are {', '.join(names)}")
-    usual = {
-        key: [name for name in names if name.strip().casefold() in USUAL[key] and name not in (text, label)]
-        for key in ("text", "label")
-    }
-    chosen = {"text": text, "label": label}
-    for key, candidates in usual.items():
-        if not chosen[key] and len(candidates) == 1:
-            chosen[key] = candidates[0]
-    missing = [key for key, value in chosen.items() if not value]
+    ask = {key: f"name one with --{key}" for key in ("text", "label")}
+    found = match_columns(table.header, text, label, table.where, ask)
+    chosen = {key: None if place is None else names[place] for key, place in found.items()}
+    missing = [key for key, value in chosen.items() if value is None]
     if missing:
         taken = {value for value in chosen.values() if value}
         guess = dict(
@@ -227,7 +222,7 @@ def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> 
     return dict(chosen), missing
 
 
-def _headless(names: list[str], values: dict[str, list[str]]) -> bool:
+def _headless(names: Sequence[str], values: dict[str, list[str]]) -> bool:
     """Whether the first line is a row like all others: its label stands in more of them."""
     return any(values[name].count(name) > 1 for name in names)
 

@@ -24,7 +24,7 @@ class Dataset(Origin):
     """The validation rows; null takes a share of `train`. A list: the first file that is there."""
     test: str | dict[str, str] | list[str] | None = None
     """The test rows. A list: the first file that is there; where none is, `train` is split as `all` is."""
-    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "folder", "lines"] = "auto"
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "folder", "lines"] = "auto"
     """`folder`: a sub-folder per class with a text a file; `lines`: a file per class with a text a line."""
     encoding: str = "utf-8"
     """Encoding of text files, or several with commas between: each file gets the first that reads it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from labeltune.config.data import Dataset
 from labeltune.console.terminal import say
-from labeltune.data.readers import read_lines
+from labeltune.data.readers import FORMATS, detect_format, format_suffix
 from labeltune.runtime.archives import GLOB
 from labeltune.runtime.downloads import fetch_members, members_folder
 from labeltune.runtime.errors import UserError
@@ -79,25 +79,6 @@ def dataset_folder(dataset: Dataset) -> Path:
     return folder
 
 
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "ZIP or Excel",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
     """One file of a split."""
@@ -136,7 +117,7 @@ def find_files(dataset: Dataset, split: str) -> list[DataFile]:
         for label, path in paths.items():
             if not path.is_file():
                 raise UserError(f"{key}: {label}: no file {path}{_holds(path.parent)}")
-            if path.suffix.lower() in FORMATS and dataset.format == "auto":
+            if format_suffix(path) in FORMATS and dataset.format == "auto":
                 raise UserError(f"{key}: {label}: {path.name} is no text file with a text a line; see format: lines")
         return _named({path: ("lines", label) for label, path in paths.items()})
     path = _inside(root, value, key)
@@ -162,11 +143,17 @@ def _tables(paths: list[Path], dataset: Dataset, key: str) -> list[DataFile]:
         raise UserError(f"{key}: format: folder needs a folder with a sub-folder per class, not a file")
     if dataset.format == "lines":
         raise UserError(f"{key}: format: lines needs {{label: file}}, or a folder with a file CLASS.txt per class")
-    formats = {path: dataset.format if dataset.format != "auto" else _detect(path, dataset) for path in paths}
+    formats = {path: _format(path, dataset) for path in paths}
     if len(set(formats.values())) > 1:
         listed = ", ".join(f"{path.name} ({format})" for path, format in formats.items())
         raise UserError(f"{key}: files of several formats: {listed}; name those of one")
     return _named({path: (format, None) for path, format in formats.items()})
+
+
+def _format(path: Path, dataset: Dataset) -> str:
+    if dataset.format != "auto":
+        return dataset.format
+    return detect_format(path, dataset.encoding, f"conf/datasets/{dataset.name}.yaml")
 
 
 def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
@@ -174,7 +161,7 @@ def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
     classes = [path for path in _visible(folder) if path.is_dir()]
     files = [path for path in _visible(folder) if path.is_file()]
     if format == "auto":
-        kinds = {FORMATS.get(path.suffix.lower(), "other") for path in files}
+        kinds = {FORMATS.get(format_suffix(path), "other") for path in files}
         texts = files and {path.suffix.lower() for path in files} == {".txt"}
         if classes and not kinds - {"other"}:
             format = "folder"
@@ -199,7 +186,7 @@ def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
 
 
 def _own(files: list[Path], suffixes: tuple[str, ...], folder: Path, key: str) -> list[Path]:
-    own = [path for path in files if path.suffix.lower() in suffixes]
+    own = [path for path in files if format_suffix(path) in suffixes]
     if not own:
         raise UserError(f"{key}: no {' or '.join(suffixes)} file in {folder}{_holds(folder)}: name others by a glob")
     return own
@@ -224,20 +211,3 @@ def _holds(folder: Path) -> str:
     names = [path.name + "/" * path.is_dir() for path in _visible(folder)]
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return f"; {folder} holds {', '.join(names[:10]) or 'nothing'}{more}"
-
-
-def _detect(path: Path, dataset: Dataset) -> str:
-    """Go by the extension, then by the first bytes; tabs without a comma are TSV under any name."""
-    with path.open("rb") as handle:
-        head = handle.read(8)
-    for magic, kind in COMPRESSED.items():
-        if head.startswith(magic):
-            raise UserError(f"{path} is a {kind} file: unpack it, or save it as CSV")
-    format = "parquet" if head.startswith(b"PAR1") else FORMATS.get(path.suffix.lower())
-    if format not in ("csv", None):
-        return str(format)
-    lines = read_lines(path, dataset.encoding, f"conf/datasets/{dataset.name}.yaml")
-    first = next((line for line in lines if line.strip()), "").lstrip()
-    if format is None and first.startswith(("[", "{")):
-        return "json"
-    return "tsv" if "\t" in first and "," not in first else "csv"

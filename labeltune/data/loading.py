@@ -1,11 +1,8 @@
 """Loading a split, from any format or the Hub, as ids, texts and raw labels."""
 
-import datetime as dt
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from typing import Any
 
 import pandas as pd
@@ -13,7 +10,8 @@ import pandas as pd
 from labeltune.config.data import Dataset
 from labeltune.data.columns import find_columns
 from labeltune.data.discovery import DataFile, find_files
-from labeltune.data.readers import read_delimited, read_json, read_json_lines, read_lines, read_parquet, read_text
+from labeltune.data.encodings import read_lines, read_text
+from labeltune.data.readers import as_text, class_name, open_rows
 from labeltune.runtime.errors import UserError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -42,13 +40,13 @@ def read_split(dataset: Dataset, split: str) -> pd.DataFrame:
     key = f"conf/datasets/{dataset.name}.yaml"
     for row_id, text, label in _rows(dataset, split):
         ids.append(row_id)
-        texts.append(text if isinstance(text, str) else _canonical(text, row_id, f"text: in {key}"))
+        texts.append(text if isinstance(text, str) else as_text(text, row_id, f"text: in {key}"))
         if isinstance(label, str):
             if label not in known:
                 known[label] = label.strip()
             labels.append(known[label])
         else:
-            labels.append(_canonical(label, row_id, f"label: in {key}"))
+            labels.append(as_text(label, row_id, f"label: in {key}"))
     if not ids:
         raise UserError(f"{key}: {split}: {getattr(dataset, split)} holds no rows")
     # As objects: pandas would turn None into NaN.
@@ -72,31 +70,28 @@ def _of_shard(shard: DataFile, dataset: Dataset) -> Iterator[tuple[str, object, 
         for i, line in enumerate(read_lines(path, dataset.encoding, conf), 1):
             yield f"{name}:{i}", line.rstrip("\r\n"), shard.label
     else:
-        if shard.format in ("csv", "tsv"):
-            records = read_delimited(path, dataset, tabs=shard.format == "tsv")
-        else:
-            reader = {"json": read_json, "jsonl": read_json_lines, "parquet": read_parquet}[shard.format]
-            records = reader(path, dataset)
-        for number, text, label in records:
-            yield f"{name}:{number}", text, label
+        yield from _of_table(shard, dataset, conf)
 
 
-def _canonical(value: object, row_id: str, key: str) -> str | None:
-    """Write a typed value as text: `true`, `3` also for 3.0, other numbers as they stand.
-
-    Raises:
-        UserError: It is a list, an object or bytes.
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    # Bounded, since Decimal("1e999999999") is short and its integer is not.
-    if isinstance(value, float | Decimal) and abs(float(value)) < 1e15 and value == int(value):
-        return str(int(value))
-    if isinstance(value, int | float | Decimal | dt.date):
-        return str(value)
-    raise UserError(f"{row_id}: one value is expected, found {type(value).__name__} {value!r:.60}; see {key}")
+def _of_table(shard: DataFile, dataset: Dataset, conf: str) -> Iterator[tuple[str, object, object]]:
+    rows = open_rows(
+        shard.path,
+        shard.format,
+        encoding=dataset.encoding,
+        header=dataset.header,
+        quoting=dataset.quoting,
+        conf=conf,
+    )
+    if not rows.columns:
+        return
+    if shard.format in ("csv", "tsv") and len(rows.columns) == 1:
+        raise UserError(f"{rows.where}: one column only, {rows.columns[0]!r:.60}: a text and a label are expected")
+    found = find_columns(rows.header, dataset.text, dataset.label, rows.where, conf)
+    text, label = (rows.columns[i] for i in found)
+    names = rows.classes.get(label)
+    for place, row in rows.take((text, label)):
+        raw = row.get(label)
+        yield f"{shard.name}:{place}", row.get(text), raw if names is None else class_name(raw, names)
 
 
 def pin_revision(dataset: Dataset) -> Dataset:
@@ -157,12 +152,7 @@ def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]
     for batch in table.select_columns([text, label]).with_format("arrow").iter(10_000):
         for one, raw in zip(batch[text].to_pylist(), batch[label].to_pylist(), strict=True):
             number += 1
-            # -1 marks a row without a label, as in GLUE's test splits.
-            yield (
-                f"{value}:{number}",
-                one,
-                raw if named is None else named[raw] if raw not in (None, -1) else None,
-            )
+            yield f"{value}:{number}", one, raw if named is None else class_name(raw, named)
 
 
 @contextmanager

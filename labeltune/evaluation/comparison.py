@@ -13,6 +13,7 @@ from labeltune.console.terminal import say, table
 from labeltune.data.labels import Indices, LabelSet, Probabilities
 from labeltune.evaluation import metrics
 from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import probabilities, read_predictions
 
 FINE_TUNED = "fine-tuned"
 BASELINE = "zero_shot"
@@ -28,7 +29,6 @@ COSTS = {
 }
 LARGE = 100
 """From here a cost is shown without decimals."""
-TEXT = {"id": str, "text": str, "label": str, "prediction": str, "model": str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Answers:
         return cls(
             ids=frame["id"].tolist(),
             labels=np.array(labels.index(frame["label"].tolist())),
-            probabilities=frame[[f"p_{name}" for name in labels.names]].to_numpy(np.float64),
+            probabilities=probabilities(frame, labels.names),
         )
 
     @property
@@ -63,8 +63,8 @@ def read_answers(predictions: Path, baselines: Path, labels: LabelSet) -> tuple[
     Raises:
         UserError: they are not of the same rows.
     """
-    ours = Answers.of(pd.read_csv(predictions, dtype=TEXT, keep_default_na=False), labels)
-    long = pd.read_csv(baselines, dtype=TEXT, keep_default_na=False)
+    ours = Answers.of(read_predictions(predictions), labels)
+    long = read_predictions(baselines)
     others = {str(name): Answers.of(frame, labels) for name, frame in long.groupby("model", sort=False)}
     for name, theirs in others.items():
         if theirs.ids != ours.ids or not np.array_equal(theirs.labels, ours.labels):

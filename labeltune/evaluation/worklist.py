@@ -17,6 +17,7 @@ from labeltune.evaluation.baselines import matrix
 from labeltune.evaluation.metrics import Flags
 from labeltune.probing.regression import Features, Regression
 from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import read_predictions
 
 
 def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Indices:
@@ -91,7 +92,6 @@ def likely_label_errors(labels: Indices, given: Probabilities) -> Flags:
 COLUMNS = ["kind", "split", "id", "label", "suggested", "confidence", "other_id", "text"]
 """`suggested` and `confidence` are a model's answer; of a near duplicate the other row's label where it differs."""
 ACROSS = "across"
-TEXT = dict.fromkeys(("id", "text", "label", "prediction"), str)
 Frames = Mapping[str, pd.DataFrame]
 
 
@@ -155,7 +155,7 @@ def read_answers(path: Path, test: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: they are of other rows.
     """
-    answers = pd.read_csv(path, dtype=TEXT, keep_default_na=False)
+    answers = read_predictions(path)
     if answers["id"].tolist() != test["id"].tolist() or answers["label"].tolist() != test["label"].tolist():
         raise UserError(f"{path} is not of the rows in data/prepared/test.csv; run `dvc repro`")
     return answers

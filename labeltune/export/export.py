@@ -190,14 +190,23 @@ class Rows:
                 )
             return cls(source="the classifier's examples", texts=list(examples), labels=None)
         table = Table.survey(path, text=text)
-        rows = [row for chunk in table.chunks() for row in chunk if str(row.get(table.text) or "").strip()]
-        if not rows:
-            raise UserError(f"{path}: there is no text in column {table.text}")
         labelled = "label" in table.columns
+        found = [
+            (text, label)
+            for chunk in table.chunks()
+            for text, label in zip(
+                table.values(chunk, table.text),
+                table.values(chunk, "label") if labelled else [None] * len(chunk),
+                strict=True,
+            )
+            if text and text.strip()
+        ]
+        if not found:
+            raise UserError(f"{path}: there is no text in column {table.text}")
         return cls(
             source=str(path),
-            texts=[str(row[table.text]) for row in rows],
-            labels=[str(row.get("label")) for row in rows] if labelled else None,
+            texts=[text for text, _ in found],
+            labels=[str(label) for _, label in found] if labelled else None,
         )
 
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -79,13 +79,17 @@ def read_prepared(path: Path) -> "pd.DataFrame":
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
 
 
-def read_predictions(path: Path, names: Sequence[str]) -> tuple["pd.DataFrame", NDArray[np.float64]]:
-    """Read one of the predictions' CSV files: its rows, and their calibrated probabilities `[rows, num_labels]`."""
+def read_predictions(source: Path | IO[str]) -> "pd.DataFrame":
+    """Read one of the predictions' CSV files: ids, texts, labels and answers as text, figures as numbers."""
     import pandas as pd
 
-    text = {"id": str, "text": str, "label": str, "prediction": str}
-    rows = pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
-    return rows, rows[[f"p_{name}" for name in names]].to_numpy(dtype=np.float64)
+    text = dict.fromkeys(("id", "text", "label", "prediction", "model"), str)
+    return pd.read_csv(source, dtype=text, keep_default_na=False, encoding="utf-8")
+
+
+def probabilities(rows: "pd.DataFrame", names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the calibrated probabilities of a table of predictions, `[rows, num_labels]`."""
+    return rows[[f"p_{name}" for name in names]].to_numpy(dtype=np.float64)
 
 
 def digest(path: Path) -> str:

@@ -12,12 +12,12 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from labeltune.console.terminal import Bar
-from labeltune.data.readers import Row
+from labeltune.data.readers import Row, as_text
 from labeltune.inference.artifact import MANIFEST
 from labeltune.inference.classifier import Answer, Classifier
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import digest, replacing, write_json
-from labeltune.serving.tables import FIELDS, WRITTEN, Table, Writer, columns_of, free, schema_of
+from labeltune.serving.tables import FIELDS, WRITTEN, Table, Writer, columns_of, free, schema_of, to_json
 
 SAVED_SECONDS = 1.0
 """Answers are safe from a power cut after this long, or after a chunk that takes longer."""
@@ -109,7 +109,7 @@ def answer_file(
 
 def answers(
     classifier: Classifier,
-    texts: Sequence[object],
+    texts: Sequence[str | None],
     *,
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -117,14 +117,14 @@ def answers(
     """The answer to each text, None where there is none: null, or blank.
 
     Args:
-        texts: what is no string is answered as it is written.
+        texts: the texts, None where there is none.
         batch_tokens: as in `Classifier.predict`.
         progress: called with the number of texts done since the last call.
     """
-    places = [place for place, text in enumerate(texts) if text is not None and str(text).strip()]
+    places = [place for place, text in enumerate(texts) if text and text.strip()]
     found: list[Answer | None] = [None] * len(texts)
     if places:
-        given = [str(texts[place]) for place in places]
+        given = [text for text in texts if text and text.strip()]
         said = classifier.predict(given, batch_tokens=batch_tokens, progress=progress)
         for place, answer in zip(places, said, strict=True):
             found[place] = answer
@@ -159,7 +159,8 @@ def answer_blocks(
     """
     count = 0
     for block in blocks:
-        said = answers(classifier, [row.get(text) for row in block], batch_tokens=batch_tokens)
+        texts = [as_text(row.get(text), text, "--text-column") for row in block]
+        said = answers(classifier, texts, batch_tokens=batch_tokens)
         for row, answer in zip(block, said, strict=True):
             fields = {free(field, {*columns, *row}): value for field, value in record(answer).items()}
             target.write(_line(row | fields))
@@ -203,7 +204,7 @@ def _answer(
 
         try:
             for chunk in table.chunks(skip=done):
-                texts = [row.get(table.text) for row in chunk]
+                texts = table.values(chunk, table.text)
                 said = answers(classifier, texts, batch_tokens=batch_tokens, progress=progress)
                 stream.write(b"".join(_line(list(record(answer).values())) for answer in said))
                 whole = {"rows": whole["rows"] + len(chunk), "bytes": stream.tell()}
@@ -215,7 +216,7 @@ def _answer(
 
 
 def _line(content: object) -> bytes:
-    return json.dumps(content, ensure_ascii=False, default=str).encode() + b"\n"
+    return to_json(content).encode() + b"\n"
 
 
 def _join(table: Table, part: Path, writer: Writer, resumed: int) -> Summary:

@@ -4,19 +4,36 @@ import codecs
 import csv
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from labeltune.data.columns import USUAL
-from labeltune.data.readers import CHUNK, FORMATS, Row, lines, rows
+from labeltune.data.columns import find_text_column
+from labeltune.data.encodings import text_codec
+from labeltune.data.readers import (
+    CHUNK,
+    COLUMNAR,
+    FORMATS,
+    Row,
+    as_text,
+    class_name,
+    detect_format,
+    format_suffix,
+    open_rows,
+    rows_of_lines,
+    table_schema,
+)
 from labeltune.runtime.errors import UserError
 
+READ = (*dict.fromkeys(FORMATS.values()), "txt")
+"""Formats of files to be labelled; `txt` is a text a line."""
 PIPED = ("txt", "jsonl")
 """Those whose rows can be taken as they come."""
 BLOCK = 1 << 16
@@ -30,13 +47,15 @@ class Table:
     path: Path
     """The file."""
     format: str
-    """One of `FORMATS`."""
+    """One of `READ`."""
     encoding: str
     """Encoding of a text file; a byte order mark decides over it."""
     text: str
     """The column with the text."""
     columns: tuple[str, ...]
     """Every column, in the file's order."""
+    classes: dict[str, list[str]]
+    """Column of class numbers -> their names, as in `Rows`."""
     rows: int
     """How many rows there are."""
 
@@ -47,7 +66,7 @@ class Table:
         """Read a file once from end to end, so that a bad row is told before the first one is labelled.
 
         Args:
-            format: one of `FORMATS`; None goes by the file's name.
+            format: one of `READ`; None goes by the file's name and its first line.
             text: the column with the text; None finds it by its usual names.
 
         Raises:
@@ -55,13 +74,18 @@ class Table:
         """
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        kind = format or path.suffix.lower().removeprefix(".")
-        if kind not in FORMATS:
-            raise UserError(f"{path}: can't tell its format; name it one of {', '.join(FORMATS)} with --format")
-        columns: dict[str, None] = {}
+        kind = format or ("txt" if format_suffix(path) == ".txt" else detect_format(path, encoding))
+        if kind not in READ:
+            raise UserError(f"{path}: {kind!r} is no format; name one of {', '.join(READ)} with --format")
+        rows = open_rows(path, kind, encoding=encoding)
+        if not rows.columns:
+            raise UserError(f"{path}: there are no rows")
+        column = rows.columns[find_text_column(rows.header, text, rows.where)]  # type: ignore[arg-type]
+        seen = dict.fromkeys([column])
         count = 0
-        for row in rows(path, kind, encoding):
-            columns.update(dict.fromkeys(row))
+        for place, row in rows.take(None):
+            as_text(row.get(column), f"{path}:{place}", "--text-column")
+            seen.update(dict.fromkeys(row))
             count += 1
         if not count:
             raise UserError(f"{path}: there are no rows")
@@ -69,16 +93,26 @@ class Table:
             path=path,
             format=kind,
             encoding=encoding,
-            text=_text_column(path, tuple(columns), text),
-            columns=tuple(columns),
+            text=column,
+            columns=(*(name for name in rows.columns if name in seen), *(seen.keys() - set(rows.columns))),
+            classes=rows.classes,
             rows=count,
         )
 
     def chunks(self, skip: int = 0, size: int = CHUNK) -> Iterator[list[Row]]:
         """Yield the rows, so many at a time, without the first `skip` ones."""
-        left = itertools.islice(rows(self.path, self.format, self.encoding), skip, None)
+        rows = open_rows(self.path, self.format, encoding=self.encoding).take(None)
+        left = itertools.islice((row for _, row in rows), skip, None)
         while chunk := list(itertools.islice(left, size)):
             yield chunk
+
+    def values(self, chunk: Sequence[Row], column: str) -> list[str | None]:
+        """Return a column's values as training reads them: as text, class numbers as the names of the classes."""
+        names = self.classes.get(column)
+        return [
+            as_text(class_name(row.get(column), names) if names else row.get(column), str(self.path), column)
+            for row in chunk
+        ]
 
     def schema(self) -> pa.Schema:
         """Types of the columns: the format's own, or those that hold every value of JSON.
@@ -86,13 +120,13 @@ class Table:
         Raises:
             UserError: a column holds values that no type does, such as numbers and texts.
         """
-        if self.format == "parquet":
-            return parquet.read_schema(self.path)
+        if self.format in COLUMNAR:
+            return table_schema(self.path, self.format)
         if self.format not in ("json", "jsonl"):
             return pa.schema([(name, pa.string()) for name in self.columns])
         try:
             found = dict.fromkeys(
-                pa.Table.from_pylist([{name: row.get(name) for name in self.columns} for row in chunk]).schema
+                pa.Table.from_pylist([{name: _plain(row.get(name)) for name in self.columns} for row in chunk]).schema
                 for chunk in self.chunks()
             )
             merged = pa.unify_schemas(list(found), promote_options="permissive")
@@ -115,39 +149,27 @@ def stream_lines(read: Callable[[], bytes], *, format: str, text: str, encoding:
     path, number, left, more = Path("-"), 1, "", True
     if format not in PIPED:
         raise UserError(f"--format: {format!r} can't come through a pipe, only {' and '.join(PIPED)}; name a file")
-    try:
-        "".encode(encoding)
-        decoder = codecs.getincrementaldecoder("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)()
-    except LookupError:
-        raise UserError(f"--encoding: {encoding!r} is unknown") from None
+    codec = text_codec(encoding, None)
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if codec == "utf-8" else codec)()
     while more:
         block = read()
         more = bool(block)
         try:
             *whole, left = (left + decoder.decode(block, final=not more)).split("\n")
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise UserError(f"{path}:{number} or later: {error}; name the encoding with --encoding") from None
         if left and not more:
             whole.append(left)
-        found = list(lines(whole, format, path, number))
+        found = []
+        for place, row in rows_of_lines(whole, format, path, number):
+            as_text(row.get(text), f"{path}:{place}", "--text-column")
+            found.append(row)
         without = next((row for row in found if text not in row), None)
         if without is not None:
             raise UserError(f"{path}:{number} or later: no {text!r} in {without!r:.60}; name it with --text-column")
         if found:
             yield found
         number += len(whole)
-
-
-def _text_column(path: Path, columns: tuple[str, ...], wanted: str | None) -> str:
-    if wanted is not None:
-        if wanted not in columns:
-            raise UserError(f"{path}: no column {wanted!r}; there are {', '.join(columns)}")
-        return wanted
-    usual = [name for name in columns if name.strip().casefold() in USUAL["text"]]
-    if len(columns) == 1 or len(usual) == 1:
-        return usual[0] if usual else columns[0]
-    reason = f"{' and '.join(usual)} may each be the text" if usual else "no column has a usual name of a text"
-    raise UserError(f"{path}: {reason}; columns: {', '.join(columns)}; name one with --text-column")
 
 
 FIELDS = ("label", "confidence", "probabilities", "abstained", "truncated")
@@ -210,10 +232,10 @@ class Writer:
         if self.kind == "csv":
             self.csv.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         elif self.kind == "jsonl":
-            self.stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+            self.stream.writelines(to_json(row) + "\n" for row in rows)
         else:
             probabilities = self.names["probabilities"]
-            flat = [row | {probabilities: _cell(row[probabilities])} for row in rows]
+            flat = [_plain(row) | {probabilities: _cell(row[probabilities])} for row in rows]
             self.parquet.write_table(pa.Table.from_pylist(flat, schema=self.schema))
 
 
@@ -221,4 +243,24 @@ def _cell(value: Any) -> Any:
     """A value as a table without nesting holds it."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+    return to_json(value) if isinstance(value, dict | list) else value
+
+
+def to_json(content: object) -> str:
+    """Write a value on a line of JSON."""
+    return json.dumps(content, ensure_ascii=False, default=_number_or_text)
+
+
+def _number_or_text(value: object) -> object:
+    """A value that JSON has no type for; numbers are read as decimals, which keep their text."""
+    number = float(value) if isinstance(value, Decimal) else math.nan
+    return number if math.isfinite(number) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value of JSON with decimals as floating-point numbers, which is their type in a typed column."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return float(value) if isinstance(value, Decimal) else value

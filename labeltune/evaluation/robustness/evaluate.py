@@ -17,6 +17,7 @@ from labeltune.data.labels import LabelSet
 from labeltune.evaluation.metrics import bootstrap, share_interval
 from labeltune.evaluation.robustness import characters, editing, words
 from labeltune.evaluation.robustness.editing import Draw, Language, language
+from labeltune.runtime.files import probabilities, read_predictions
 
 Kind = Literal["label_preserving", "label_agnostic"]
 NAMED = ("synonym_replace", "typo_insertion", "punctuation_change")
@@ -113,13 +114,12 @@ class Given:
     @classmethod
     def read(cls, path: Path, names: LabelSet) -> "Given":
         """Read the table of predictions."""
-        text = {"id": str, "text": str, "label": str, "prediction": str}
-        rows = pd.read_csv(path, dtype=text, keep_default_na=False)
+        rows = read_predictions(path)
         return cls(
             ids=rows["id"].tolist(),
             texts=rows["text"].tolist(),
             labels=np.array(names.index(rows["label"].tolist())),
-            probabilities=rows[[f"p_{name}" for name in names.names]].to_numpy(dtype=np.float64),
+            probabilities=probabilities(rows, names.names),
             names=names,
         )
 

@@ -146,17 +146,22 @@ def test_rows_that_change_meanwhile_are_refused(stub: Stub, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "text,x\na,b\nc\n", r"a.csv:3: 1 fields where the header has 2"),
+        ("a.csv", "text,x\na,b\nc\n", r"a.csv:3: 1 fields, expected 2"),
         ("a.csv", "a,b\n1,2\n", "no column has a usual name of a text; columns: a, b; name one with --text-column"),
         ("a.csv", "text,review\n1,2\n", "text and review may each be the text"),
-        ("a.csv", "text,text\n1,2\n", "two columns have the same name"),
+        ("a.csv", "text,text\n1,2\n", "column names stand twice: text"),
         ("a.csv", "text\n", "there are no rows"),
         ("a.jsonl", '{"text": "a"}\n{"text"\n', "a.jsonl:2: not valid JSON"),
-        ("a.jsonl", '{"text": "a"}\n3\n', r"a.jsonl:2: expected a text or an object"),
+        ("a.jsonl", '{"text": "a"}\n3\n', r"a.jsonl:2: a record must be an object {.*} or a text, found 3"),
         ("a.jsonl", '{"text": "a"}\n{"text": "\\uD83D"}\n', r"a.jsonl:2: not valid Unicode"),
-        ("a.json", '{"text": "a"}', "expected an array"),
+        ("a.json", '{"a": {"text": "a"}}', "expected a list of records or one key that holds it"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": ["b"]}\n',
+            r"a.jsonl:2: one value is expected, found list \['b'\]; see --text-column",
+        ),
         ("a.parquet", "no", "truncated, damaged or no Parquet"),
-        ("a.xlsx", "no", "can't tell its format"),
+        ("a.xlsx", "no", "is a spreadsheet: save the sheet as CSV"),
     ],
 )
 def test_a_bad_file_is_told_before_anything_is_answered(tmp_path: Path, name: str, content: str, message: str) -> None:
