@@ -299,8 +299,9 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
         if isinstance(row, dict) and isinstance(row.get("text"), str) and isinstance(row.get("label"), str):
+            (row["text"] + row["label"]).encode()  # half of a surrogate pair can't be written to a file
             return row
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     raise UserError(f'{where}: expected {{"text": "...", "label": "..."}}; mend or delete the line')
 

@@ -199,6 +199,13 @@ def _visible(folder: Path) -> list[Path]:
 
 def _named(files: Mapping[Path, tuple[str, str | None]], shared: Path | None = None) -> list[DataFile]:
     common = shared or Path(os.path.commonpath([path.parent for path in files]))
+    for path in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{os.fsencode(path)!r}: the name is not UTF-8, and rows are named by it: rename it"
+            ) from None
     return [
         DataFile(path=path, name=path.relative_to(common).as_posix(), format=format, label=label)
         for path, (format, label) in files.items()

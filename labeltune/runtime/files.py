@@ -1,6 +1,7 @@
 """Output files: written whole or not at all, the same bytes for the same content, and locks between processes."""
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -66,10 +67,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+class CsvStream(io.TextIOWrapper):
+    r"""A UTF-8 file for the csv module's writers with the line terminator `\r\n`; its lines end with `\n`.
+
+    The module quotes a field only for the characters of the line terminator, while its reader, pandas and spreadsheets
+    take a lone carriage return for the end of a row as well.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.open("wb"), encoding="utf-8", newline="")
+
+    def write(self, line: str) -> int:
+        """Write one row."""
+        return super().write(line.removesuffix("\r\n") + "\n")
+
+
 def write_table(path: Path, frame: "pd.DataFrame") -> None:
-    """Write a CSV file in UTF-8 with standard quoting; numbers keep every digit."""
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+    """Write a CSV file in UTF-8 with standard quoting that gives back every text; numbers keep every digit."""
+    with replacing(path) as temporary, CsvStream(temporary) as stream:
+        frame.to_csv(stream, index=False, lineterminator="\r\n")
 
 
 def read_prepared(path: Path) -> "pd.DataFrame":

@@ -31,6 +31,7 @@ from labeltune.data.readers import (
     table_schema,
 )
 from labeltune.runtime.errors import UserError
+from labeltune.runtime.files import CsvStream
 
 READ = (*dict.fromkeys(FORMATS.values()), "txt")
 """Formats of files to be labelled; `txt` is a text a line."""
@@ -216,12 +217,12 @@ class Writer:
     def __enter__(self) -> "Writer":
         if self.kind == "parquet":
             self.parquet = self.stack.enter_context(parquet.ParquetWriter(self.path, self.schema))
+        elif self.kind == "csv":
+            names = [*self.table.columns, *self.names.values()]
+            self.csv = csv.DictWriter(self.stack.enter_context(CsvStream(self.path)), names, restval="")
+            self.csv.writeheader()
         else:
             self.stream = self.stack.enter_context(self.path.open("w", encoding="utf-8", newline=""))
-        if self.kind == "csv":
-            names = [*self.table.columns, *self.names.values()]
-            self.csv = csv.DictWriter(self.stream, names, restval="", lineterminator="\n")
-            self.csv.writeheader()
         return self
 
     def __exit__(self, *exception: Any) -> None:

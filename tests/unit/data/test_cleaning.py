@@ -64,6 +64,14 @@ def test_every_line_is_kept(tmp_path: Path) -> None:
     assert list(json.loads(lines[0])) == ["text", "label", "predicted", "confidence", "time"]
 
 
+@pytest.mark.parametrize("line", ['{"text": "\\ud83d", "label": "ham"}', "[" * 100_000, '{"text": 3, "label": "ham"}'])
+def test_a_line_that_is_no_correction_is_refused(tmp_path: Path, spam: LabelSet, line: str) -> None:
+    path = tmp_path / "corrections.jsonl"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(UserError, match=r"corrections.jsonl:1: expected .*mend or delete the line"):
+        cleaning.read_corrections(path, spam)
+
+
 def test_a_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> None:
     path = tmp_path / "corrections.jsonl"
     path.write_text('{"text": "win', encoding="utf-8")

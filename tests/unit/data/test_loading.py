@@ -2,6 +2,8 @@
 
 import codecs
 import json
+import os
+import sys
 from pathlib import Path
 
 import datasets
@@ -348,6 +350,14 @@ def test_folder_of_texts():
     rows = [("art/x", "paint", "art"), ("sport/1.txt", "one\n", "sport"), ("sport/2.txt", "two\n", "sport")]
     assert read("all") == rows
     assert read("all/", format="folder") == rows
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names are Unicode there")
+def test_a_file_whose_name_is_not_unicode_is_refused():
+    for label in ("a", "b"):
+        write(f"all/{label}/1.txt", "text")
+    Path(os.fsdecode(bytes(RAW / "all" / "a") + b"/caf\xe9.txt")).write_text("x")
+    assert "caf\\xe9.txt': the name is not UTF-8" in refused("all")
 
 
 def test_lines_of_files_and_of_a_folder():

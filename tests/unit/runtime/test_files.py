@@ -1,10 +1,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from labeltune.runtime import files
 from labeltune.runtime.errors import UserError
@@ -40,6 +44,31 @@ def test_a_prepared_table_reads_back_every_character(tmp_path: Path) -> None:
     table = pd.DataFrame({"id": [str(i) for i in range(len(texts))], "text": texts})
     files.write_table(tmp_path / "x.csv", table)
     assert files.read_prepared(tmp_path / "x.csv")["text"].tolist() == texts
+
+
+TEXTS = st.text(
+    st.sampled_from("a,;\"'\r\n\t \0\\=\ufeff\u2028\x85\x1c é好😀") | st.characters(exclude_categories=["Cs"])
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_a_table_gives_back_every_text(texts: list[str]) -> None:
+    rows = pd.DataFrame({"id": [str(i) for i in range(len(texts))], "text": texts, "label": texts[::-1], "p_a": 0.1})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.csv"
+        files.write_table(path, rows)
+        for found in (files.read_prepared(path), files.read_predictions(path)):
+            assert found["text"].tolist() == texts
+            assert found["label"].tolist() == texts[::-1]
+
+
+def test_an_ordinary_table_has_the_bytes_of_pandas(tmp_path: Path) -> None:
+    texts = ["NA", "", 'a "quoted", comma', "two\nlines", "é 好 \u2028", " x "]
+    rows = pd.DataFrame({"text": texts, "p": [0.1, 1e-17, 1 / 3, 5.0, np.nan, 1e22], "n": range(6), "yes": [True] * 6})
+    files.write_table(tmp_path / "x.csv", rows)
+    assert (tmp_path / "x.csv").read_bytes() == rows.to_csv(index=False, lineterminator="\n").encode()
+    assert (tmp_path / "x.csv").read_bytes().startswith(b"text,p,n,yes\nNA,0.1,0,True\n,1e-17,1,True\n")
 
 
 def test_an_input_that_changes_while_it_is_used_is_noticed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 from rich.console import Console
 
@@ -29,13 +32,14 @@ ROWS = [{"id": f"{i:03}", "text": f"text {i}" if i % 7 else " ", "label": "mine"
 class Stub:
     """Answers by the text's last digit; remembers what it was asked, and stops where it is told to."""
 
-    def __init__(self, folder: Path, stop: int | None = None, artefact: str = "a") -> None:
+    def __init__(self, folder: Path, stop: int | None = None, artefact: str = "a", *, digits: bool = True) -> None:
         folder.mkdir(exist_ok=True)
         write_json(folder / "manifest.json", {"artefact": artefact})
         self.folders = (folder,)
         self.record = SimpleNamespace(labels=SimpleNamespace(names=("even", "odd")))
         self.asked: list[str] = []
         self.stop = stop
+        self.digits = digits
 
     def predict(self, texts: Iterable[str], *, progress: Callable[[int], None] | None = None, **_: Any) -> Predictions:
         texts = list(texts)
@@ -44,7 +48,7 @@ class Stub:
         self.asked += texts
         if progress:
             progress(len(texts))
-        odd = np.array([int(text[-1]) % 2 for text in texts])
+        odd = np.array([int(text[-1]) % 2 if self.digits else 0 for text in texts])
         logits = np.stack([2.0 - 4.0 * odd, np.zeros(len(texts))], axis=1).astype(np.float32)
         return Predictions(
             names=("even", "odd"), logits=logits, truncated=[text == "text 5" for text in texts],
@@ -188,6 +192,25 @@ def test_the_target_is_not_the_source_and_has_a_known_format(stub: Stub, tmp_pat
         answer_file(stub, table, tmp_path / "in.csv")
     with pytest.raises(UserError, match=r"name the output .csv, .jsonl, .parquet"):
         answer_file(stub, table, tmp_path / "out.xlsx")
+
+
+# Without NUL, which no reader of text files takes.
+ANY = st.text(
+    st.sampled_from("a,;\"'\r\n\t \\=\ufeff\u2028\x85 é好😀") | st.characters(codec="utf-8", exclude_characters="\0")
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.fixed_dictionaries({"id": ANY, "text": ANY, "sender": ANY}), min_size=1, max_size=3))
+def test_every_text_comes_back_from_a_file_of_answers(rows: list[dict[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        stub = Stub(place / "classifier", digits=False)
+        for target in ("out.csv", "out.jsonl", "out.parquet"):
+            answer_file(stub, Table.survey(place / "in.jsonl"), place / target)
+            found = [row for chunk in Table.survey(place / target).chunks() for row in chunk]
+            assert [{name: row[name] for name in rows[0]} for row in found] == rows
 
 
 def test_a_labelled_file_can_be_labelled_again(stub: Stub, tmp_path: Path) -> None:
