@@ -14,7 +14,7 @@ from labeltune.modeling.prompts import Encoder
 from labeltune.probing import regression
 from labeltune.probing.hidden_states import load_probed_model
 from labeltune.runtime import errors
-from labeltune.runtime.files import read_prepared, unchanged, write_json, write_table
+from labeltune.runtime.files import read_prepared, unchanged, write_metrics, write_table
 
 PREPARED = Path("data/prepared")
 PREDICTIONS, FEATURES = Path("data/baselines/predictions.csv"), Path("data/baselines/features.npz")
@@ -49,8 +49,8 @@ def main() -> None:
 
         write_table(PREDICTIONS, baselines.answers(found, splits["test"], labels))
         regression.save(FEATURES, states)
-        write_json(METRICS, baselines.chosen(found, untuned.missing))
-        write_json(COSTS, baselines.costs(found))
+        write_metrics(METRICS, baselines.chosen(found, untuned.missing))
+        write_metrics(COSTS, baselines.costs(found))
     baselines.show(found, untuned.missing, PREDICTIONS)
 
 

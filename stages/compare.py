@@ -1,6 +1,5 @@
 """Say whether something cheaper is as good as the fine-tuned model."""
 
-import json
 from pathlib import Path
 
 from labeltune.config import base
@@ -22,11 +21,11 @@ def main() -> None:
     with files.unchanged({"predictions": PREDICTIONS, "baselines": ANSWERS}):
         labels = LabelSet.load(LABELS)
         ours, others = comparison.read_answers(PREDICTIONS, ANSWERS, labels)
-        missing = json.loads(CHOSEN.read_text(encoding="utf-8"))["zero_shot"]["missing"]
+        missing = files.read_json(CHOSEN)["zero_shot"]["missing"]
         found = comparison.compare(
             ours, others, labels, missing=missing, seed=settings.seed, resamples=settings.resamples
         )
-        files.write_json(COMPARISON, found)
+        files.write_metrics(COMPARISON, found)
     # Costs are printed and never written, so that the comparison depends on answers alone.
     comparison.show(found, comparison.costs(*COSTS), COMPARISON)
 

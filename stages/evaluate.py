@@ -17,12 +17,13 @@ from labeltune.runtime import errors, files
 TEST = Path("data/prepared/test.csv")
 CLASSIFIER = Path("models/classifier")
 METRICS, CONFIDENCE = Path("metrics/metrics.json"), Path("metrics/confidence_analysis.json")
+SUMMARY = Path("metrics/summary.json")
 PREDICTIONS = Path("data/predictions/test.csv")
 COSTS = Path("costs/evaluate.json")
 
 
 def main() -> None:
-    """Write metrics and confidence_analysis under metrics/, data/predictions/test.csv and costs/evaluate.json."""
+    """Write metrics, confidence_analysis and summary under metrics/, data/predictions/test.csv, costs/evaluate.json."""
     settings = base.section("evaluate", Evaluate)
     classifier = Classifier.load(CLASSIFIER)
     record = classifier.record
@@ -42,9 +43,10 @@ def main() -> None:
         figures["intervals"] = metrics.intervals(labels, given, **bootstrap)
         trust = calibration.analyse(answers.logits, labels, record.calibration, **bootstrap)
         files.write_table(PREDICTIONS, answers.table(rows))
-        files.write_json(METRICS, figures)
-        files.write_json(CONFIDENCE, trust)
-        files.write_json(COSTS, device.costs(spent, len(rows), classifier.folders))
+        files.write_metrics(METRICS, figures)
+        files.write_metrics(CONFIDENCE, trust)
+        files.write_metrics(SUMMARY, metrics.summary(figures, trust))
+        files.write_metrics(COSTS, device.costs(spent, len(rows), classifier.folders))
     metrics.show(figures, METRICS, PREDICTIONS)
     calibration.show_confidence(trust, CONFIDENCE)
 

@@ -1,6 +1,5 @@
 """Draw the figures, and the tables that DVC's own plots are drawn from."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ def main() -> None:
     probabilities = files.probabilities(rows, names)
     labels = np.array([names.index(label) for label in rows["label"]])
     guesses = np.array([names.index(label) for label in rows["prediction"]])
-    training, trust, robust = (json.loads(path.read_text("utf-8")) for path in (TRAINING, CONFIDENCE, ROBUSTNESS))
+    training, trust, robust = map(files.read_json, (TRAINING, CONFIDENCE, ROBUSTNESS))
     train, validation = (pd.read_csv(CURVES / f"{split}.csv") for split in ("train", "validation"))
 
     figures.draw_training(train, validation, training["best_step"], PLOTS, dpi=settings.dpi)

@@ -1,40 +1,38 @@
 """Turn raw rows into clean, leak-free, balanced splits with prompts."""
 
+import os
 from pathlib import Path
 
 from labeltune.config import base
 from labeltune.config.data import Dataset, Prepare
 from labeltune.config.model import Model, Prompt
 from labeltune.console import terminal
-from labeltune.data import cleaning, splitting
-from labeltune.data.discovery import find_source
-from labeltune.data.loading import pin_revision, read_split
+from labeltune.data import cleaning, collection, splitting
 from labeltune.modeling.base_models import load_tokenizer, open_base
 from labeltune.modeling.prompts import Encoder
 from labeltune.runtime import errors, files
 
-PREPARED = Path("data/prepared")
+COLLECTED, PREPARED = Path("data/collected"), Path("data/prepared")
 METRICS = Path("metrics/data.json")
 
 
 def main() -> None:
     """Write the splits, labels.json and source.json into data/prepared/, and metrics/data.json."""
-    dataset = pin_revision(find_source(base.section("dataset", Dataset)))
-    settings = base.section("prepare", Prepare)
+    dataset, settings = base.section("dataset", Dataset), base.section("prepare", Prepare)
     prompt, model = base.section("prompt", Prompt), base.section("model", Model)
     books = cleaning.DataStatistics()
+    if "DVC_STAGE" not in os.environ:  # run by hand: nothing else sees to it that these are the rows of now
+        collection.collect(dataset, settings.corrections, COLLECTED)
 
-    given = [split for split in ("all", *cleaning.SPLITS) if getattr(dataset, split) is not None]
-    added = cleaning.correction_files(settings)
-    folder = Path(dataset.folder) if dataset.folder and dataset.source == "files" else None
-    with files.untouched(folder), files.unchanged(added):
-        frames = {split: read_split(dataset, split) for split in given}
-        frames = cleaning.clean(frames, settings, dataset.labels, books)
+    with files.untouched(COLLECTED):
+        collected = collection.Collected.read(COLLECTED)
+        frames = cleaning.clean(collected.frames, settings, dataset.labels, books)
         labels = cleaning.label_set(frames, dataset.labels, dataset.verbalizer)
         with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
             frames = splitting.split_rows(frames, settings, books, progress)
-        for path in added.values():
-            frames = cleaning.add_corrections(frames, cleaning.read_corrections(path, labels), settings, books)
+        if settings.corrections is not None:
+            rows = cleaning.read_corrections(collected.corrections, Path(settings.corrections), labels)
+            frames = cleaning.add_corrections(frames, rows, settings, books)
 
         encoder = Encoder.of(load_tokenizer(open_base(model).folder), prompt, labels)
         tokens = {split: encoder.encode(frame["text"].tolist()) for split, frame in frames.items()}
@@ -46,9 +44,9 @@ def main() -> None:
             files.write_table(PREPARED / f"{split}.csv", rows)
         labels.save(PREPARED / "labels.json")
         cleaning.normalization(settings).save(PREPARED)
-        files.write_json(PREPARED / "source.json", dataset.provenance())
+        files.write_json(PREPARED / "source.json", collected.source)
         figures = books.figures(frames, tokens, labels)
-        files.write_json(METRICS, figures)
+        files.write_metrics(METRICS, figures)
     cleaning.show_statistics(figures, labels, PREPARED)
 
 

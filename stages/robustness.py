@@ -30,7 +30,7 @@ def main() -> None:
         rows = evaluate.rows(given, trials, answers)
         files.write_table(ROWS / "rows.csv", rows)
         files.write_table(ROWS / "flips.csv", evaluate.worst(rows, settings.severity, settings.worst))
-        files.write_json(METRICS, result)
+        files.write_metrics(METRICS, result)
     evaluate.show(result, METRICS, ROWS)
 
 

@@ -1,6 +1,5 @@
 """Fine-tune the base model and keep the best of it as an artefact."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.prompts import Encoder, encode
 from labeltune.probing.layer_selection import select_layers
 from labeltune.runtime import errors, files
-from labeltune.training import checkpoints, finetune, tracking
+from labeltune.training import checkpoints, tracking
+from labeltune.training.finetune import fine_tune
 
 PREPARED, TRAINED, CURVES = Path("data/prepared"), Path("models/trained"), Path("plots/curves")
 METRICS, COSTS = Path("metrics/train.json"), Path("costs/train.json")
@@ -39,7 +39,7 @@ def main() -> None:
         splits = {split: encode(files.read_prepared(path), encoder, labels) for split, path in paths.items()}
         plan = NetworkSpec(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
         plan, choice = select_layers(plan, **splits)
-        source = json.loads((PREPARED / "source.json").read_text(encoding="utf-8"))
+        source = files.read_json(PREPARED / "source.json")
         rows = {split: len(rows) for split, rows in splits.items()}
         record = Record.of(plan, model, prompt, dataset, data=data, rows=rows, source=source, chosen=choice.reasons)
         fingerprint = artifact.fingerprint(record)
@@ -47,12 +47,12 @@ def main() -> None:
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
             tracking.tracking(settings.report_to, record.run_name(fingerprint), fingerprint.configuration) as told,
         ):
-            network, trained = finetune.fine_tune(plan, **splits, passed=choice.passed, store=store, callbacks=told)
-            record = replace(record, prior=adapters.label_prior(network), validation=trained.best)
+            network, tuned = fine_tune(plan, **splits, passed=choice.passed, store=store, curves=CURVES, callbacks=told)
+            record = replace(record, prior=adapters.label_prior(network), validation=tuned.best)
             artifact.save(TRAINED, network, encoder.tokenizer, base, record)
-            tracking.save_history(trained, choice, METRICS, COSTS, CURVES)
+            tracking.save_history(tuned, choice, METRICS, COSTS, CURVES)
             store.remove()
-    tracking.show_history(trained, choice, TRAINED)
+    tracking.show_history(tuned, choice, TRAINED)
 
 
 if __name__ == "__main__":

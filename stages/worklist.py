@@ -1,6 +1,5 @@
 """List the rows that are worth a second look."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,7 @@ from labeltune.data.labels import LabelSet
 from labeltune.evaluation import worklist
 from labeltune.probing import regression
 from labeltune.runtime import errors
-from labeltune.runtime.files import read_prepared, unchanged, write_json, write_table
+from labeltune.runtime.files import read_json, read_prepared, unchanged, write_metrics, write_table
 
 PREPARED = Path("data/prepared")
 PREDICTIONS, FEATURES = Path("data/predictions/test.csv"), Path("data/baselines/features.npz")
@@ -30,7 +29,7 @@ def main() -> None:
         labels = LabelSet.load(PREPARED / "labels.json")
         frames = {split: read_prepared(path) for split, path in files.items()}
         answers = worklist.read_answers(PREDICTIONS, frames["test"])
-        chosen = json.loads(CHOSEN.read_text(encoding="utf-8"))
+        chosen = read_json(CHOSEN)
         errors, judged = worklist.label_errors(
             frames, regression.load(FEATURES), answers, labels, chosen,
             folds=settings.folds, seed=settings.seed, threshold=threshold,
@@ -41,7 +40,7 @@ def main() -> None:
 
         found = worklist.figures(errors, judged, mistakes, copies, frames)
         write_table(WORKLIST, pd.concat([errors, mistakes, duplicates]))
-        write_json(METRICS, found)
+        write_metrics(METRICS, found)
     worklist.show(found, WORKLIST)
 
 

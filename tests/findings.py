@@ -15,7 +15,7 @@ from labeltune.config.evaluation import Calibrate
 from labeltune.evaluation import calibration, metrics
 from labeltune.inference.classifier import Predictions
 from labeltune.modeling import device
-from labeltune.runtime.files import write_json, write_table, write_text
+from labeltune.runtime.files import write_json, write_metrics, write_table, write_text
 
 ROOT = Path(__file__).parent.parent
 PICTURES = (
@@ -47,19 +47,19 @@ def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: 
     figures = metrics.summarise(labels, answers.probabilities, names)
     figures["intervals"] = metrics.intervals(labels, answers.probabilities, **BOOTSTRAP)
     write_table(folder / "data/predictions/test.csv", answers.table(rows))
-    write_json(folder / "metrics/metrics.json", figures)
-    write_json(folder / "metrics/confidence_analysis.json", calibration.analyse(logits, labels, fitted, **BOOTSTRAP))
-    write_json(folder / "metrics/robustness_result.json", robustness(figures["accuracy"], len(rows)))
+    write_metrics(folder / "metrics/metrics.json", figures)
+    write_metrics(folder / "metrics/confidence_analysis.json", calibration.analyse(logits, labels, fitted, **BOOTSTRAP))
+    write_metrics(folder / "metrics/robustness_result.json", robustness(figures["accuracy"], len(rows)))
     write_table(folder / "data/robustness/flips.csv", flips(rows, names))
-    write_json(folder / "metrics/baseline_comparison.json", comparison(figures))
-    write_json(folder / "metrics/baselines.json", {"tfidf": {"C": 10, "ngrams": "words 1-2, characters 2-5"}})
-    write_json(folder / "metrics/worklist.json", WORKLIST)
-    write_json(folder / "metrics/data.json", data(names))
-    write_json(folder / "metrics/train.json", TRAINING)
-    write_json(folder / "costs/train.json", {"seconds": 104.9, "rows_per_second": 7.4, "peak_memory_mib": 1850})
+    write_metrics(folder / "metrics/baseline_comparison.json", comparison(figures))
+    write_metrics(folder / "metrics/baselines.json", {"tfidf": {"C": 10, "ngrams": "words 1-2, characters 2-5"}})
+    write_metrics(folder / "metrics/worklist.json", WORKLIST)
+    write_metrics(folder / "metrics/data.json", data(names))
+    write_metrics(folder / "metrics/train.json", TRAINING)
+    write_metrics(folder / "costs/train.json", {"seconds": 104.9, "rows_per_second": 7.4, "peak_memory_mib": 1850})
     spent = {"seconds": 5.25, "rows_per_second": 42.85, "peak_memory_mib": 1240, "size_mib": 0.96}
-    write_json(folder / "costs/evaluate.json", spent)
-    write_json(folder / "costs/baselines.json", BASELINE_COSTS)
+    write_metrics(folder / "costs/evaluate.json", spent)
+    write_metrics(folder / "costs/baselines.json", BASELINE_COSTS)
     resolved = resolve.resolve(ROOT / "params.yaml", ROOT / "conf")
     write_text(folder / "resolved.yaml", resolve.write_resolved(resolved))
     record = {

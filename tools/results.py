@@ -2,9 +2,9 @@
 
     python tools/results.py model train.method train.head
 
-The arguments are `recipe`, and keys of resolved.yaml, that tell the configurations apart; `recipe=sst2-lora,sst2-full`
-keeps only the experiments with one of these values. The interval is the one over the test rows of the first seed's run;
-zero-shot and TF-IDF are shown where `compare` ran in the same experiment.
+The arguments are keys of resolved.yaml that tell the configurations apart; `recipe=sst2-lora,sst2-full` keeps only the
+experiments with one of these values. Settings and figures come from each experiment's commit. The interval is the one
+over the test rows of the first seed's run; zero-shot and TF-IDF are shown where `compare` ran in the same experiment.
 """
 
 import json
@@ -14,7 +14,9 @@ import sys
 from collections import defaultdict
 from typing import Any
 
-METRICS, COMPARISON = "metrics/metrics.json", "metrics/baseline_comparison.json"
+from ruamel.yaml import YAML
+
+RESOLVED, METRICS, COMPARISON = "resolved.yaml", "metrics/metrics.json", "metrics/baseline_comparison.json"
 NEEDED = (METRICS, "metrics/train.json", "costs/train.json")
 CHEAPER = {"zero-shot": "zero_shot", "TF-IDF": "tfidf"}
 
@@ -26,19 +28,16 @@ def main() -> None:
     shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=True)
     groups: dict[tuple[str, ...], dict[int, Any]] = defaultdict(dict)
     for entry in json.loads(shown.stdout):
-        begun = entry.get("data") or {}
         for experiment in entry["experiments"] or []:
-            data = experiment["revs"][0]["data"]
-            params = data and data["params"].get("resolved.yaml", {}).get("data")
-            chosen = data and data["params"].get("params.yaml", {}).get("data")
-            metrics = data and {path: content.get("data") for path, content in data["metrics"].items()}
-            if not params or not all(metrics.get(path) for path in NEEDED):  # it waits, runs or failed
+            state = experiment["revs"][0]
+            if not state["data"]:  # it waits, runs or failed
                 continue
-            if left(begun, data):
+            run = {path: committed(state["rev"], path) for path in (RESOLVED, COMPARISON, *NEEDED)}
+            if any(run[path] is None for path in (RESOLVED, *NEEDED)) or left(entry["rev"], run):
                 continue
-            values = {key: str(look_up(chosen if key == "recipe" else params, key)) for key in keys}
+            values = {key: str(look_up(run[RESOLVED], key)) for key in keys}
             if all(not wanted[key] or values[key] in wanted[key].split(",") for key in keys):
-                groups[tuple(values.values())][params["train"]["seed"]] = metrics
+                groups[tuple(values.values())][run[RESOLVED]["train"]["seed"]] = run
     columns = [
         *keys, "test rows", "accuracy, mean ± deviation", "per seed", "95% interval of the first", *CHEAPER,
         "trainable", "median seconds", "peak MiB",
@@ -64,11 +63,16 @@ def main() -> None:
         print("| " + " | ".join(cells) + " |")
 
 
-def left(begun: Any, data: Any) -> bool:
+def committed(revision: str, path: str) -> Any:
+    """Content of a YAML or JSON file in a commit; None where it has none."""
+    found = subprocess.run(["git", "show", f"{revision}:{path}"], capture_output=True, text=True, check=False)
+    return YAML(typ="safe", pure=True).load(found.stdout) if found.returncode == 0 else None
+
+
+def left(begun: str, run: Any) -> bool:
     """Whether the test figures are those that the experiment began with, for it ended before `evaluate`."""
-    return bool(begun) and (
-        begun["metrics"].get(METRICS) == data["metrics"].get(METRICS) and begun["params"] != data["params"]
-    )
+    same, other = (committed(begun, path) == run[path] for path in (METRICS, RESOLVED))
+    return same and not other
 
 
 def cheaper(run: Any, name: str) -> str:

@@ -73,7 +73,7 @@ class Dataset(Origin):
 
 CheckAction = Literal["drop", "fail", "keep"]
 WATCHED = PurePath("data/raw")
-"""The folder that `prepare` depends on."""
+"""The folder that `collect` depends on."""
 
 
 class Split(Section):

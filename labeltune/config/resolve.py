@@ -52,6 +52,23 @@ PARAMS = Path("params.yaml")
 CONF = Path("conf")
 KINDS = ("recipes", "datasets", "models", "prompts")
 STAGES = tuple(name for name in Resolved.model_fields if name not in ("recipe", "dataset", "model"))
+READ_BY: dict[str, tuple[str, ...]] = {
+    "collect": ("dataset", "prepare.corrections"),
+    "prepare": ("dataset.labels", "dataset.verbalizer", "model", "prepare", "prompt"),
+    "train": ("dataset.name", "dataset.license", "model", "prompt", "train"),
+    "calibrate": ("calibrate", "dataset.examples"),
+    "evaluate": ("evaluate",),
+    "robustness": ("robustness",),
+    # Of training only what decides how the same layers are read, so that seeds and methods share the baselines.
+    "baselines": (
+        "baselines", "model", "prompt", "train.attention", "train.depth_rows", "train.dtype", "train.kernels",
+        "train.threads",
+    ),
+    "compare": ("evaluate",),
+    "worklist": ("prepare", "worklist"),
+    "plot": ("plot",),
+}  # fmt: skip
+"""Stage -> the settings that its outs depend on; `report` shows them all, so it depends on resolved.yaml."""
 BRINGS = {"dataset": ("prepare", "prompt"), "model": ("prompt", "train")}
 HEADER = "# Written by the configure stage from params.yaml and conf/; edit those.\n"
 
@@ -134,13 +151,39 @@ def resolve(params: Path = PARAMS, conf: Path = CONF, recipe: str | None = None)
 
 def write_resolved(resolved: Resolved) -> str:
     """Return the text of resolved.yaml."""
+    return _as_yaml(resolved.model_dump())
+
+
+def stage_settings(resolved: Resolved) -> dict[str, str]:
+    """Return stage -> the text of settings/STAGE.yaml: those settings of resolved.yaml that the stage reads.
+
+    Stages depend on these files instead of on resolved.yaml as DVC parameters: DVC always shows the parameters of
+    params.yaml, so that `dvc exp show` would list every setting twice, and mostly such as nobody set.
+    """
+    return {stage: _as_yaml(_selected(resolved.model_dump(), keys)) for stage, keys in READ_BY.items()}
+
+
+def _selected(content: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The sections, or keys of sections, that are named.
+
+    >>> _selected({"train": {"seed": 1, "epochs": 2}, "plot": {"dpi": 150}}, ["train.seed", "plot"])
+    {'train': {'seed': 1}, 'plot': {'dpi': 150}}
+    """
+    found: dict[str, Any] = {}
+    for name in keys:
+        section, _, key = name.partition(".")
+        found.setdefault(section, {}).update({key: content[section][key]} if key else content[section])
+    return found
+
+
+def _as_yaml(content: Mapping[str, Any]) -> str:
     stream = StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     yaml.allow_unicode = True
     yaml.width = 1000
-    yaml.dump(resolved.model_dump(), stream)
+    yaml.dump(content, stream)
     return HEADER + stream.getvalue()
 
 

@@ -257,30 +257,18 @@ def label_set(frames: Frames, labels: dict[str, str] | None, verbalizer: dict[st
     return LabelSet.of(pd.concat(list(frames.values()))["label"], labels, verbalizer)
 
 
-def correction_files(settings: Prepare) -> dict[str, Path]:
-    """The file that `prepare.corrections` names, by what it is; nothing where it is null.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    if settings.corrections is None:
-        return {}
-    path = Path(settings.corrections)
-    if not path.is_file():
-        raise UserError(
-            f"prepare.corrections: no file {path}; `labeltune chat` writes it, or set the key to null to train without"
-        )
-    return {CORRECTIONS: path}
-
-
-def read_corrections(path: Path, labels: LabelSet) -> pd.DataFrame:
+def read_corrections(content: bytes, path: Path, labels: LabelSet) -> pd.DataFrame:
     """Read corrections as rows with the columns id, text, label; of several for one text the last one counts.
+
+    Args:
+        content: the lines.
+        path: the file that they are of, for ids and messages.
 
     Raises:
         UserError: a line is no correction, or its label is not one of the classes.
     """
     rows: dict[str, dict[str, str]] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
             row = _parsed(line, f"{path}:{number}")
             if row["label"] not in labels.names:

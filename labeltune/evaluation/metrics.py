@@ -195,6 +195,24 @@ def summarise(labels: Indices, probabilities: Probabilities, names: Sequence[str
     }
 
 
+def summary(figures: dict[str, Any], confidence: dict[str, Any]) -> dict[str, float]:
+    """The figures that DVC's tables show of a run, so few that the settings beside them fit on a screen.
+
+    All of them are of one stage: of an experiment that ends with it, no figure is one of the run before.
+
+    Args:
+        figures: what metrics.json holds.
+        confidence: what confidence_analysis.json holds.
+    """
+    return {
+        "accuracy": figures["accuracy"],
+        "macro_f1": figures["macro_f1"],
+        "log_loss": figures["log_loss"],
+        "ece": confidence["calibration"]["after"]["ece"],
+        "coverage": confidence["abstention"]["test"]["coverage"],
+    }
+
+
 def intervals(
     labels: Indices, probabilities: Probabilities, *, seed: int, resamples: int
 ) -> dict[str, dict[str, Any] | None]:

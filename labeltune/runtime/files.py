@@ -82,6 +82,19 @@ class CsvStream(io.TextIOWrapper):
         return super().write(line.removesuffix("\r\n") + "\n")
 
 
+def write_metrics(path: Path, figures: dict[str, Any]) -> None:
+    """Write sorted JSON in ASCII, labels in other scripts escaped; an undefined number must be given as None.
+
+    DVC takes a file for binary, and refuses it as metrics, where over 30% of its first 512 bytes are not ASCII.
+    """
+    write_text(path, json.dumps(figures, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` or `write_metrics` wrote."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 def write_table(path: Path, frame: "pd.DataFrame") -> None:
     """Write a CSV file in UTF-8 with standard quoting that gives back every text; numbers keep every digit."""
     with replacing(path) as temporary, CsvStream(temporary) as stream:

@@ -130,6 +130,7 @@ def fine_tune(
     *,
     store: Store,
     passed: Passed | None = None,
+    curves: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Any, History]:
     """Build a network and train it; it comes back with the weights of the best validation.
@@ -140,6 +141,7 @@ def fine_tune(
     Args:
         passed: rows of these that went up the untuned model already.
         store: where checkpoints are kept.
+        curves: a folder that the curves so far are written to at each validation; None writes none.
         callbacks: told of every figure as it is recorded.
 
     Raises:
@@ -163,7 +165,7 @@ def fine_tune(
         try:
             sizes = settings.model_copy(update={"batch_size": batch, "accumulation": accumulation})
             trainer = _trainer(
-                network, train, validation, sizes, plan.machine.dtype, collator, weights, store, callbacks
+                network, train, validation, sizes, plan.machine.dtype, collator, weights, store, curves, callbacks
             )
             return network, _run(trainer, resume, started)
         except RuntimeError as error:
@@ -214,6 +216,7 @@ def _trainer(
     collator: Collator,
     weights: torch.Tensor | None,
     store: Store,
+    curves: Path | None,
     callbacks: Sequence[TrainerCallback],
 ) -> RowTrainer:
     steps_per_epoch = math.ceil(math.ceil(len(train) / settings.batch_size) / settings.accumulation)
@@ -237,6 +240,7 @@ def _trainer(
             sampler=sampler,
             store=store,
             bar=bar("training", round(len(train) * settings.epochs)),
+            curves=curves,
             callbacks=list(callbacks),
         )
 

@@ -28,7 +28,7 @@ from labeltune.probing.layer_selection import LayerChoice
 from labeltune.probing.regression import row_losses
 from labeltune.runtime.environment import peak_memory
 from labeltune.runtime.errors import UserError
-from labeltune.runtime.files import write_json, write_table
+from labeltune.runtime.files import write_metrics, write_table
 
 
 @dataclass(kw_only=True)
@@ -124,12 +124,17 @@ def costs(history: History, choice: LayerChoice) -> dict[str, float]:
     }
 
 
+def save_curves(recorded: Progress | History, folder: Path) -> None:
+    """Write a table per curve, as far as training has come."""
+    write_table(folder / "train.csv", pd.DataFrame(recorded.train))
+    write_table(folder / "validation.csv", pd.DataFrame(recorded.validation))
+
+
 def save_history(history: History, choice: LayerChoice, metrics: Path, costs_path: Path, curves: Path) -> None:
     """Write the figures, the costs, and a table per curve."""
-    write_table(curves / "train.csv", pd.DataFrame(history.train))
-    write_table(curves / "validation.csv", pd.DataFrame(history.validation))
-    write_json(metrics, figures(history, choice))
-    write_json(costs_path, costs(history, choice))
+    save_curves(history, curves)
+    write_metrics(metrics, figures(history, choice))
+    write_metrics(costs_path, costs(history, choice))
 
 
 def show_history(history: History, choice: LayerChoice, folder: Path) -> None:

@@ -27,7 +27,7 @@ from labeltune.modeling.prompts import EncodedRows
 from labeltune.runtime.errors import StoppedError, UserError
 from labeltune.training.checkpoints import Store
 from labeltune.training.dataset import Collator
-from labeltune.training.tracking import Progress, validation_figures
+from labeltune.training.tracking import Progress, save_curves, validation_figures
 
 
 @contextmanager
@@ -109,6 +109,7 @@ class RowTrainer(Trainer):
         sampler: Sampler[int] | None,
         store: Store,
         bar: Bar,
+        curves: Path | None,
         callbacks: list[TrainerCallback],
     ) -> None:
         super().__init__(
@@ -132,6 +133,7 @@ class RowTrainer(Trainer):
         self.sampler = sampler
         self.store = store
         self.bar = bar
+        self.curves = curves
         self.progress, self.started = Progress(), time.perf_counter()
         self.signals: list[int] = []
         self._folder = arguments.output_dir
@@ -204,6 +206,7 @@ class RowTrainer(Trainer):
         figures = validation_figures(logits, np.array(self.validation.labels), weights, self.smoothing)
         self.record_training()
         self.progress.validation.append(self._now() | figures)
+        self.save_curves()
         last = self.progress.train[-1] if self.progress.train else {"loss": math.nan}
         self.bar.say(
             f"step {self.state.global_step}, training loss {last['loss']:.3f}, validation loss {figures['loss']:.3f}, "
@@ -214,6 +217,11 @@ class RowTrainer(Trainer):
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def save_curves(self) -> None:
+        """Write the curves so far, so that a training can be watched."""
+        if self.curves is not None:
+            save_curves(self.progress, self.curves)
 
     def record_training(self) -> None:
         """Sum up the training batches since the last record."""
@@ -296,6 +304,7 @@ class RowTrainer(Trainer):
         self.started = started
         if resume:
             self._load_progress(resume)
+            self.save_curves()
             if self.stalled():
                 return  # it was ended after its last step
         with collected() as self.signals:

@@ -18,6 +18,7 @@ from labeltune.runtime.errors import UserError
 from stages import (
     baselines,
     calibrate,
+    collect,
     compare,
     configure,
     evaluate,
@@ -32,10 +33,10 @@ from stages import (
 STAGES: list[Callable[[], None]] = [
     module.main
     for module in (
-        configure, prepare, train, calibrate, evaluate, robustness, baselines, compare, worklist, plot, report,
+        configure, collect, prepare, train, calibrate, evaluate, robustness, baselines, compare, worklist, plot, report,
     )
 ]  # fmt: skip
-OUTS = ("resolved.yaml", "data", "models", "metrics", "plots")
+OUTS = ("resolved.yaml", "settings", "data", "models", "metrics", "plots")
 REPORTS = ("plots/report.html", "plots/report.md")
 """They tell run times."""
 
@@ -66,12 +67,13 @@ def test_the_stages_write_what_they_promise(project: Path) -> None:
     run_all()
     written = set(fingerprint(project)) | {"costs/train.json"}
     for name in (
-        "resolved.yaml", "data/prepared/train.csv", "data/prepared/validation.csv", "data/prepared/test.csv",
+        "resolved.yaml", "settings/train.yaml", "data/collected/all.jsonl", "data/collected/source.json",
+        "data/prepared/train.csv", "data/prepared/validation.csv", "data/prepared/test.csv",
         "data/prepared/labels.json", "metrics/data.json", "models/classifier/adapter_model.safetensors",
         "models/classifier/adapter_config.json", "models/classifier/config.json", "models/classifier/tokenizer.json",
         "models/classifier/labeltune.json", "models/classifier/manifest.json", "models/classifier/README.md",
         "metrics/train.json", "costs/train.json", "plots/curves/train.csv", "plots/curves/validation.csv",
-        "metrics/metrics.json", "data/predictions/test.csv", "models/trained/labeltune.json",
+        "metrics/metrics.json", "metrics/summary.json", "data/predictions/test.csv", "models/trained/labeltune.json",
         "data/predictions/validation.csv", "metrics/confidence_analysis.json", "metrics/robustness_result.json",
         "data/robustness/rows.csv", "data/robustness/flips.csv", "data/baselines/predictions.csv",
         "metrics/baselines.json", "metrics/baseline_comparison.json", "metrics/worklist.json",
@@ -148,7 +150,7 @@ def test_what_is_left_open_is_settled_recorded_and_needs_no_second_look(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change("conf/recipes/test.yaml", "layers: 2", "head: linear, depth: auto, layers: auto")
-    for stage in STAGES[:4]:
+    for stage in STAGES[:5]:
         stage()
     figures = json.loads(Path("metrics/train.json").read_text())["depth"]
     content = json.loads(Path("models/classifier/labeltune.json").read_text())
@@ -197,7 +199,7 @@ def test_early_stopping_stops_and_accumulation_counts_steps(project: Path) -> No
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "config.json", "labeltune.json", "tokenizer.json"])
 def test_a_changed_or_missing_file_of_the_artefact_is_refused(project: Path, file: str) -> None:
-    for stage in STAGES[:4]:
+    for stage in STAGES[:5]:
         stage()
     path = Path("models/classifier") / file
     content = bytearray(path.read_bytes())
@@ -214,7 +216,7 @@ def test_another_base_model_is_refused(project: Path, base_folder: Path) -> None
     copy = project / "base"
     shutil.copytree(base_folder, copy)
     change("conf/models/tiny.yaml", str(base_folder), str(copy))
-    for stage in STAGES[:4]:
+    for stage in STAGES[:5]:
         stage()
     config = copy / "generation_config.json"
     config.write_text(config.read_text() + "\n")
@@ -249,7 +251,7 @@ def test_bad_input_is_one_clear_message_and_leaves_nothing_behind(
 ) -> None:
     fault()
     with pytest.raises(SystemExit) as stopped:
-        for stage in STAGES[:2]:
+        for stage in STAGES[:3]:
             errors.run(stage)
     error = capsys.readouterr().err
     assert stopped.value.code == 1

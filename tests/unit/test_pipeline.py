@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from labeltune.config.resolve import READ_BY
+
 ROOT = Path(__file__).parents[2]
 STAGES = (
-    "configure", "prepare", "train", "calibrate", "evaluate", "robustness", "baselines", "compare", "worklist", "plot",
-    "report",
+    "configure", "collect", "prepare", "train", "calibrate", "evaluate", "robustness", "baselines", "compare",
+    "worklist", "plot", "report",
 )  # fmt: skip
 
 
@@ -90,12 +92,35 @@ def test_no_result_depends_on_what_others_are_shown(pipeline: dict, stage: str) 
     assert not reporting or stage in ("plot", "report")
 
 
-@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize("stage", STAGES[1:-1])
 def test_a_stage_depends_on_every_section_that_it_reads(pipeline: dict, stage: str) -> None:
     source = (ROOT / f"stages/{stage}.py").read_text(encoding="utf-8")
     read = set(re.findall(r'\bsection\("(\w+)"', source))
-    (listed,) = (entry["resolved.yaml"] for entry in pipeline["stages"][stage]["params"])
-    assert {key.split(".")[0] for key in listed} == read
+    assert {key.split(".")[0] for key in READ_BY[stage]} == read
+    assert f"settings/{stage}.yaml" in pipeline["stages"][stage]["deps"]
+
+
+def test_every_stage_has_settings_but_the_report_which_shows_them_all(pipeline: dict) -> None:
+    assert set(READ_BY) == set(STAGES[1:-1]) == set(pipeline["stages"]) - {"configure", "report"}
+    assert "resolved.yaml" in pipeline["stages"]["report"]["deps"]
+
+
+def test_dvc_shows_a_setting_once_and_few_figures(pipeline: dict) -> None:
+    """A table with every setting twice and every detail of metrics/ has 916 columns."""
+    stages = pipeline["stages"].items()
+    assert {name: stage["params"] for name, stage in stages if "params" in stage} == {
+        "configure": [{"params.yaml": None}]
+    }
+    assert {name: stage["metrics"] for name, stage in stages if "metrics" in stage} == {
+        "evaluate": [{"metrics/summary.json": {"cache": False}}]
+    }
+
+
+def test_every_stage_says_what_it_does_and_the_classifier_is_listed(pipeline: dict) -> None:
+    assert all(stage["desc"].endswith(".") for stage in pipeline["stages"].values())
+    classifier = pipeline["artifacts"]["classifier"]
+    assert classifier["path"] in pipeline["stages"]["calibrate"]["outs"]
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) < 350
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -107,9 +132,9 @@ def test_a_stage_script_is_short_and_main_is_its_only_function(stage: str) -> No
 
 
 def test_every_path_that_a_stage_names_is_in_the_pipeline(pipeline: dict) -> None:
-    known = {"plots", "data/prepared"}
+    known = {"plots", "data/prepared"}  # folders of several outs
     for stage in pipeline["stages"].values():
-        for kind in ("deps", "outs", "metrics"):
+        for kind in ("deps", "outs", "metrics", "plots"):
             for entry in stage.get(kind, []):
                 known.add(entry if isinstance(entry, str) else next(iter(entry)))
     for stage in STAGES:

@@ -5,7 +5,7 @@ from ruamel.yaml import YAML
 
 from labeltune.config import base
 from labeltune.config.base import Section
-from labeltune.config.resolve import KINDS, Resolved, catalogue, resolve, write_resolved
+from labeltune.config.resolve import KINDS, Resolved, catalogue, resolve, stage_settings, write_resolved
 from labeltune.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +61,27 @@ def test_resolved_reads_back_as_it_was_written(folder: Path, monkeypatch: pytest
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             assert base.section(name, field.annotation, path) == getattr(resolved, name)
     assert write_resolved(resolved_in(folder)) == path.read_text(encoding="utf-8")
+
+
+def test_a_setting_changes_the_files_of_the_stages_that_read_it(folder: Path) -> None:
+    """DVC reruns what depends on a file that changed: so must seeds share baselines, and no example retrain."""
+
+    def changed(section: str, key: str, value: object) -> set[str]:
+        content = getattr(resolved, section).model_copy(update={key: value})
+        again = stage_settings(resolved.model_copy(update={section: content}))
+        return {stage for stage, text in again.items() if text != before[stage]}
+
+    resolved = resolved_in(folder)
+    before = stage_settings(resolved)
+    assert changed("train", "seed", 7) == {"train"}
+    assert changed("train", "dtype", "fp32") == {"train", "baselines"}
+    assert changed("dataset", "examples", ["hello"]) == {"collect", "calibrate"}
+    assert changed("dataset", "text", "body") == {"collect"}
+    assert changed("prepare", "seed", 7) == {"prepare", "worklist"}
+    assert changed("prepare", "corrections", "data/raw/c.jsonl") == {"collect", "prepare", "worklist"}
+    assert changed("report", "language", "zh") == set()
+    for text in before.values():
+        assert text.startswith("# Written by the configure stage")
 
 
 def test_everything_wrong_is_said_at_once_with_file_and_key(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from labeltune.config.data import Prepare
-from labeltune.data import cleaning
+from labeltune.data import cleaning, collection
 from labeltune.data.cleaning import DataStatistics, clean
 from labeltune.data.labels import LabelSet
 from labeltune.data.splitting import split_rows
@@ -81,14 +81,14 @@ def test_a_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> No
     assert first == '{"text": "win'
     assert [json.loads(line)["text"] for line in others] == ["win cash"] * 2
     with pytest.raises(UserError, match=r"corrections.jsonl:1: expected .*mend or delete the line"):
-        cleaning.read_corrections(path, LABELS)
+        cleaning.read_corrections(path.read_bytes(), path, LABELS)
 
 
 def test_of_several_for_one_text_the_last_one_counts(tmp_path: Path) -> None:
     path = tmp_path / "corrections.jsonl"
     for text, label in (("one", "ham"), ("two", "ham"), ("one", "spam")):
         messages.append_correction(path, correction(text, label))
-    rows = cleaning.read_corrections(path, LABELS)
+    rows = cleaning.read_corrections(path.read_bytes(), path, LABELS)
     assert rows.to_dict("records") == [
         {"id": "corrections.jsonl:2", "text": "two", "label": "ham"},
         {"id": "corrections.jsonl:3", "text": "one", "label": "spam"},
@@ -109,17 +109,16 @@ def test_a_file_that_is_none_is_refused(content: str, message: str, tmp_path: Pa
     path = tmp_path / "corrections.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        cleaning.read_corrections(path, LABELS)
+        cleaning.read_corrections(path.read_bytes(), path, LABELS)
 
 
 def test_the_file_must_be_there_and_where_a_change_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cleaning.correction_files(Prepare(seed=0)) == {}
-    settings = Prepare(seed=0, corrections=str(messages.KEPT))
+    assert collection.correction_file(None) == {}
     with pytest.raises(UserError, match="prepare.corrections: no file data/raw/corrections.jsonl"):
-        cleaning.correction_files(settings)
+        collection.correction_file(str(messages.KEPT))
     messages.append_correction(messages.KEPT, correction())
-    assert cleaning.correction_files(settings) == {"corrections": messages.KEPT}
+    assert collection.correction_file(str(messages.KEPT)) == {"corrections": messages.KEPT}
     for path in ("corrections.jsonl", "/data/raw/corrections.jsonl", "data/raw/../corrections.jsonl"):
         with pytest.raises(ValidationError, match="corrections must lie below data/raw"):
             Prepare(seed=0, corrections=path)

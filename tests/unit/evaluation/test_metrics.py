@@ -87,3 +87,14 @@ def test_one_class_leaves_the_auc_and_its_interval_undefined() -> None:
     labels = np.zeros(20, dtype=int)
     assert metrics.intervals(labels, probabilities, seed=0, resamples=200)["roc_auc"] is None
     assert metrics.summarise(labels, probabilities, ["ham", "spam"])["roc_auc"] is None
+
+
+def test_the_summary_is_flat_and_of_the_detailed_figures() -> None:
+    figures = {"accuracy": 0.9, "macro_f1": 0.8, "log_loss": 0.3, "per_class": {"a": {"f1": 0.1}}}
+    confidence = {
+        "calibration": {"before": {"ece": 0.2}, "after": {"ece": 0.1}},
+        "abstention": {"validation": {"coverage": 0.95}, "test": {"coverage": 0.85}},
+    }
+    assert metrics.summary(figures, confidence) == {
+        "accuracy": 0.9, "macro_f1": 0.8, "log_loss": 0.3, "ece": 0.1, "coverage": 0.85,
+    }  # fmt: skip

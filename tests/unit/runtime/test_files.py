@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from dvc.fs import LocalFileSystem
+from dvc_data.hashfile.istextfile import istextfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +29,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise RuntimeError
     assert path.read_bytes() == before == '{\n  "a": "好",\n  "b": 1\n}\n'.encode()
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("正面的", "负面的", "中性的", "其他的"), ("положительный", "отрицательный"), ("إيجابي", "سلبي", "محايد")],
+    ids=["Chinese", "Cyrillic", "Arabic"],
+)
+def test_dvc_takes_figures_for_text_whatever_script_the_labels_are_in(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    figures = {"accuracy": 0.5, "confusion_matrix": {name: dict.fromkeys(labels, 1) for name in labels}}
+    path = tmp_path / "metrics.json"
+    files.write_metrics(path, figures)
+    assert istextfile(str(path), LocalFileSystem())
+    assert json.loads(path.read_text(encoding="utf-8")) == figures
+    files.write_json(path, figures)
+    assert not istextfile(str(path), LocalFileSystem())  # else this shows nothing
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

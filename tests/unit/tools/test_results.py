@@ -11,42 +11,45 @@ import pytest
 TOOL = Path(__file__).parents[3] / "tools/results.py"
 
 
-def entry(recipe: str, seed: int, accuracy: float, *, own: bool = True) -> dict[str, Any]:
-    """An experiment as `dvc exp show --json` gives it."""
+def commit(recipe: str, seed: int, accuracy: float, *, own: bool = True) -> dict[str, Any]:
+    """The files of an experiment's commit, by path."""
     figures = {"n": 200, "accuracy": accuracy, "macro_f1": 0.8, "roc_auc": 0.9}
     comparison = {
         "fine_tuned_model": figures if own else figures | {"n": 225},
         "models": {"zero_shot": {"accuracy": 0.5}, "tfidf": {"accuracy": 0.7}},
     }
-    metrics = {
-        "metrics/metrics.json": figures
-        | {"intervals": {"accuracy": {"low": accuracy - 0.05, "high": accuracy + 0.05}}},
+    interval = {"low": accuracy - 0.05, "high": accuracy + 0.05}
+    return {
+        "resolved.yaml": {"recipe": recipe, "model": {"name": "tiny"}, "train": {"seed": seed}},
+        "metrics/metrics.json": figures | {"intervals": {"accuracy": interval}},
         "metrics/baseline_comparison.json": comparison,
         "metrics/train.json": {"parameters": {"trainable": 1234}},
         "costs/train.json": {"seconds": 10.0 + seed, "peak_memory_mib": 1000 + seed},
     }
-    params = {"model": {"name": "tiny"}, "train": {"seed": seed}}
-    data = {
-        "params": {"params.yaml": {"data": {"recipe": recipe, "model": None}}, "resolved.yaml": {"data": params}},
-        "metrics": {path: {"data": content} for path, content in metrics.items()},
-    }
-    return {"revs": [{"data": data}]}
+
+
+COMMITS = {
+    "begun": commit("default", 1, 0.99),
+    "a42": commit("a", 42, 0.9),
+    "a0": commit("a", 0, 0.8),
+    "b0": commit("b", 0, 0.6, own=False),
+    "early": commit("a", 7, 0.99),  # ended before `evaluate`: these are the figures of Git's own run
+    "prepared": {"resolved.yaml": commit("a", 8, 0.9)["resolved.yaml"]},
+}
 
 
 def table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
-    before = entry("default", 1, 0.99)["revs"][0]["data"]
-    shown = [
-        {"experiments": None},
-        {
-            "data": before,
-            "experiments": [
-                entry("a", 42, 0.9), entry("a", 0, 0.8), entry("b", 0, 0.6, own=False), {"revs": [{"data": None}]},
-                entry("a", 7, 0.99),  # ended before `evaluate`: these are the figures of Git's own run
-            ],
-        },
-    ]  # fmt: skip
-    done = subprocess.CompletedProcess([], 0, stdout=json.dumps(shown))
-    monkeypatch.setattr(subprocess, "run", lambda *given, **options: done)
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] == "dvc":
+            states = [{"rev": name, "data": {"params": {}}} for name in COMMITS if name != "begun"]
+            experiments = [{"revs": [state]} for state in [*states, {"rev": "queued", "data": None}]]
+            shown = [{"rev": "workspace", "experiments": None}, {"rev": "begun", "experiments": experiments}]
+            return subprocess.CompletedProcess(command, 0, stdout=json.dumps(shown))
+        revision, _, path = command[-1].partition(":")
+        content = COMMITS[revision].get(path)
+        return subprocess.CompletedProcess(command, 0 if content else 128, stdout=json.dumps(content))
+
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr("sys.argv", ["results.py", *arguments])
     runpy.run_path(str(TOOL), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()

@@ -1,12 +1,14 @@
 """Settings of a training: that each reaches the loss, the optimiser or the schedule, by an independent formula."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
@@ -17,11 +19,12 @@ from transformers import TrainerCallback
 
 from labeltune.config.model import Train
 from labeltune.data.labels import LabelSet
+from labeltune.inference import artifact
 from labeltune.runtime.errors import UserError
-from labeltune.training import finetune
+from labeltune.training import checkpoints, finetune, tracking
 from labeltune.training.dataset import Collator
 from labeltune.training.tracking import validation_figures
-from tests.tuning import ANSWERS, plan, rows, tune
+from tests.tuning import ANSWERS, plan, record, rows, tune
 
 Bases = Callable[..., Path]
 LABELS = LabelSet(names=("a", "b", "c"), words=("a", "b", "c"))
@@ -38,7 +41,58 @@ def arguments(tmp_path: Path, **changes: Any) -> Any:
 def trainer_for(made: Any, tmp_path: Path, store: Any = None) -> Any:
     given, weights = rows(made), finetune.class_weights(made.train, made.labels, ANSWERS)
     store = store or SimpleNamespace(folder=tmp_path)
-    return finetune._trainer(made.build(), given, given, made.train, "fp32", Collator(pad_id=0), weights, store, [])
+    return finetune._trainer(
+        made.build(), given, given, made.train, "fp32", Collator(pad_id=0), weights, store, None, []
+    )
+
+
+class Watcher(TrainerCallback):
+    """Somebody who opens the curves at each validation, and stops the training at one of them."""
+
+    def __init__(self, folder: Path, stop: int | None = None) -> None:
+        self.folder, self.stop = folder, stop
+        self.seen: list[tuple[list[int], list[int]]] = []
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        curves = [pd.read_csv(self.folder / f"{name}.csv")["step"].tolist() for name in ("validation", "train")]
+        self.seen.append((curves[0], curves[1]))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        if state.global_step == self.stop:
+            curves = pd.read_csv(self.folder / "validation.csv")["step"].tolist()
+            raise InterruptedError(curves)
+
+
+def test_the_curves_are_written_at_each_validation_and_where_a_training_goes_on(
+    tiny_base: Bases, tmp_path: Path
+) -> None:
+    made = plan(tiny_base("llama"), layers=2, epochs=2.0, batch_size=3, eval_steps=2)
+    given, curves = rows(made), tmp_path / "curves"
+
+    def fine_tune(store: Any, stop: int | None = None) -> tuple[Watcher, Any]:
+        watcher = Watcher(curves, stop)
+        return watcher, finetune.fine_tune(made, given, given, store=store, curves=curves, callbacks=[watcher])[1]
+
+    fingerprint = artifact.fingerprint(record(made))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(tmp_path))
+        with checkpoints.open_store(fingerprint, keep=2) as store:
+            watcher, history = fine_tune(store)
+            store.remove()
+            assert [validation for validation, _ in watcher.seen] == [[2], [2, 4], [2, 4, 6]]
+            assert watcher.seen[0][1] == [1, 2]
+            tracking.save_curves(history, tmp_path / "last")
+            whole = {path.name: path.read_bytes() for path in (tmp_path / "last").iterdir()}
+            assert {path.name: path.read_bytes() for path in curves.iterdir()} == whole
+
+            with pytest.raises(InterruptedError, match=r"\[2\]"):
+                fine_tune(store, stop=3)
+            shutil.rmtree(curves)  # as DVC does with a stage's outs
+            with pytest.raises(InterruptedError, match=r"\[2\]"):
+                fine_tune(store, stop=2)
+            watcher, _ = fine_tune(store)
+            assert [validation for validation, _ in watcher.seen] == [[2, 4], [2, 4, 6]]
+            assert {path.name: path.read_bytes() for path in curves.iterdir()} == whole
 
 
 def test_balanced_weights_are_scikit_learns() -> None:
