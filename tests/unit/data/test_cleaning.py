@@ -69,7 +69,7 @@ def test_a_line_that_is_no_correction_is_refused(tmp_path: Path, spam: LabelSet,
     path = tmp_path / "corrections.jsonl"
     path.write_text(line, encoding="utf-8")
     with pytest.raises(UserError, match=r"corrections.jsonl:1: expected .*mend or delete the line"):
-        cleaning.read_corrections(path, spam)
+        cleaning.read_corrections(path.read_bytes(), path, spam)
 
 
 def test_a_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> None:
