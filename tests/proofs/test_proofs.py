@@ -191,7 +191,7 @@ DROPOUTS = {
 SCRIPT = """
 import sys, json, torch
 from pathlib import Path
-from labeltune.inference import compute_logits
+from labeltune.modeling.forward import compute_logits
 from labeltune.inference.classifier import Classifier
 torch.set_num_threads(1)
 texts = json.loads(sys.argv[1])
