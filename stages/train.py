@@ -47,7 +47,7 @@ def main() -> None:
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
             tracking.tracking(settings.report_to, record.run_name(fingerprint), fingerprint.configuration) as told,
         ):
-            network, tuned = fine_tune(plan, **splits, passed=choice.passed, store=store, curves=CURVES, callbacks=told)
+            network, tuned = fine_tune(plan, **splits, store=store, curves=CURVES, callbacks=told)
             record = replace(record, prior=adapters.label_prior(network), validation=tuned.best)
             artifact.save(TRAINED, network, encoder.tokenizer, base, record)
             tracking.save_history(tuned, choice, METRICS, COSTS, CURVES)

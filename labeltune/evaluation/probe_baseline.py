@@ -97,7 +97,7 @@ def answer(
     Args:
         splits: of the training and the validation rows those that the probe is fitted to and judged by.
         tried_on: those on which layers are compared.
-        budget: MiB that the shelf may take.
+        budget: MiB that the feature cache may take.
 
     Returns:
         The answers, and the features of every split's rows.

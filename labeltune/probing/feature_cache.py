@@ -7,14 +7,17 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 
 from labeltune.console.terminal import say
 from labeltune.modeling.device import device_name
@@ -30,11 +33,11 @@ CODE = ("modeling/**/*.py", "probing/**/*.py", "training/dataset.py")
 
 
 def cache_key(
-    network: Any, base_files: Mapping[str, str], input_ids: Sequence[Sequence[int]], front: PromptPrefix | None
+    network: Any, base_files: Mapping[str, str], input_ids: Sequence[Sequence[int]], prefix: PromptPrefix | None
 ) -> dict[str, Any]:
-    """All that the states of rows depend on, as JSON can hold it; not the number of threads.
+    """Return everything that the hidden states of rows depend on, as JSON can hold it; not the number of threads.
 
-    Neither seed, learning rate nor head is in it, nor any adapter: they are above the frozen layers.
+    Seed, learning rate, head and adapters are not in it: they do not reach the frozen layers.
     """
     tokens = hashlib.sha256()
     nodes = network.candidates.nodes if network.extra_tokens else ()
@@ -49,7 +52,7 @@ def cache_key(
         "device": [device_name(), torch.backends.cpu.get_cpu_capability()],
         "dtype": str(network.dtype),
         "four_bits": getattr(network.config, "quantization_config", None) is not None,
-        "front": len(front.tokens) if front else 0,
+        "prefix": len(prefix.tokens) if prefix else 0,
         "fused": fused.installed(network),
         "multiple": length_multiple(network),
         "nodes": [[node.token, node.parent, node.depth] for node in nodes],
@@ -64,111 +67,95 @@ def _code() -> dict[str, str]:
     return {file.relative_to(PACKAGE).as_posix(): digest(file) for file in sorted(files)}
 
 
-HANDOVER_BYTES = 1 << 28
-"""Most bytes of the states that wait for a trunk to end where they are."""
-
-
-@dataclass(kw_only=True)
-class Passed:
-    """Rows that went up the untuned model, and their states behind the layers where a trunk may end.
-
-    A trunk takes them as a group of their own, whether their states are still here or not: so its last bits do not
-    depend on that.
-    """
-
-    rows: list[int]
-    """Their places among the training rows and the validation rows behind them."""
-    ends: Collection[int]
-    """Layers behind which a trunk may end."""
-    key: dict[str, Any] = field(default_factory=dict)
-    """What their states depend on."""
-    states: dict[int, list[torch.Tensor]] = field(default_factory=dict)
-    """Layer -> states of each row, `[length, size]` without the front's."""
-
-    def put(self, layer: int, states: list[torch.Tensor]) -> None:
-        """Keep states on the CPU, if a trunk may end there and there is room."""
-        size = sum(one.nbytes for one in states)
-        if layer in self.ends and size * (len(self.states) + 1) <= HANDOVER_BYTES:
-            self.states[layer] = [one.cpu() for one in states]
-
-    def only(self, layer: int) -> None:
-        """Forget what is not behind that layer."""
-        self.states = {kept: states for kept, states in self.states.items() if kept == layer}
-
-
 MIB = 1 << 20
 RESERVE = 1 << 30
 """Bytes that stay free on the disk, for checkpoints and results."""
-TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-ALIGNMENT = 64
+STORED: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype("<f4"),
+    torch.float16: np.dtype("<f2"),
+    torch.bfloat16: np.dtype("<i2"),
+}
+"""NumPy's type for each of PyTorch's; NumPy has no bfloat16, whose 16 bits are stored as an integer's."""
 CHUNK = 1 << 24
 RESIDENT = 1 << 26
-"""Bytes of a mapped array that may be read before its pages are let go; around each, Linux maps up to 64 KiB more."""
+"""Bytes of a mapped array that may be read before its pages are released; Linux maps up to 64 KiB more around each."""
 NAME_LENGTH = 24
 
 WritePart = Callable[[int, torch.Tensor], object]
 """Takes rows of an array, from a position on."""
 ComputeParts = Callable[[WritePart], None]
-"""Computes an array and hands over its rows, in any order."""
+"""Computes an array and passes its rows on, in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What an array is, and all that its numbers depend on."""
+    """An array in the cache, and everything that its values depend on."""
 
     kind: str
-    """What messages and the file call it."""
+    """Name of the kind of array in messages and file names."""
     key: Mapping[str, Any]
-    """What its numbers depend on; it must be what JSON can hold."""
+    """What the values depend on, as JSON can hold it."""
     shape: tuple[int, ...]
-    """Its shape."""
+    """Shape of the array."""
     dtype: torch.dtype
-    """Type of its numbers."""
+    """Type of its values."""
 
     @property
     def size(self) -> int:
-        """Bytes of its numbers."""
+        """Bytes of the values."""
         return prod(self.shape) * self.dtype.itemsize
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
-        return cache_root() / f"{self.kind}-{sha256(self.key)[:NAME_LENGTH]}.safetensors"
+        """The array, in NumPy's format."""
+        return cache_root() / f"{self.kind}-{sha256(self.key)[:NAME_LENGTH]}.npy"
 
-    def header(self, seconds: float, checksum: int) -> bytes:
-        """How its file begins: as many bytes, whatever seconds and checksum."""
-        metadata = {
-            "key": json.dumps(self.key, sort_keys=True),
-            "seconds": f"{seconds:014.3f}",
-            "checksum": f"{checksum:08x}",
+    @property
+    def sidecar(self) -> Path:
+        """The JSON file that describes the array; it is written last, so that an array without one is unfinished."""
+        return self.path.with_suffix(".json")
+
+    def description(self, seconds: float, filled: int) -> dict[str, Any]:
+        """Content of the sidecar without its checksum, as JSON gives it back."""
+        content = {
+            "kind": self.kind,
+            "key": self.key,
+            "shape": self.shape,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "seconds": seconds,
+            "filled": filled,
         }
-        tensor = {"dtype": TYPES[self.dtype], "shape": list(self.shape), "data_offsets": [0, self.size]}
-        text = json.dumps({"__metadata__": metadata, "states": tensor}).encode()
-        text += b" " * (-(8 + len(text)) % ALIGNMENT)
-        return len(text).to_bytes(8, "little") + text
+        return dict(json.loads(json.dumps(content)))
+
+    def delete(self) -> None:
+        """Delete both files, if they are there."""
+        self.sidecar.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedFeatures:
-    """An array on the shelf."""
+    """An array that was read from the cache."""
 
     array: torch.Tensor
-    """It, mapped into memory; what is written to it never reaches the file."""
+    """The array, mapped into memory; what is written to it never reaches the file."""
     mapped: mmap.mmap
-    """The file it lies in."""
+    """The mapped file."""
     seconds: float
-    """What computing it took."""
+    """Time that computing the array took."""
+    filled: int
+    """Number of leading rows that were computed; the ones after them hold zeros."""
 
 
 class Pieces(Sequence[torch.Tensor]):
-    """Pieces of an array of the shelf, copied as they are asked for.
+    """Pieces of a cached array, copied as they are asked for.
 
-    The pages that were read are let go again and again: the memory of a process does not grow with the array, and
+    The pages that were read are released again and again: the memory of the process does not grow with the array, and
     whatever memory is free still holds the file's pages.
     """
 
-    def __init__(self, kept: CachedFeatures, pieces: Sequence[torch.Tensor]) -> None:
-        self.kept, self.pieces, self.read = kept, pieces, 0
+    def __init__(self, features: CachedFeatures, pieces: Sequence[torch.Tensor]) -> None:
+        self.features, self.pieces, self.bytes_read = features, pieces, 0
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -179,27 +166,27 @@ class Pieces(Sequence[torch.Tensor]):
     def __getitem__(self, place: slice) -> "Pieces": ...
     def __getitem__(self, place: int | slice) -> "torch.Tensor | Pieces":
         if isinstance(place, slice):
-            return Pieces(self.kept, self.pieces[place])
+            return Pieces(self.features, self.pieces[place])
         piece = self.pieces[place].clone()
-        self.read += piece.nbytes
-        if self.read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
-            self.kept.mapped.madvise(mmap.MADV_DONTNEED)
-            self.read = 0
+        self.bytes_read += piece.nbytes
+        if self.bytes_read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+            self.features.mapped.madvise(mmap.MADV_DONTNEED)
+            self.bytes_read = 0
         return piece
 
 
 def cache_root() -> Path:
-    """Where the shelf is: beside the checkpoints, so that queued and temporary experiments share it."""
-    return repository() / ".shelf"
+    """Folder of the cache: beside the checkpoints, so that queued and temporary experiments share it."""
+    return repository() / ".feature_cache"
 
 
-def cached(entry: Entry, fill: ComputeParts, *, budget: int) -> CachedFeatures | None:
-    """Return an array from the shelf, computed now if it is not there; None where there is no room for it.
+def cached(entry: Entry, compute: ComputeParts, *, budget: int) -> CachedFeatures | None:
+    """Return an array from the cache, after computing it if it is not there; None where there is no room for it.
 
     A second process that wants the same array waits for the first.
 
     Args:
-        budget: MiB that the shelf may take: what was not used for longest makes room.
+        budget: MiB that the cache may take: the arrays that were not used for longest make room.
     """
     if entry.size > budget * MIB:
         return None
@@ -214,86 +201,102 @@ def cached(entry: Entry, fill: ComputeParts, *, budget: int) -> CachedFeatures |
             if not _make_room(entry, budget):
                 return None
             try:
-                _write(entry, fill)
+                _write(entry, compute)
             except OSError as error:
+                entry.delete()
                 if error.errno not in WRITING_FAILED:
                     raise
                 say(f"{cache_root()}: {WRITING_FAILED[error.errno]}")
                 return None
             found = _open(entry)
             assert found is not None, "what was just written is whole"
-        os.utime(entry.path)
+        with suppress(FileNotFoundError):  # another process made room; the mapped array stays readable
+            os.utime(entry.path)
         return found
 
 
 def _open(entry: Entry) -> CachedFeatures | None:
-    """Map a file that is whole, and exactly what is wanted; another one is deleted."""
-    begin = len(entry.header(0.0, 0))
+    """Map an array that is whole and is the one that is wanted; a damaged one is deleted."""
     try:
-        with entry.path.open("rb") as file:
-            first = file.read(begin)
-            seconds, checksum = _stated(first)
-            whole = os.fstat(file.fileno()).st_size == begin + entry.size
-            if whole and first == entry.header(seconds, checksum) and checksum == _checksum(entry, seconds, file):
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-                array = torch.frombuffer(mapped, dtype=entry.dtype, offset=begin).reshape(entry.shape)
-                return CachedFeatures(array=array, mapped=mapped, seconds=seconds)
+        content = entry.sidecar.read_bytes()
+        seconds, filled, checksum = _stated(content)
+        described = entry.description(seconds, filled)
+        if content == _sidecar_bytes(described, checksum) and checksum == _checksum(described, entry.path):
+            array = open_memmap(entry.path, mode="c")
+            mapped: Any = array.base  # the mapped file
+            if array.shape == entry.shape and array.dtype == STORED[entry.dtype]:
+                values = torch.from_numpy(array).view(entry.dtype)
+                return CachedFeatures(array=values, mapped=mapped, seconds=seconds, filled=filled)
     except FileNotFoundError:
         return None
     say(f"{entry.path} is damaged: computed again")
-    entry.path.unlink(missing_ok=True)
+    entry.delete()
     return None
 
 
-def _stated(header: bytes) -> tuple[float, int]:
-    """Seconds and checksum that a header states; of a damaged one anything."""
+def _stated(content: bytes) -> tuple[float, int, str]:
+    """Seconds, filled rows and checksum that a sidecar states; anything for a damaged one."""
     try:
-        metadata = json.loads(header[8:])["__metadata__"]
-        return float(metadata["seconds"]), int(metadata["checksum"], 16)
-    except (ValueError, LookupError, TypeError):
-        return 0.0, 0
+        stated = json.loads(content)
+        return float(stated["seconds"]), int(stated["filled"]), str(stated["checksum"])
+    except (ValueError, LookupError, TypeError, OverflowError):
+        return 0.0, 0, ""
 
 
-def _checksum(entry: Entry, seconds: float, file: IO[bytes]) -> int:
-    """CRC-32 of a header without a checksum and of the numbers; they take a small part of the time to compute."""
-    total = zlib.crc32(entry.header(seconds, 0))
-    file.seek(len(entry.header(seconds, 0)))
-    while chunk := file.read(CHUNK):
-        total = zlib.crc32(chunk, total)
-    return total
+def _sidecar_bytes(described: Mapping[str, Any], checksum: str) -> bytes:
+    return json.dumps({**described, "checksum": checksum}, sort_keys=True, indent=2).encode()
 
 
-def _write(entry: Entry, fill: ComputeParts) -> None:
-    begin, row = len(entry.header(0.0, 0)), entry.size // entry.shape[0]
-    with replacing(entry.path) as temporary, temporary.open("w+b") as file:
+def _checksum(described: Mapping[str, Any], path: Path) -> str:
+    """CRC-32 of a description and of the array's file; it takes a small part of the time to compute the array."""
+    total = zlib.crc32(json.dumps(described, sort_keys=True).encode())
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            total = zlib.crc32(chunk, total)
+    return f"{total:08x}"
 
-        def put(position: int, rows: torch.Tensor) -> None:
-            assert rows.dtype == entry.dtype
-            assert rows.shape[1:] == entry.shape[1:]
-            file.seek(begin + position * row)
-            file.write(rows.contiguous().view(torch.uint8).numpy().tobytes())
 
-        started = time.perf_counter()
-        fill(put)
-        seconds = round(time.perf_counter() - started, 3)
-        file.truncate(begin + entry.size)  # flushes
-        checksum = _checksum(entry, seconds, file)
-        file.seek(0)
-        file.write(entry.header(seconds, checksum))
+def _write(entry: Entry, compute: ComputeParts) -> None:
+    """Compute an array into its file.
+
+    The file is laid out by NumPy and filled by ordinary writes: on a full disk these raise an error, where writing to
+    mapped memory would kill the process.
+    """
+    row, filled = entry.size // entry.shape[0], 0
+    with replacing(entry.path) as temporary:
+        begin = open_memmap(temporary, mode="w+", dtype=STORED[entry.dtype], shape=entry.shape).offset
+        with temporary.open("r+b") as file:
+
+            def put(position: int, rows: torch.Tensor) -> None:
+                nonlocal filled
+                assert rows.dtype == entry.dtype
+                assert rows.shape[1:] == entry.shape[1:]
+                file.seek(begin + position * row)
+                file.write(rows.contiguous().view(torch.uint8).numpy().tobytes())
+                filled = max(filled, position + len(rows))
+
+            started = time.perf_counter()
+            compute(put)
+            seconds = round(time.perf_counter() - started, 3)
+        described = entry.description(seconds, filled)
+        checksum = _checksum(described, temporary)
+    with replacing(entry.sidecar) as temporary:
+        temporary.write_bytes(_sidecar_bytes(described, checksum))
 
 
 def _make_room(entry: Entry, budget: int) -> bool:
-    """Delete what was not used for longest until an array fits; whether the disk has room for it too.
+    """Delete the arrays that were not used for longest until this one fits; whether the disk has room for it too.
 
-    A process that has a deleted file mapped keeps it to its end.
+    A process that has a deleted array mapped keeps it until it ends.
     """
     cache_root().mkdir(parents=True, exist_ok=True)
     sweep(cache_root())
-    shelf = sorted(_used(cache_root().glob("*.safetensors")))
-    total = entry.size + sum(size for _, size, _ in shelf)
-    for _, size, path in shelf:
+    arrays = sorted(_used(cache_root().glob("*.npy")))
+    total = entry.size + sum(size for _, size, _ in arrays)
+    for _, size, path in arrays:
         if total <= budget * MIB:
             break
+        path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         total -= size
     free = shutil.disk_usage(cache_root()).free
@@ -304,10 +307,49 @@ def _make_room(entry: Entry, budget: int) -> bool:
 
 
 def _used(paths: Iterable[Path]) -> Iterable[tuple[float, int, Path]]:
-    """When each file was last used, and its size."""
+    """Time of the last use and size of each array."""
     for path in paths:
         try:
             stat = path.stat()
         except FileNotFoundError:  # another process made room
             continue
         yield stat.st_mtime, stat.st_size, path
+
+
+def states_entry(
+    network: Any,
+    base_files: Mapping[str, str],
+    input_ids: Sequence[Sequence[int]],
+    prefix: PromptPrefix | None,
+    *,
+    layers: int,
+    pad_id: int,
+) -> Entry:
+    """The entry of the states that the first `layers` layers give for every token of some rows, one row after another.
+
+    Layer selection and training describe the same rows by the same entry: what the one computed the other reads.
+    """
+    lengths = [len(ids) + network.extra_tokens for ids in input_ids]
+    return Entry(
+        kind="hidden-states",
+        key=cache_key(network, base_files, input_ids, prefix) | {"layers": layers, "pad": pad_id},
+        shape=(sum(lengths), network.config.hidden_size),
+        dtype=network.dtype,
+    )
+
+
+def row_positions(input_ids: Sequence[Sequence[int]], extra_tokens: int) -> list[int]:
+    """Where each row's states begin in the array of a `states_entry`.
+
+    >>> row_positions([[5, 6], [7], [8, 9]], extra_tokens=1)
+    [0, 3, 5]
+    """
+    return [0, *accumulate(len(ids) + extra_tokens for ids in input_ids)][:-1]
+
+
+def put_row(position: int, states: torch.Tensor, put: WritePart, prefix: PromptPrefix | None) -> None:
+    """Write a row's states, `[length, size]`, after those of the prompt prefix that the row continues."""
+    if prefix is not None:
+        put(position, prefix.hidden.cpu().to(states.dtype))
+        position += len(prefix.hidden)
+    put(position, states)

@@ -25,7 +25,6 @@ from labeltune.modeling.forward import PromptPrefix, length_multiple, pad, row_b
 from labeltune.modeling.kernels import fused
 from labeltune.modeling.packing import UnpaddedBatch
 from labeltune.modeling.prompts import Encoder
-from labeltune.probing.feature_cache import Passed
 from labeltune.probing.regression import States
 from labeltune.runtime.errors import UserError
 
@@ -171,7 +170,10 @@ def _layer_list(network: Any) -> nn.ModuleList | None:
 
 MEAN = POOLINGS.index("mean")
 STRIDE = 4
-"""Layers that rows pass at once where nobody stops between them."""
+"""Layers that rows pass at once where the caller does not stop between them."""
+
+KeepStates = Callable[[int, list[torch.Tensor]], object]
+"""Takes the number of a layer and the states of each row after it, `[length, size]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,13 +251,19 @@ def read_hidden_states(
 
 
 def layer_by_layer(
-    model: ProbedModel, input_ids: Sequence[list[int]], *, least: int = 1, passed: Passed | None = None
+    model: ProbedModel,
+    input_ids: Sequence[list[int]],
+    *,
+    least: int = 1,
+    wanted: Collection[int] = (),
+    keep: KeepStates | None = None,
 ) -> Iterator[States]:
-    """Run all rows through one layer after the other: who has seen enough stops, and the layers above never run.
+    """Run all rows through one layer after another; the caller stops when it has seen enough, and no layer above runs.
 
     Args:
-        least: the layer before which nobody stops: up to it, a pass goes through `STRIDE` layers.
-        passed: takes the states behind the layers that it asks for.
+        least: the layer before which the caller does not stop: up to it, a pass goes through `STRIDE` layers.
+        wanted: layers after which `keep` is called with the states of every row.
+        keep: takes the number of a layer and each row's states after it, `[length, size]` without the prefix's.
 
     Yields:
         Pooled states, `[rows, poolings, size]`, those of the embeddings first.
@@ -272,8 +280,7 @@ def layer_by_layer(
     start = None
 
     top = network.config.num_hidden_layers
-    ends = () if passed is None else passed.ends
-    for stop in sorted({*range(STRIDE, least, STRIDE), *range(max(1, least), top + 1), *ends}):
+    for stop in sorted({*range(STRIDE, least, STRIDE), *range(max(1, least), top + 1), *wanted}):
         layers = range(0 if start is None else start + 1, stop + 1)
 
         def climbed(numbers: list[int], start: int | None = start, layers: range = layers) -> States:
@@ -295,8 +302,8 @@ def layer_by_layer(
             if skip := skipped[rows[0]]:
                 _count_in(found[-1][0, :, MEAN], skip, found[number], padded[number]["attention_mask"])
             states[rows] = found[number]
-        if passed is not None:
-            passed.put(stop, _each_row(input_ids, batches, skipped, between))
+        if keep is not None and stop in wanted:
+            keep(stop, _each_row(input_ids, batches, skipped, between))
         yield from np.moveaxis(states, 1, 0)
         start = stop
 

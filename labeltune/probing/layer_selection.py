@@ -2,8 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,27 @@ from labeltune.data.labels import Indices
 from labeltune.data.sampling import sample
 from labeltune.modeling.architectures import architecture_of, is_encoder
 from labeltune.modeling.builder import NetworkSpec
+from labeltune.modeling.classifiers import shared_prefix
 from labeltune.modeling.device import device
 from labeltune.modeling.prompts import EncodedRows
 from labeltune.probing import hidden_states
-from labeltune.probing.feature_cache import Entry, Passed, WritePart, cache_key, cached
-from labeltune.probing.hidden_states import POOLINGS, ProbedModel, layer_by_layer, read_hidden_states, recorded_layers
+from labeltune.probing.feature_cache import (
+    Entry,
+    WritePart,
+    cache_key,
+    cached,
+    put_row,
+    row_positions,
+    states_entry,
+)
+from labeltune.probing.hidden_states import (
+    POOLINGS,
+    KeepStates,
+    ProbedModel,
+    layer_by_layer,
+    read_hidden_states,
+    recorded_layers,
+)
 from labeltune.probing.regression import Regression, States, row_losses, single_threaded, standard_errors_above
 from labeltune.runtime.errors import UserError
 
@@ -41,6 +58,8 @@ MEMORY_SHARE = 0.5
 BETWEEN = 1 << 30
 """Most bytes of the states between two layers; where they take more, no layer waits for all rows to pass the last."""
 GIB = 1 << 30
+KEPT_BYTES = 1 << 28
+"""Most bytes of the states that are kept in memory until the depth, and so the layer they are needed of, is chosen."""
 
 Tokens = list[list[int]]
 
@@ -86,15 +105,16 @@ def probe_layers(
     key: str,
     budget: int,
     least: int = 1,
-    passed: Passed | None = None,
+    wanted: Collection[int] = (),
+    keep: KeepStates | None = None,
 ) -> LayerProbes:
-    """Read rows layer by layer until no regression gets better, or find on the shelf what that gave.
+    """Read rows layer by layer until no regression gets better, or take from the feature cache what that gave.
 
     Args:
         key: the setting that says how many rows these are.
-        budget: MiB that the shelf may take.
+        budget: MiB that the feature cache may take.
         least: a layer that is read at any rate.
-        passed: the same rows, for a trunk that is computed next.
+        wanted, keep: as in `layer_by_layer`; `keep` is not called where the layers are not read.
 
     Raises:
         UserError: states of so many rows do not fit in memory.
@@ -105,14 +125,13 @@ def probe_layers(
     least = max(least, fewest_layers(layers[-1]))
     wait = patience(layers[-1])
     labels = np.concatenate([[len(train.labels)], train.labels, validation.labels]).astype("<i8")
-    depends = cache_key(network, model.files, rows, model.front)
-    if passed is not None:
-        passed.key = depends
     entry = Entry(
-        kind="sounding",
-        key=depends
+        kind="layer-probes",
+        key=cache_key(network, model.files, rows, model.front)
         | {"labels": hashlib.sha256(labels.tobytes()).hexdigest(), "layers": layers, "poolings": POOLINGS}
-        | {"least": least, "patience": wait, "worse": WORSE, "strength": FIRST},
+        # How many layers are filled depends on the rule and on the library whose regressions it compares.
+        | {"least": least, "patience": wait, "worse": WORSE, "strength": FIRST}
+        | {"regression": {name: metadata.version(name) for name in ("scikit-learn", "scipy")}},
         shape=(len(layers), len(rows), len(POOLINGS), network.config.hidden_size),
         dtype=torch.float32,
     )
@@ -122,7 +141,7 @@ def probe_layers(
     with bar("reading the untuned model, layer by layer", len(layers), unit="layers") as shown, single_threaded():
 
         def judge(states: Iterable[States]) -> Iterator[_Layer]:
-            """Those on the shelf are judged like those that are read now, and end at the same layer."""
+            """Layers from the cache are judged like those that are read now."""
             for layer, one in zip(layers, states, strict=False):
                 found.append(_judged(one, train.labels, validation.labels, num_labels))
                 shown.advance(1)
@@ -133,7 +152,7 @@ def probe_layers(
         def fill(put: WritePart) -> None:
             nonlocal seconds
             started = time.perf_counter()
-            for place, one in enumerate(judge(_states(model, rows, least, passed))):
+            for place, one in enumerate(judge(_states(model, rows, least, wanted, keep))):
                 put(place, torch.from_numpy(one.states).unsqueeze(0))
             seconds = time.perf_counter() - started
 
@@ -144,7 +163,7 @@ def probe_layers(
             if kept is None:
                 fill(lambda *_: None)
             else:
-                list(judge(iter(kept.array.numpy())))
+                list(judge(kept.array[: kept.filled].numpy()))
     states = np.stack([one.states for one in found])
     return LayerProbes(
         layers=layers[: len(found)],
@@ -162,6 +181,19 @@ def compared_rows(setting: int | Literal["all", "auto"], num_labels: int) -> int
     (128, 1232, 64)
     """
     return max(FEWEST_ROWS, ROWS_PER_LABEL * num_labels) if setting == "auto" else setting
+
+
+def probe_sample(settings: Train, num_labels: int, labels: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Positions of the rows on which layers are compared, for each part of the data; ascending.
+
+    They depend on the data and on `train.depth_rows` alone. Training runs the frozen layers on these rows apart from
+    the others, whether the depth was chosen or given, so that the last bits of the states do not depend on that.
+
+    Args:
+        labels: index of each row's label, for each part.
+    """
+    rows = compared_rows(settings.depth_rows, num_labels)
+    return [sample(part, rows, SEED) for part in labels]
 
 
 def fewest_layers(count: int) -> int:
@@ -230,12 +262,18 @@ def states_after_layer(model: ProbedModel, rows: Tokens, layer: int) -> States:
     raise AssertionError("the layer is one of them")
 
 
-def _states(model: ProbedModel, rows: Tokens, least: int, passed: Passed | None = None) -> Iterator[States]:
+def _states(
+    model: ProbedModel,
+    rows: Tokens,
+    least: int,
+    wanted: Collection[int] = (),
+    keep: KeepStates | None = None,
+) -> Iterator[States]:
     """The states of one layer after the other, `[rows, poolings, size]`; above `least` none is read before its turn."""
     config = model.network.config
     between = sum(map(len, rows)) * config.hidden_size * model.network.dtype.itemsize
     if architecture_of(config) is not None and between <= BETWEEN:
-        yield from layer_by_layer(model, rows, least=least, passed=passed)
+        yield from layer_by_layer(model, rows, least=least, wanted=wanted, keep=keep)
     else:
         yield from np.moveaxis(read_hidden_states(model, rows, layers=recorded_layers(model.network)).states, 1, 0)
 
@@ -271,8 +309,6 @@ class LayerChoice:
     """What each layer's regression gave on the validation rows, where the depth was left open."""
     seconds: float = 0.0
     """What choosing took."""
-    passed: Passed | None = None
-    """The rows that the depth was chosen on, for the trunk; None where it was not left open."""
 
     def figures(self) -> dict[str, Any]:
         """What metrics/train.json holds of it, nothing where nothing was left open."""
@@ -296,23 +332,21 @@ def select_layers(plan: NetworkSpec, train: EncodedRows, validation: EncodedRows
     started = time.perf_counter()
     config = AutoConfig.from_pretrained(plan.base.folder)
     chosen: dict[str, int | str] = {"depth": settings.depth, "layers": settings.layers}
-    reasons, probes, passed = {}, None, None
+    reasons, probes = {}, None
     if architecture_of(config) is None:
         for name in [name for name, value in chosen.items() if value == "auto"]:
             chosen[name] = "all"
             reasons[name] = f"all: where {config.model_type} keeps its layers is not known here"
     if chosen["depth"] == "auto":
-        chosen["depth"], reasons["depth"], probes, passed = _depth(plan, config, train, validation)
+        chosen["depth"], reasons["depth"], probes = _depth(plan, config, train, validation)
     if chosen["layers"] == "auto":
         depth = config.num_hidden_layers if chosen["depth"] == "all" else int(chosen["depth"])
         chosen["layers"], reasons["layers"] = trained_layers(settings.method, depth, on_gpu=device().type == "cuda")
     for name, reason in reasons.items():
         say(f"train.{name}: auto takes {reason}")
-    if passed is not None:
-        passed.only(_below(settings, int(chosen["depth"])))
     settled = replace(plan, train=Train.model_validate(settings.model_dump() | chosen))
     seconds = time.perf_counter() - started
-    return settled, LayerChoice(taken=chosen, reasons=reasons, probes=probes, seconds=seconds, passed=passed)
+    return settled, LayerChoice(taken=chosen, reasons=reasons, probes=probes, seconds=seconds)
 
 
 def trained_layers(method: str, depth: int, *, on_gpu: bool) -> tuple[int | str, str]:
@@ -335,21 +369,23 @@ def _below(settings: Train, depth: int) -> int:
 
 def _depth(
     plan: NetworkSpec, config: PretrainedConfig, train: EncodedRows, validation: EncodedRows
-) -> tuple[int, str, dict[str, Any], Passed]:
-    """The depth, why, the figures of every layer that was read, and the rows that it was read on.
+) -> tuple[int, str, dict[str, Any]]:
+    """The depth, why, and the figures of every layer that was read.
 
     A regression sees what a layer knows, not what the layers can learn: hence a least depth.
     """
     settings, count = plan.train, config.num_hidden_layers
-    rows = compared_rows(settings.depth_rows, len(plan.labels))
-    places = [sample(part.labels, rows, SEED) for part in (train, validation)]
-    fitted, seen = (part.take(some) for part, some in zip((train, validation), places, strict=True))
+    parts = (train, validation)
+    places = probe_sample(settings, len(plan.labels), [part.labels for part in parts])
+    fitted, seen = (part.take(rows) for part, rows in zip(parts, places, strict=True))
     model = hidden_states.load_probed_model(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
     least = max(fewest_layers(count), settings.layers if isinstance(settings.layers, int) else 1)
-    passed = Passed(
-        rows=[*places[0], *(len(train) + place for place in places[1])],
-        ends={_below(settings, depth) for depth in range(least, count + 1)} - {0},
-    )
+    states: dict[int, list[torch.Tensor]] = {}
+
+    def keep(layer: int, rows: list[torch.Tensor]) -> None:
+        if sum(one.nbytes for one in rows) * (len(states) + 1) <= KEPT_BYTES:
+            states[layer] = [one.cpu() for one in rows]
+
     sounding = probe_layers(
         model,
         Part(input_ids=fitted.input_ids, labels=np.array(fitted.labels)),
@@ -358,7 +394,8 @@ def _depth(
         key="train.depth_rows",
         budget=settings.trunk_budget,
         least=least,
-        passed=passed,
+        wanted={_below(settings, depth) for depth in range(least, count + 1)} - {0},
+        keep=keep,
     )
     pooling = "own" if is_encoder(config) else "last"
     pooling = pooling if settings.pooling == "auto" else settings.pooling
@@ -379,7 +416,26 @@ def _depth(
         "rows": len(fitted),
         "validation_rows": len(seen),
     }
-    return depth, reason, table, passed
+    frozen = _below(settings, depth)
+    if frozen in states:
+        rows = [*fitted.input_ids, *seen.input_ids]
+        _cache_states(plan, model, rows, frozen, states[frozen])
+    return depth, reason, table
+
+
+def _cache_states(
+    plan: NetworkSpec, model: ProbedModel, input_ids: Tokens, layers: int, states: Sequence[torch.Tensor]
+) -> None:
+    """Put states of the frozen layers, which training needs of these rows too, into the feature cache."""
+    prefix = shared_prefix(model.network, plan.encoder, stop=layers)
+    entry = states_entry(model.network, model.files, input_ids, prefix, layers=layers, pad_id=model.pad_id)
+    positions = row_positions(input_ids, model.network.extra_tokens)
+
+    def write(put: WritePart) -> None:
+        for position, ids, row in zip(positions, input_ids, states, strict=True):
+            put_row(position, row, put, prefix if len(row) < len(ids) else None)
+
+    cached(entry, write, budget=plan.train.trunk_budget)
 
 
 def _pooled(sounding: LayerProbes, pooling: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:

@@ -1,12 +1,10 @@
 """The encoded dataset, its collator, and the cached hidden states of the frozen layers."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
 import psutil
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -30,7 +28,18 @@ from labeltune.modeling.forward import (
 from labeltune.modeling.kernels import fused
 from labeltune.modeling.packing import BOTH_WAYS, KERNELS, SequencePacking, packable
 from labeltune.modeling.prompts import EncodedRows
-from labeltune.probing.feature_cache import Entry, Passed, Pieces, WritePart, cache_key, cached
+from labeltune.probing.feature_cache import (
+    MIB,
+    ComputeParts,
+    Entry,
+    Pieces,
+    WritePart,
+    cached,
+    put_row,
+    row_positions,
+    states_entry,
+)
+from labeltune.probing.layer_selection import probe_sample
 from labeltune.runtime.errors import UserError
 
 
@@ -63,62 +72,94 @@ MEMORY_SHARE = 0.25
 GIB = 1 << 30
 
 
-def frozen_states(
-    plan: NetworkSpec, network: Any, input_ids: Sequence[list[int]], passed: Passed | None = None
-) -> Sequence[torch.Tensor] | None:
-    """The trunk's states of every row, `[length + extra_tokens, size]`, each computed once.
+def frozen_states(plan: NetworkSpec, network: Any, parts: Sequence[EncodedRows]) -> list[Sequence[torch.Tensor]] | None:
+    """Return the frozen layers' states of every row, `[length + extra_tokens, size]`, one sequence for each part.
 
-    They are kept on the shelf, or in memory where there is no room there; None where there is no room anywhere.
+    The feature cache provides them, after computing what it does not hold; where the disk has no room for them they
+    stay in memory; None where there is no room there either.
 
     Args:
-        network: the one that the plan builds, not adapted or with adapters above the trunk.
-        input_ids: token ids per row, not padded.
-        passed: those that went through these layers already.
+        network: the one that the plan builds, not adapted or with adapters above the frozen layers.
+        parts: the encoded splits.
     """
-    below, pad_id = network.trunk_layers, plan.encoder.tokenizer.pad_token_id
-    lengths = [len(ids) + network.extra_tokens for ids in input_ids]
+    below, pad_id, budget = network.trunk_layers, plan.encoder.tokenizer.pad_token_id, plan.train.trunk_budget
     with evaluating(network):
-        front = shared_prefix(network, plan.encoder, stop=below)
+        prefix = shared_prefix(network, plan.encoder, stop=below)
+    input_ids = [ids for part in parts for ids in part.input_ids]
+    groups = [(rows, [input_ids[row] for row in rows]) for rows in _groups(plan, parts)]
+    entries = [states_entry(network, plan.base.files, ids, prefix, layers=below, pad_id=pad_id) for _, ids in groups]
+    size = sum(entry.size for entry in entries)
+    on_disk = size <= budget * MIB  # all of them: else one group would make room for the other in every run
+    in_memory = False
+    found: dict[int, tuple[Sequence[torch.Tensor], int]] = {}
+    for (rows, ids), entry in zip(groups, entries, strict=True):
 
-    def depends(ids: Sequence[list[int]]) -> dict[str, Any]:
-        return cache_key(network, plan.base.files, ids, front)
+        def compute(put: WritePart, ids: list[list[int]] = ids) -> None:
+            with bar(f"layers 1 to {below}, once", len(ids)) as shown:
+                compute_states(network, ids, put, pad_id=pad_id, prefix=prefix, progress=shown.advance)
 
-    apart = []
-    if passed is not None and passed.key == depends([input_ids[row] for row in passed.rows]):
-        apart = passed.rows
-    rest = sorted({*range(len(input_ids))} - {*apart})
-    entry = Entry(
-        kind="trunk",
-        key=depends(input_ids)
-        | {"layers": below, "pad": pad_id, "apart": hashlib.sha256(np.array(apart, dtype="<i8").tobytes()).hexdigest()},
-        shape=(sum(lengths), network.config.hidden_size),
-        dtype=network.dtype,
-    )
+        kept = cached(entry, compute, budget=budget) if on_disk else None
+        lengths = [len(row) + network.extra_tokens for row in ids]
+        states: Sequence[torch.Tensor]
+        if kept is not None:
+            states = Pieces(kept, torch.split(kept.array, lengths))
+        else:
+            if not in_memory and not _fits_in_memory(size, below, budget):
+                return None
+            in_memory = True
+            states = torch.split(_computed(entry, compute), lengths)
+        found |= {row: (states, place) for place, row in enumerate(rows)}
+    ends = list(accumulate(map(len, parts)))
+    return [
+        RowStates([found[row] for row in range(end - len(part), end)]) for part, end in zip(parts, ends, strict=True)
+    ]
 
-    def fill(put: WritePart) -> None:
-        with bar(f"layers 1 to {below}, once", len(input_ids)) as shown:
-            left = [group for group in (apart, rest) if group]
-            if passed is not None and apart and below in passed.states:
-                left.remove(apart)
-                positions = _positions(input_ids, network.extra_tokens)
-                for row, states in zip(apart, passed.states[below], strict=True):
-                    _put(positions[row], states, put, front if len(states) < len(input_ids[row]) else None)
-                shown.advance(len(apart))
-            for rows in left:
-                compute_states(network, input_ids, put, rows=rows, pad_id=pad_id, front=front, progress=shown.advance)
 
-    kept = cached(entry, fill, budget=plan.train.trunk_budget)
-    if kept is not None:
-        return Pieces(kept, torch.split(kept.array, lengths))
-    what = f"the states of layers 1 to {below} take {entry.size / GIB:.2f} GiB"
-    how = f"give them room by train.trunk_budget, {plan.train.trunk_budget:,} MiB now"
-    if entry.size > MEMORY_SHARE * psutil.virtual_memory().available:
+def _groups(plan: NetworkSpec, parts: Sequence[EncodedRows]) -> list[list[int]]:
+    """Rows that run through the frozen layers together: those on which layers are compared, and all others."""
+    sampled = probe_sample(plan.train, len(plan.labels), [part.labels for part in parts])
+    starts = [0, *accumulate(map(len, parts))]
+    probed = [start + row for start, rows in zip(starts, sampled, strict=False) for row in rows]
+    others = sorted({*range(starts[-1])} - {*probed})
+    return [rows for rows in (probed, others) if rows]
+
+
+def _fits_in_memory(size: int, layers: int, budget: int) -> bool:
+    """Whether states that the disk has no room for fit in memory; says so either way."""
+    what = f"the states of layers 1 to {layers} take {size / GIB:.2f} GiB"
+    how = f"give them room by train.trunk_budget, {budget:,} MiB now"
+    if size > MEMORY_SHARE * psutil.virtual_memory().available:
         say(f"{what}, too much for the disk and for memory: these layers run in every step; {how}")
-        return None
+        return False
     say(f"{what} and stay in memory, for this run alone; {how}")
+    return True
+
+
+def _computed(entry: Entry, compute: ComputeParts) -> torch.Tensor:
+    """The array of an entry, computed in memory."""
     array = torch.empty(entry.shape, dtype=entry.dtype)
-    fill(lambda position, rows: array[position : position + len(rows)].copy_(rows))
-    return torch.split(array, lengths)
+    compute(lambda position, rows: array[position : position + len(rows)].copy_(rows))
+    return array
+
+
+class RowStates(Sequence[torch.Tensor]):
+    """States of the rows of one part, which lie in the arrays of several groups."""
+
+    def __init__(self, places: Sequence[tuple[Sequence[torch.Tensor], int]]) -> None:
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, row: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, row: slice) -> "RowStates": ...
+    def __getitem__(self, row: int | slice) -> "torch.Tensor | RowStates":
+        if isinstance(row, slice):
+            return RowStates(self.places[row])
+        group, place = self.places[row]
+        return group[place]
 
 
 def compute_states(
@@ -126,63 +167,46 @@ def compute_states(
     input_ids: Sequence[Sequence[int]],
     put: WritePart,
     *,
-    rows: Sequence[int],
     pad_id: int,
-    front: PromptPrefix | None = None,
+    prefix: PromptPrefix | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Run the trunk over rows and hand over its states; those of one row lie behind those of the row before.
+    """Run rows through the frozen layers and write their states, one row after another.
 
     Args:
-        rows: which of all.
-        front: what the prompts begin with, as far as the trunk goes.
+        prefix: what the prompts begin with, up to the last frozen layer.
         progress: called with the number of rows done since the last call.
     """
     extra, multiple = network.extra_tokens, length_multiple(network)
-    own, tokens = [input_ids[row] for row in rows], fused.batch_tokens(network)
-    batches, skipped = row_batches(own, front, extra, tokens, multiple)
-    positions = _positions(input_ids, extra)
+    batches, skipped = row_batches(input_ids, prefix, extra, fused.batch_tokens(network), multiple)
+    positions = row_positions(input_ids, extra)
 
-    def climbed(places: list[int]) -> torch.Tensor:
-        skip = skipped[places[0]]
-        batch = pad([input_ids[rows[place]][skip:] for place in places], pad_id, multiple)
+    def run(rows: list[int]) -> torch.Tensor:
+        skip = skipped[rows[0]]
+        batch = pad([input_ids[row][skip:] for row in rows], pad_id, multiple)
         tensors = {name: tensor.to(network.device) for name, tensor in batch.items()}
-        hidden: torch.Tensor = network.trunk(**tensors, front=front if skip else None).cpu()
+        hidden: torch.Tensor = network.trunk(**tensors, front=prefix if skip else None).cpu()
         return hidden
 
     with evaluating(network):
-        for places, hidden in zip(
-            batches, run_in_threads(climbed, batches, network.device, sharing=False), strict=True
-        ):
-            for place, state in zip(places, hidden, strict=True):
-                row, skip = rows[place], skipped[place]
-                _put(positions[row], state[: len(input_ids[row]) - skip + extra], put, front if skip else None)
+        for rows, hidden in zip(batches, run_in_threads(run, batches, network.device, sharing=False), strict=True):
+            for row, states in zip(rows, hidden, strict=True):
+                skip = skipped[row]
+                own = states[: len(input_ids[row]) - skip + extra]
+                put_row(positions[row], own, put, prefix if skip else None)
             if progress:
-                progress(len(places))
-
-
-def _put(position: int, states: torch.Tensor, put: WritePart, front: PromptPrefix | None) -> None:
-    """Hand over a row's states, those of the front first."""
-    if front is not None:
-        put(position, front.hidden.cpu().to(states.dtype))
-        position += len(front.hidden)
-    put(position, states)
-
-
-def _positions(input_ids: Sequence[Sequence[int]], extra: int) -> list[int]:
-    """Where each row's states begin among those of all rows."""
-    return [0, *accumulate(len(ids) + extra for ids in input_ids)]
+                progress(len(rows))
 
 
 def states(network: Any, input_ids: Sequence[Sequence[int]], *, pad_id: int) -> list[torch.Tensor]:
-    """Run the trunk over every row; returns a CPU tensor `[length + extra_tokens, size]` per row."""
+    """Run every row through the frozen layers; returns a CPU tensor `[length + extra_tokens, size]` for each."""
     lengths = [len(ids) + network.extra_tokens for ids in input_ids]
     array = torch.empty(sum(lengths), network.config.hidden_size, dtype=network.dtype)
 
     def put(position: int, found: torch.Tensor) -> None:
         array[position : position + len(found)] = found
 
-    compute_states(network, input_ids, put, rows=range(len(input_ids)), pad_id=pad_id)
+    compute_states(network, input_ids, put, pad_id=pad_id)
     return list(torch.split(array, lengths))
 
 
@@ -235,16 +259,9 @@ class Collator:
         return batch | {name + "s": torch.tensor([row[name] for row in rows]) for name in ("label", "row")}
 
 
-def with_states(
-    plan: NetworkSpec, network: Any, parts: list[EncodedRows], passed: Passed | None = None
-) -> list[EncodedRows]:
-    """The rows with the frozen trunk's states, where there is a trunk and room for them."""
-    if network.trunk_layers == 0:
-        return parts
-    found = frozen_states(plan, network, [ids for part in parts for ids in part.input_ids], passed)
-    if passed is not None:
-        passed.states.clear()
+def with_states(plan: NetworkSpec, network: Any, parts: list[EncodedRows]) -> list[EncodedRows]:
+    """The encoded splits with the frozen layers' states, where there are such layers and room for their states."""
+    found = frozen_states(plan, network, parts) if network.trunk_layers else None
     if found is None:
         return parts
-    ends = list(accumulate(map(len, parts)))
-    return [replace(part, states=found[end - len(part) : end]) for part, end in zip(parts, ends, strict=True)]
+    return [replace(part, states=states) for part, states in zip(parts, found, strict=True)]

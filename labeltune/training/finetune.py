@@ -28,7 +28,6 @@ from labeltune.modeling.device import device, out_of_memory
 from labeltune.modeling.forward import compute_logits, length_multiple
 from labeltune.modeling.kernels import fused
 from labeltune.modeling.prompts import EncodedRows
-from labeltune.probing.feature_cache import Passed
 from labeltune.probing.regression import ROUNDS, single_threaded
 from labeltune.runtime.errors import UserError
 from labeltune.training import dataset
@@ -129,7 +128,6 @@ def fine_tune(
     validation: EncodedRows,
     *,
     store: Store,
-    passed: Passed | None = None,
     curves: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Any, History]:
@@ -139,7 +137,6 @@ def fine_tune(
     checkpoint: the same rows make a step, so that only rounding differs.
 
     Args:
-        passed: rows of these that went up the untuned model already.
         store: where checkpoints are kept.
         curves: a folder that the curves so far are written to at each validation; None writes none.
         callbacks: told of every figure as it is recorded.
@@ -154,7 +151,7 @@ def fine_tune(
     resume = store.resume(settings.resume)
     network: Any = plan.build()
     trainer: RowTrainer | None = None
-    train, validation = with_states(plan, unwrap(network), [train, validation], passed)
+    train, validation = with_states(plan, unwrap(network), [train, validation])
     if resume is None:
         initialize_head(plan, network, train)
     binning = dataset.choose_packing(plan, unwrap(network))

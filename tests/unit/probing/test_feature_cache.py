@@ -8,9 +8,9 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 
 from labeltune.probing import feature_cache
 from labeltune.probing.feature_cache import CachedFeatures, Entry, Pieces, WritePart, cached
@@ -24,7 +24,7 @@ def _repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def entry(name: str = "a", rows: int = 6, dtype: torch.dtype = torch.float32) -> Entry:
-    return Entry(kind="trunk", key={"name": name, "layers": (1, 2)}, shape=(rows, 4), dtype=dtype)
+    return Entry(kind="hidden-states", key={"name": name, "layers": (1, 2)}, shape=(rows, 4), dtype=dtype)
 
 
 def numbers(given: Entry) -> torch.Tensor:
@@ -52,11 +52,17 @@ def kept(given: Entry, fill: Callable[[WritePart], None] | None = None, budget: 
 
 
 def files() -> list[str]:
-    return sorted(path.name for path in feature_cache.cache_root().iterdir() if path.is_file())
+    return sorted(
+        path.stem for path in feature_cache.cache_root().iterdir() if path.suffix != ".json" and path.is_file()
+    )
+
+
+def sidecars() -> list[str]:
+    return sorted(path.stem for path in feature_cache.cache_root().glob("*.json"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_an_array_is_computed_once_and_is_an_ordinary_safetensors_file(dtype: torch.dtype) -> None:
+def test_an_array_is_computed_once_and_is_an_ordinary_numpy_file_with_a_description(dtype: torch.dtype) -> None:
     given = entry(dtype=dtype)
     fill = Filled(given)
     first, again = kept(given, fill), kept(given, fill)
@@ -65,9 +71,19 @@ def test_an_array_is_computed_once_and_is_an_ordinary_safetensors_file(dtype: to
     for found in (first, again):
         assert found.array.dtype == dtype
         assert torch.equal(found.array, numbers(given))
-    with safe_open(given.path, "pt") as file:
-        assert torch.equal(file.get_tensor("states"), numbers(given))
-        assert json.loads(file.metadata()["key"]) == {"name": "a", "layers": [1, 2]}
+    stored = np.load(given.path, allow_pickle=False)
+    assert torch.equal(torch.from_numpy(stored).view(dtype), numbers(given))
+    described = json.loads(given.sidecar.read_text(encoding="utf-8"))
+    assert described["key"] == {"name": "a", "layers": [1, 2]}
+    assert described["dtype"] == str(dtype).removeprefix("torch.")
+    assert (described["filled"], described["seconds"]) == (6, first.seconds)
+
+
+def test_rows_that_were_not_computed_are_not_taken_for_computed_ones() -> None:
+    kept(entry(), lambda put: put(1, numbers(entry())[1:2]))
+    again = kept(entry(), lambda _: pytest.fail("it is there"))
+    assert again.filled == 2
+    assert not again.array[again.filled :].any()
 
 
 def test_what_is_written_to_an_array_does_not_reach_the_file() -> None:
@@ -83,24 +99,49 @@ def flip(place: float) -> Callable[[bytes], bytes]:
     return changed
 
 
+@pytest.mark.parametrize("name", ["path", "sidecar"])
 @pytest.mark.parametrize(
     "damage",
     [*(flip(place / 12) for place in range(13)), lambda b: b[:-1], lambda b: b + b"\0", lambda b: b"", lambda b: b[:9]],
 )
-def test_a_damaged_file_is_computed_again(damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_file_is_computed_again(
+    damage: Callable[[bytes], bytes], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept(entry())
-    whole = entry().path.read_bytes()
-    entry().path.write_bytes(damage(whole))
+    file: Path = getattr(entry(), name)
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
     fill = Filled(entry())
     assert torch.equal(kept(entry(), fill).array, numbers(entry()))
     assert fill.times == 1
     assert "is damaged: computed again" in capsys.readouterr().out
-    assert len(entry().path.read_bytes()) == len(whole)
+    assert np.load(entry().path).shape == (6, 4)
+
+
+@pytest.mark.parametrize("change", [{"seconds": 0.0}, {"filled": 5}, {"shape": [5, 4]}, {"kind": "other"}], ids=str)
+def test_a_description_that_was_changed_is_not_believed(change: dict[str, Any]) -> None:
+    kept(entry())
+    described = json.loads(entry().sidecar.read_bytes())
+    described |= {"seconds": described["seconds"] + 1.0} if "seconds" in change else change
+    entry().sidecar.write_text(json.dumps(described, sort_keys=True, indent=2), encoding="utf-8")
+    fill = Filled(entry())
+    kept(entry(), fill)
+    assert fill.times == 1
+
+
+@pytest.mark.parametrize("name", ["path", "sidecar"])
+def test_half_of_an_entry_is_none(name: str) -> None:
+    kept(entry())
+    getattr(entry(), name).unlink()
+    fill = Filled(entry())
+    kept(entry(), fill)
+    assert fill.times == 1
 
 
 def test_another_arrays_file_under_this_ones_name_is_not_taken() -> None:
     kept(entry("b"))
     os.replace(entry("b").path, entry("a").path)
+    os.replace(entry("b").sidecar, entry("a").sidecar)
     fill = Filled(entry())
     kept(entry(), fill)
     assert fill.times == 1
@@ -114,11 +155,11 @@ def test_what_was_not_used_for_longest_makes_room() -> None:
         os.utime(given[name].path, (age, age))
         if age == 1:
             mapped = kept(given["a"]).array  # used again: now `b` is the oldest
-    assert {given["a"].path.name, given["c"].path.name} == set(files())
+    assert {given["a"].path.stem, given["c"].path.stem} == set(files()) == set(sidecars())
     assert torch.equal(mapped, numbers(given["a"]))
     os.utime(given["a"].path, (1, 1))
     kept(given["d"])
-    assert {given["c"].path.name, given["d"].path.name} == set(files())
+    assert {given["c"].path.stem, given["d"].path.stem} == set(files()) == set(sidecars())
     assert torch.equal(mapped, numbers(given["a"]))  # mapped still, though deleted
 
 
@@ -129,7 +170,7 @@ def test_what_is_larger_than_the_budget_is_not_kept_and_nothing_makes_room_for_i
     fill = Filled(large)
     assert cached(large, fill, budget=budget) is None
     assert fill.times == 0
-    assert files() == [entry("small").path.name]
+    assert files() == sidecars() == [entry("small").path.stem]
 
 
 def test_a_disk_that_is_nearly_full_is_left_alone(
@@ -156,13 +197,13 @@ def test_an_error_leaves_nothing_behind(error: BaseException, said: str, capsys:
     else:
         with pytest.raises(type(error)):
             cached(entry(), fill, budget=1)
-    assert files() == []
+    assert files() == sidecars() == []
     kept(entry())
 
 
 def test_what_a_killed_process_left_is_swept() -> None:
     feature_cache.cache_root().mkdir()
-    left = feature_cache.cache_root() / ".trunk-0.safetensors.999999999.part"
+    left = feature_cache.cache_root() / ".hidden-states-0.npy.999999999.part"
     left.write_bytes(b"half")
     kept(entry())
     assert not left.exists()
@@ -213,3 +254,10 @@ def test_pieces_let_go_of_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None
         most = max(most, resident(given.path))
     assert 1024 < most < 8192  # of 15 MiB that were read
     assert torch.equal(torch.cat(list(pieces)), whole)
+
+
+def test_an_array_that_another_process_deletes_while_it_is_read_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(entry())
+    touch = os.utime
+    monkeypatch.setattr(os, "utime", lambda path: (Path(path).unlink(), touch(path)))
+    assert torch.equal(kept(entry()).array, numbers(entry()))

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from labeltune.training.dataset import with_states
 from tests.tuning import ANSWERS, TEXTS, plan, record, rows
 
 Bases = Callable[..., Path]
+Computed = list[list[list[int]]]
 PROMPT = Prompt(template="Classify the text as ham or spam. Text: {text}\nLabel:", max_length=64)
 
 
@@ -34,14 +35,14 @@ def _repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def climbed(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Which rows every trunk pass took."""
-    seen: list[list[int]] = []
-    climb = dataset.compute_states
+def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
+    """The token ids of the rows of each pass through the frozen layers."""
+    seen: Computed = []
+    compute = dataset.compute_states
 
-    def watched(network: Any, ids: Any, put: Any, *, rows: list[int], **named: Any) -> None:
-        seen.append(list(rows))
-        climb(network, ids, put, rows=rows, **named)
+    def watched(network: Any, ids: Any, put: Any, **named: Any) -> None:
+        seen.append(list(ids))
+        compute(network, ids, put, **named)
 
     monkeypatch.setattr(dataset, "compute_states", watched)
     return seen
@@ -70,16 +71,16 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     [("llama", "lora", "fp32"), ("llama", "full", "bf16"), ("gemma3_text", "lora", "bf16"), ("bert", "full", "fp32")],
 )
 def test_training_from_the_disk_is_training_from_memory_bit_for_bit(
-    tiny_base: Bases, climbed: list[list[int]], architecture: str, method: str, dtype: str
+    tiny_base: Bases, computed: Computed, architecture: str, method: str, dtype: str
 ) -> None:
     options = {"head": "linear", "layers": 1, "method": method, "epochs": 2.0, "batch_size": 3}
     folder = tiny_base(architecture)
     made = fronted(plan(folder, dtype=dtype, **options))
     first, again = trained(made), trained(made)
-    assert [len(group) for group in climbed] == [14]
-    assert list(feature_cache.cache_root().glob("trunk-*.safetensors"))
+    assert [len(group) for group in computed] == [14]
+    assert list(feature_cache.cache_root().glob("hidden-states-*.npy"))
     memory = trained(fronted(plan(folder, dtype=dtype, trunk_budget=0, **options)))
-    assert [len(group) for group in climbed] == [14, 14]
+    assert [len(group) for group in computed] == [14, 14]
     assert same(first, again)
     assert same(first, memory)
 
@@ -99,7 +100,7 @@ def test_training_with_states_is_training_without_them(
         torch.testing.assert_close(states[name], weight, rtol=0, atol=bound)
 
 
-def test_other_seeds_rates_heads_and_methods_share_the_states(tiny_base: Bases, climbed: list[list[int]]) -> None:
+def test_other_seeds_rates_heads_and_methods_share_the_states(tiny_base: Bases, computed: Computed) -> None:
     folder = tiny_base("llama")
     changes: list[dict[str, Any]] = [
         {}, {"seed": 5}, {"learning_rate": 1e-3}, {"head": "mlp"}, {"head": "label_scoring"}, {"pooling": "mean"},
@@ -107,7 +108,7 @@ def test_other_seeds_rates_heads_and_methods_share_the_states(tiny_base: Bases, 
     ]  # fmt: skip
     for change in changes:
         trained(fronted(plan(folder, **({"head": "linear", "layers": 1} | change))))
-    assert [len(group) for group in climbed] == [14]
+    assert [len(group) for group in computed] == [14]
 
 
 @pytest.mark.parametrize(
@@ -122,17 +123,15 @@ def test_other_seeds_rates_heads_and_methods_share_the_states(tiny_base: Bases, 
     ],
     ids=str,
 )
-def test_another_model_or_other_tokens_do_not(
-    tiny_base: Bases, climbed: list[list[int]], change: dict[str, Any]
-) -> None:
+def test_another_model_or_other_tokens_do_not(tiny_base: Bases, computed: Computed, change: dict[str, Any]) -> None:
     folder = tiny_base("llama")
     for given in ({}, change):
         made = plan(folder, **({"head": "linear", "layers": 1} | given))
         with_states(made, architectures.unwrap(made.build()), [rows(made)])
-    assert [len(group) for group in climbed] == [7, 7]
+    assert [len(group) for group in computed] == [7, 7]
     other = plan(tiny_base("llama", num_hidden_layers=4), head="linear", layers=2)  # as many layers below
     with_states(other, architectures.unwrap(other.build()), [rows(other)])
-    assert [len(group) for group in climbed] == [7, 7, 7]
+    assert [len(group) for group in computed] == [7, 7, 7]
 
 
 def test_a_budget_does_not_change_what_a_training_is(tiny_base: Bases) -> None:
@@ -155,8 +154,8 @@ def test_states_behind_the_front_are_those_of_the_whole_prompt(tiny_base: Bases,
     found = torch.full((sum(map(len, input_ids)), 32), torch.nan)
     done: list[int] = []
     dataset.compute_states(
-        network, input_ids, lambda at, part: found[at : at + len(part)].copy_(part), rows=range(len(input_ids)),
-        pad_id=pad_id, front=front, progress=done.append,
+        network, input_ids, lambda at, part: found[at : at + len(part)].copy_(part), pad_id=pad_id,
+        prefix=front, progress=done.append,
     )  # fmt: skip
     assert sum(done) == len(texts)
     whole = torch.cat(dataset.states(network, input_ids, pad_id=pad_id))
@@ -177,7 +176,8 @@ def test_states_do_not_depend_on_the_number_of_threads(tiny_base: Bases, texts: 
         for threads in (1, 3):
             torch.set_num_threads(threads)
             fresh = replace(made, train=made.train.model_copy(update={"trunk_budget": 0}))
-            found.append(torch.cat(list(dataset.frozen_states(fresh, network, given.input_ids) or [])))
+            (states,) = dataset.frozen_states(fresh, network, [given]) or ()
+            found.append(torch.cat(list(states)))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -194,7 +194,7 @@ def test_states_that_fit_nowhere_are_said_and_not_used(
     monkeypatch.setattr(dataset, "MEMORY_SHARE", 0.0)
     assert with_states(made, network, given) == given
     assert "too much for the disk and for memory: these layers run in every step" in capsys.readouterr().out
-    assert not list(feature_cache.cache_root().glob("trunk-*")) if feature_cache.cache_root().exists() else True
+    assert not list(feature_cache.cache_root().glob("hidden-states-*")) if feature_cache.cache_root().exists() else True
 
 
 def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
@@ -224,28 +224,28 @@ def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("prompt", ["short", "fronted"])
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "bert"])
-def test_states_of_rows_that_the_depth_was_chosen_on_are_those_of_a_pass_of_their_own(
-    tiny_base: Bases, climbed: list[list[int]], architecture: str, prompt: str, dtype: str
+def test_states_of_rows_that_the_depth_was_chosen_on_are_not_computed_again_and_are_the_same_bits(
+    tiny_base: Bases, computed: Computed, architecture: str, prompt: str, dtype: str
 ) -> None:
     folder = tiny_base(architecture, num_hidden_layers=4)
     made = plan(folder, dtype=dtype, head="linear", depth="auto", depth_rows=4, layers=1)
     made = fronted(made) if prompt == "fronted" else made
     parts = [rows(made), rows(made, TEXTS[:5], ANSWERS[:5])]
     settled, choice = layer_selection.select_layers(made, *parts)
-    assert choice.passed is not None
-    assert list(choice.passed.states) == [int(choice.taken["depth"]) - 1]
+    given = replace(made, train=made.train.model_copy(update=choice.taken))  # as who writes the depth into a file
     found = []
-    for _ in range(2):  # with the states at hand, then without them, as where the layers were read by another run
-        network = architectures.unwrap(settled.build())
-        known = with_states(settled, network, parts, choice.passed)
+    for chosen in (settled, settled, given):  # after reading the layers, with everything cached, with nothing cached
+        network = architectures.unwrap(chosen.build())
+        known = with_states(chosen, network, parts)
         found.append(torch.cat([torch.cat(list(part.states or [])) for part in known]))
-        shutil.rmtree(feature_cache.cache_root())
-    assert torch.equal(*found)
-    assert not choice.passed.states
-    few, rest = climbed[1], climbed[0]
-    assert climbed == [rest, few, rest]
-    assert len(few) == 8
-    assert sorted(few + rest) == list(range(12))
+        if len(found) == 2:
+            shutil.rmtree(feature_cache.cache_root())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    rest, few, again = computed
+    assert (len(rest), len(few)) == (4, 8)
+    assert rest == again
+    assert sorted(few + rest) == sorted(ids for part in parts for ids in part.input_ids)
     if dtype == "fp32":
         whole = torch.cat(dataset.states(network, [ids for part in parts for ids in part.input_ids], pad_id=0))
         torch.testing.assert_close(found[0], whole, rtol=1e-5, atol=1e-5)
@@ -254,25 +254,40 @@ def test_states_of_rows_that_the_depth_was_chosen_on_are_those_of_a_pass_of_thei
 @pytest.mark.parametrize(
     "change", [{"head": "label_scoring", "words": ("ham it up", "ham on rye")}, {"method": "qlora"}]
 )
-def test_states_of_another_pass_are_left_alone(
-    tiny_base: Bases, climbed: list[list[int]], change: dict[str, Any]
-) -> None:
+def test_states_of_another_network_are_not_taken(tiny_base: Bases, computed: Computed, change: dict[str, Any]) -> None:
     folder = tiny_base("llama", num_hidden_layers=4)
     made = plan(folder, **({"head": "linear", "depth": "auto", "depth_rows": 4, "layers": 1} | change))
     given = rows(made)
-    settled, choice = layer_selection.select_layers(made, given, given)
-    assert choice.passed is not None
-    assert choice.passed.states
-    with_states(settled, architectures.unwrap(settled.build()), [given, given], choice.passed)
-    assert climbed == [list(range(14))]
+    settled, _ = layer_selection.select_layers(made, given, given)
+    assert len(list(feature_cache.cache_root().glob("hidden-states-*.npy"))) == 1
+    with_states(settled, architectures.unwrap(settled.build()), [given, given])
+    assert [len(group) for group in computed] == [8, 6]
 
 
-def test_states_wait_for_a_trunk_only_where_it_may_end_and_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_cache, "HANDOVER_BYTES", 2 * 4 * 10)
-    passed = feature_cache.Passed(rows=[0], ends={1, 2, 4, 5})
-    for layer in range(1, 6):
-        passed.put(layer, [torch.full((10,), float(layer))])
-    assert set(passed.states) == {1, 2}
-    passed.only(2)
-    assert set(passed.states) == {2}
-    assert passed.states[2][0].eq(2).all()
+def test_what_layer_selection_gives_cannot_be_changed(tiny_base: Bases) -> None:
+    made = plan(tiny_base("llama"), depth="auto", head="linear", layers=1)
+    _, choice = layer_selection.select_layers(made, rows(made), rows(made))
+    for name in (field.name for field in fields(choice)):
+        with pytest.raises(FrozenInstanceError):
+            setattr(choice, name, None)
+    assert not any(isinstance(value, torch.Tensor) for value in vars(choice).values())
+
+
+def test_states_are_kept_for_a_layer_only_while_there_is_room(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, computed: Computed
+) -> None:
+    monkeypatch.setattr(layer_selection, "KEPT_BYTES", 0)
+    made = plan(tiny_base("llama", num_hidden_layers=4), head="linear", depth="auto", depth_rows=4, layers=1)
+    settled, _ = layer_selection.select_layers(made, rows(made), rows(made))
+    assert not list(feature_cache.cache_root().glob("hidden-states-*"))
+    with_states(settled, architectures.unwrap(settled.build()), [rows(made), rows(made)])
+    assert [len(group) for group in computed] == [8, 6]
+
+
+def test_one_group_does_not_make_room_for_the_other(tiny_base: Bases) -> None:
+    made = plan(tiny_base("llama"), head="linear", layers=1, depth_rows=4, trunk_budget=1)
+    long = [f"{text} {i} " * 3 for i in range(60) for text in TEXTS]
+    many = rows(made, long, ANSWERS * 60)
+    assert 4 * 32 * sum(map(len, many.input_ids)) > 1 << 20  # bytes: more than the budget
+    assert with_states(made, architectures.unwrap(made.build()), [many])[0].states is not None
+    assert not list(feature_cache.cache_root().glob("*.npy"))
