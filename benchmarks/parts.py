@@ -57,7 +57,7 @@ def main() -> None:
     if architectures.architecture_of(plain.config) is None:
         raise UserError(f"model: the layers of {plain.config.model_type!r} are not known here, so nothing to count")
 
-    pad_id, below = encoder.tokenizer.pad_token_id, plain.trunk_layers
+    pad_id, below = encoder.tokenizer.pad_token_id, plain.frozen_layers
     lengths = [len(ids) + plain.extra_tokens for ids in given.input_ids]
     first = range(min(settings.batch_size, len(given)))
     states = dataset.states(plain, given.input_ids, pad_id=pad_id) if below else None
@@ -79,7 +79,7 @@ def main() -> None:
         ("whole pass (inference)", whole, len(given), sum(lengths), plain.config.num_hidden_layers),
         # Backward costs a pass for the states' gradients, and with every weight training one for theirs.
         ("a training batch", train, len(first), sum(lengths[row] for row in first),
-         (3 if settings.method == "full" else 2) * plain.adapted_layers),
+         (3 if settings.method == "full" else 2) * plain.trained_layers),
     ]  # fmt: skip
     if below:
         alone = (f"trunk, layers 1 to {below}", lambda: dataset.states(plain, given.input_ids, pad_id=pad_id))

@@ -61,7 +61,7 @@ def rows(made: NetworkSpec, texts: Sequence[str] = TEXTS, answers: Sequence[int]
 
 
 def record(made: NetworkSpec, prior: list[float] | None = None) -> artifact.Record:
-    prompt = Prompt(template=f"Text: {{text}}{made.encoder.template.back}", max_length=made.encoder.max_length)
+    prompt = Prompt(template=f"Text: {{text}}{made.encoder.template.suffix}", max_length=made.encoder.max_length)
     return artifact.Record(
         labels=made.labels, prompt=prompt, train=made.train, base_files=made.base.files, machine=made.machine,
         model=Model(name="tiny", source="files", folder=str(made.base.folder)), data={},

@@ -71,13 +71,13 @@ def _last_layer(network: Any) -> nn.Linear:
 
 def _rows(network: Any) -> nn.Linear:
     """Output rows of label words of one token, and less their prior as bias."""
-    if network.candidates.nodes:
+    if network.label_words.nodes:
         raise UserError(
             "train.head: label_scoring with label words of several tokens has no form as a Transformers classifier; "
             "export --to onnx, or set a verbalizer with words of one token, or train.label_score: first_token, and "
             "train again"
         )
-    rows = network.get_output_embeddings().weight.detach()[[tokens[0] for tokens in network.candidates.tokens]]
+    rows = network.get_output_embeddings().weight.detach()[[tokens[0] for tokens in network.label_words.tokens]]
     layer = nn.Linear(rows.shape[1], rows.shape[0], dtype=rows.dtype)
     with torch.no_grad():
         layer.weight.copy_(rows)
@@ -171,8 +171,7 @@ def write(network: Any, temperature: float, folder: Path) -> None:
     Args:
         network: a loaded classifier whose adapter is merged; it is used up by this.
     """
-    network = network.cpu().float()
-    network.autocast = None
+    network = network.cpu().compute_in_fp32()
     ids = torch.zeros((2, 16), dtype=torch.long)  # neither 0 nor 1, which would be taken for constants
     size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     weight = sum(parameter.nbytes for parameter in network.parameters())

@@ -120,7 +120,7 @@ def spoken(texts: Sequence[str]) -> str | None:
 
 def _use(record: Record, *, onnx: bool, own: bool, compared: str) -> str:
     template = Template.of(record.prompt, record.labels)
-    prompt = f'{template.front!r} + "a text" + {template.back!r}'
+    prompt = f'{template.prefix!r} + "a text" + {template.suffix!r}'
     shown = _onnx_snippet(prompt) if onnx else _transformers_snippet(prompt, own)
     trust = (
         "Transformers has no class with this head: `pooled.py`, 60 lines to read first, is loaded by "

@@ -144,7 +144,7 @@ class Classifier:
     record: Record
     network: torch.nn.Module
     encoder: Encoder
-    front: PromptPrefix | None
+    prefix: PromptPrefix | None
     """What every prompt begins with."""
     folders: tuple[Path, ...]
     """Where its files lie: the artefact, and the base model where that is not a part of it."""
@@ -169,20 +169,18 @@ class Classifier:
         merge = record.train.method == "lora" if merge is None else merge
         base = Base(name=str(folder), folder=folder, files={}) if full else artifact.open_same_base(record, folder)
         encoder = Encoder.of(load_tokenizer(folder), record.prompt, record.labels, record.normalization)
-        blueprint = NetworkSpec(
+        spec = NetworkSpec(
             base=base,
             labels=record.labels,
             train=record.train,
             encoder=encoder,
             machine=record.machine,
         )
-        network: Any = blueprint.load(fresh=not full)
+        network: Any = spec.load(fresh=not full, prior=record.prior)
         if merge and record.train.method == "qlora":
             quantised, settings = network, record.train.model_copy(update={"method": "lora"})
-            network = replace(blueprint, train=settings).load()
+            network = replace(spec, train=settings).load(prior=record.prior)
             dequantize_from(network, quantised)
-        if record.prior is not None:
-            network.prior = record.prior
         if full:
             artifact.load_all(network, folder)
         else:
@@ -193,8 +191,8 @@ class Classifier:
         if not merge:
             round_weights(network)
         folders = (folder,) if full else (folder, base.folder)
-        front = shared_prefix(network, encoder)
-        return cls(record=record, network=network, encoder=encoder, front=front, folders=folders)
+        prefix = shared_prefix(network, encoder)
+        return cls(record=record, network=network, encoder=encoder, prefix=prefix, folders=folders)
 
     def predict(
         self,
@@ -233,7 +231,7 @@ class Classifier:
                 encoded.input_ids,
                 pad_id=self.encoder.tokenizer.pad_token_id,
                 batch_tokens=batch_tokens or fused.batch_tokens(self.network),
-                front=self.front,
+                prefix=self.prefix,
                 progress=progress,
             )
         return Predictions(

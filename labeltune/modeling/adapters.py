@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from labeltune.config.model import Train
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def adapt(network: PreTrainedModel, settings: Train, base_name: str) -> nn.Module:
+def adapt(network: Any, settings: Train, base_name: str) -> nn.Module:
     """Leave exactly the weights to train that the method names; the others never move.
 
     `full`: the top `layers` layers, the norm behind them, and the head; with every layer also the embeddings.
@@ -105,9 +105,9 @@ def parameter_counts(network: nn.Module) -> dict[str, int]:
 
 def _unfreeze(network: Any) -> None:
     backbone, scoring = network.backbone(), isinstance(network, LabelScoring)
-    if network.trunk_layers:
+    if network.frozen_layers:
         network.requires_grad_(False)
-        layer_list(backbone)[network.trunk_layers :].requires_grad_(True)
+        layer_list(backbone)[network.frozen_layers :].requires_grad_(True)
         known = architecture_of(network.config)
         if known and known.norm:
             backbone.get_submodule(known.norm).requires_grad_(True)
@@ -128,7 +128,7 @@ def _with_adapters(network: Any, settings: Train, base_name: str) -> "PeftModel"
     lora, config = settings.lora, network.config
     backbone = network.backbone()
     scoring = isinstance(network, LabelScoring)
-    layers = list(range(network.trunk_layers, config.num_hidden_layers)) if architecture_of(config) else None
+    layers = list(range(network.frozen_layers, config.num_hidden_layers)) if architecture_of(config) else None
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         adapted = get_peft_model(
@@ -150,7 +150,7 @@ def _with_adapters(network: Any, settings: Train, base_name: str) -> "PeftModel"
         )
     # A label's row is the model's own word, saved so that the adapter is complete by itself; a shortened model's states
     # are not those that it was the word for, so that there the rows are where training begins.
-    words = settings.head == "label_scoring" and not network.shortened
+    words = settings.head == "label_scoring" and not network.truncated
     for name, parameter in adapted.named_parameters():
         # What PEFT keeps of the head from before is never used, but `bias: all` would unfreeze it.
         if ".original_module." in name or (words and ".modules_to_save." in name):

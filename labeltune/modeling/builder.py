@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -33,6 +33,7 @@ from labeltune.modeling.label_scoring import (
     pmi_prior,
     pmi_prompt,
 )
+from labeltune.modeling.network import Network
 from labeltune.modeling.packing import require_packable
 from labeltune.modeling.prompts import Encoder
 from labeltune.runtime.errors import UserError
@@ -50,7 +51,9 @@ def load_network(
     cue: str,
     max_length: int,
     fresh: bool = True,
-) -> PreTrainedModel:
+    prior: list[float] | None = None,
+    all_states: bool = False,
+) -> Network:
     """Load the base model cut to `settings.depth`, with a fresh head; nothing of it is adapted yet.
 
     Args:
@@ -59,13 +62,15 @@ def load_network(
         cue: the end of the prompt, after which label words are scored.
         max_length: most tokens of a prompt.
         fresh: whether `base` is a base model; else it is a trained classifier, whose head the caller loads.
+        prior: subtracted from the scores of label words, `[num_labels]`.
+        all_states: compute the top layer for every token, also where the head reads one alone.
 
     Raises:
         UserError: a setting that this model can't do, with what to set instead.
     """
     config = AutoConfig.from_pretrained(base.folder)
     whole = config.num_hidden_layers
-    adapted = architectures.truncate_config(config, base.name, settings.depth, settings.layers)
+    trained = architectures.truncate_config(config, base.name, settings.depth, settings.layers)
     words = None
     if settings.head == "label_scoring":
         if fresh:
@@ -75,21 +80,41 @@ def load_network(
     scoring = words is not None and not is_linear(words, settings)
     if scoring:
         require_packable(config)
-    network = _load(base, _describe(config, labels, tokenizer), settings, dtype, attention, scoring=scoring)
+    attributes: dict[str, Any] = {
+        "trained_layers": trained,
+        "truncated": config.num_hidden_layers < whole,
+        "autocast": DTYPES[dtype] if settings.method == "full" and dtype != "fp32" else None,
+        "all_states": all_states,
+    }
+    if scoring:
+        attributes |= {"label_words": words, "score_by": settings.label_score, "pad_id": tokenizer.pad_token_id}
+        attributes |= {"prior": prior}
+    else:
+        attributes |= {"pooling": _pooling(config, settings), "head_name": _head_name(config)}
+    kind: Any = LabelScoring if scoring else PooledClassification
+    network = _load(base, _describe(config, labels, tokenizer), settings, dtype, attention, kind, attributes)
     if kernels == "fused" and not fused.install(network) and settings.kernels == "fused":
         raise UserError(
             f"train.kernels: fused knows the layers of {', '.join(fused.FAMILIES)} with train.attention: "
             f"{fused.ATTENTION}, not those of {base.name} with {attention}; set it to auto"
         )
-    network.adapted_layers, network.shortened = adapted, config.num_hidden_layers < whole
-    if settings.method == "full" and dtype != "fp32":
-        network.autocast = DTYPES[dtype]
-    if scoring:
-        network.candidates, network.score_by = words, settings.label_score
-        network.pad_id = tokenizer.pad_token_id
-    else:
+    if not scoring:
         _set_head(base, network, labels, settings, words, fresh=fresh)
     return network
+
+
+def _pooling(config: PretrainedConfig, settings: Train) -> str:
+    """The pooling that the settings ask for; `auto` depends on the family and on the head."""
+    if settings.pooling != "auto":
+        return settings.pooling
+    if not is_encoder(config):
+        return "last"
+    return "first" if settings.head == "mlp" else NATIVE_HEADS
+
+
+def _head_name(config: PretrainedConfig) -> str:
+    """Attribute that Transformers' classifiers of this kind give their head."""
+    return "classifier" if is_encoder(config) else "score"
 
 
 def is_linear(words: LabelWords, settings: Train) -> bool:
@@ -98,9 +123,16 @@ def is_linear(words: LabelWords, settings: Train) -> bool:
 
 
 def _load(
-    base: Base, config: PretrainedConfig, settings: Train, dtype: str, attention: str, *, scoring: bool
-) -> PreTrainedModel:
-    """Read the weights; whatever of them the base model lacks must belong to the head."""
+    base: Base,
+    config: PretrainedConfig,
+    settings: Train,
+    dtype: str,
+    attention: str,
+    mixin: type[LabelScoring] | type[PooledClassification],
+    attributes: dict[str, Any],
+) -> Network:
+    """Construct the network, with its attributes, from the base model; only weights of the head may be missing."""
+    scoring = mixin is LabelScoring
     mapping = MODEL_FOR_CAUSAL_LM_MAPPING if scoring else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if type(config) not in mapping:
         supported = ", ".join(architectures.ARCHITECTURES)
@@ -109,17 +141,21 @@ def _load(
             f"are {supported}"
         )
     kind = mapping[type(config)]
-    mixin: Any = LabelScoring if scoring else PooledClassification
     options: dict[str, Any] = {"dtype": torch.float32 if settings.method == "full" else DTYPES[dtype]}
-    network_kind: Any = type(kind.__name__, (mixin, kind), {"kind": kind})
+    network_class: Any = type(kind.__name__, (mixin, kind), {"transformers_class": kind})
     if settings.method == "qlora":
         with torch.device("meta"):
             skipped = [*head_parts(kind(config)), "lm_head"]
         options["quantization_config"] = quantization_config(DTYPES[dtype], skipped)
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # for the parts of a head that the base model lacks
-        network, report = network_kind.from_pretrained(
-            base.folder, config=config, attn_implementation=attention, output_loading_info=True, **options
+        network, report = network_class.from_pretrained(
+            base.folder,
+            config=config,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **options,
+            **attributes,
         )
     fresh = [] if scoring else head_parts(network)  # a language model's own output is no head to be made anew
     missing = [name for name in report["missing_keys"] if not _inside(name, fresh)]
@@ -169,16 +205,10 @@ def _require_positions(base: Base, config: PretrainedConfig, max_length: int, wo
 
 
 def _set_head(
-    base: Base, network: PreTrainedModel, labels: LabelSet, settings: Train, words: LabelWords | None, *, fresh: bool
+    base: Base, network: Any, labels: LabelSet, settings: Train, words: LabelWords | None, *, fresh: bool
 ) -> None:
-    """Give the network the head and the pooling of the settings; initial weights depend on the seed alone."""
-    encoder = is_encoder(network.config)
-    pooling: str = settings.pooling
-    if pooling == "auto":
-        pooling = ("first" if settings.head == "mlp" else NATIVE_HEADS) if encoder else "last"
-    network.pooling = pooling
-    if pooling != NATIVE_HEADS:
-        network.head_name = "classifier" if encoder else "score"
+    """Replace the network's head by that of the settings; its initial weights depend on the seed alone."""
+    if network.pooling != NATIVE_HEADS:
         for part in head_parts(network):
             parent, _, name = part.rpartition(".")
             setattr(network.get_submodule(parent), name, None)  # BERT's own way of having no pooler
@@ -191,7 +221,7 @@ def _set_head(
         network.get_submodule(part).float()
 
 
-def _build_head(network: PreTrainedModel, labels: LabelSet, settings: Train, rows: torch.Tensor | None) -> nn.Module:
+def _build_head(network: Network, labels: LabelSet, settings: Train, rows: torch.Tensor | None) -> nn.Module:
     generator = torch.Generator().manual_seed(settings.seed)
     size = network.config.hidden_size
     if rows is not None:
@@ -202,7 +232,7 @@ def _build_head(network: PreTrainedModel, labels: LabelSet, settings: Train, row
     return classifiers.linear_head(size, len(labels), generator, getattr(network.config, "initializer_range", 0.02))
 
 
-def _output_rows(base: Base, network: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
+def _output_rows(base: Base, network: Any, tokens: list[int]) -> torch.Tensor:
     """Rows of the language model's output embedding, `[num_labels, size]`, mostly without loading the rest of it."""
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)]
     with torch.device("meta"):
@@ -229,8 +259,8 @@ def _output_rows(base: Base, network: PreTrainedModel, tokens: list[int]) -> tor
     return whole.get_output_embeddings().weight.data[tokens].clone()
 
 
-def measure_prior(network: Any, encoder: Encoder, how: str) -> list[float] | None:
-    """Return the prior of a network that scores label words by `how`, before it is tuned; None where it needs none.
+def measure_prior(network: Network, encoder: Encoder, how: str) -> list[float] | None:
+    """Return the prior of a network that scores label words by `how`, before fine-tuning; None where it needs none.
 
     Raises:
         UserError: a prompt without a cue, for `pmi`.
@@ -240,7 +270,7 @@ def measure_prior(network: Any, encoder: Encoder, how: str) -> list[float] | Non
     if how == "contextual":
         input_ids = encoder.encode(CONTENT_FREE_TEXTS).input_ids
     else:
-        input_ids = [encoder.tokenizer(pmi_prompt(encoder.template.back))["input_ids"]]
+        input_ids = [encoder.tokenizer(pmi_prompt(encoder.template.suffix))["input_ids"]]
     pad_id, tokens = encoder.tokenizer.pad_token_id, fused.batch_tokens(network)
     scores = torch.from_numpy(compute_logits(network, input_ids, pad_id=pad_id, batch_tokens=tokens))
     return (contextual_prior(scores) if how == "contextual" else pmi_prior(scores)).tolist()
@@ -261,8 +291,13 @@ class NetworkSpec:
     machine: Machine
     """What it computes with."""
 
-    def load(self, *, fresh: bool = True) -> PreTrainedModel:
-        """The network with a fresh head, not adapted; with `fresh: False` the caller loads every weight of it."""
+    def load(self, *, fresh: bool = True, prior: list[float] | None = None, all_states: bool = False) -> Network:
+        """Load the network with a fresh head and without adapters.
+
+        Args:
+            fresh: False where the caller loads every weight.
+            prior, all_states: as in `load_network`.
+        """
         return load_network(
             self.base,
             self.labels,
@@ -271,14 +306,17 @@ class NetworkSpec:
             attention=self.machine.attention,
             kernels=self.machine.kernels,
             tokenizer=self.encoder.tokenizer,
-            cue=self.encoder.template.back,
+            cue=self.encoder.template.suffix,
             max_length=self.encoder.max_length,
             fresh=fresh,
+            prior=prior,
+            all_states=all_states,
         )
 
     def build(self) -> nn.Module:
-        """The network on its device, with exactly those weights to train that the method names."""
+        """Load the network on its device, so that exactly the weights that the method names train."""
         network: Any = self.load().to(device())
-        if isinstance(network, LabelScoring):
-            network.prior = measure_prior(network, self.encoder, self.train.label_score)
+        scoring = isinstance(network, LabelScoring)
+        if scoring:
+            network.subtract(measure_prior(network, self.encoder, self.train.label_score))
         return adapt(network, self.train, self.base.name).to(device())

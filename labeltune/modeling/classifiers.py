@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from labeltune.modeling.architectures import ARCHITECTURES, architecture_of, layer_list, unwrap, view, without_pooler
@@ -20,7 +20,7 @@ from labeltune.modeling.label_scoring import (
     pack_tree,
     vocabulary_logits,
 )
-from labeltune.modeling.packing import model_masks, seen_beside
+from labeltune.modeling.packing import model_masks, packed_visibility
 from labeltune.modeling.prompts import Encoder
 
 MLP_SIZES = (512, 256)
@@ -43,7 +43,7 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
 
 
 def last_position(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Where the last token of each row stands, `[batch]`, by the mask `[batch, length]`."""
+    """Return the position of each row's last token, `[batch]`, from the mask `[batch, length]`."""
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     return (attention_mask * positions).argmax(1)
 
@@ -77,20 +77,22 @@ def label_scoring_head(rows: torch.Tensor) -> nn.Linear:
 
 
 NATIVE_HEADS = "own"
-"""The pooling of such a head."""
+"""Pooling of the heads of Transformers' own classifiers, which pool in their own way."""
 
 
 def native_head_logits(network: Any, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Logits, `[batch, num_labels]`, of a classifier whose backbone gave hidden states, `[batch, length, size]`."""
     pooler = getattr(network.backbone(), "pooler", None)
     twin = copy.copy(network)
-    twin._modules = {**network._modules, network.base_model_prefix: _Answer(hidden, pooler)}
-    logits: torch.Tensor = network.kind.forward(twin, inputs_embeds=hidden, attention_mask=attention_mask).logits
+    twin._modules = {**network._modules, network.base_model_prefix: _KnownBackbone(hidden, pooler)}
+    logits: torch.Tensor = network.transformers_class.forward(
+        twin, inputs_embeds=hidden, attention_mask=attention_mask
+    ).logits
     return logits
 
 
-class _Answer(nn.Module):
-    """Stands in for a backbone whose last hidden states are known."""
+class _KnownBackbone(nn.Module):
+    """A backbone that returns last hidden states which are known already."""
 
     def __init__(self, hidden: torch.Tensor, pooler: nn.Module | None) -> None:
         super().__init__()
@@ -103,47 +105,64 @@ class _Answer(nn.Module):
 
 
 class _Network:
-    """Mixin over Transformers' models: the pass through the layers, with or without the frozen trunk's states.
+    """Mixin over Transformers' models: the pass through the layers, from tokens or from the frozen layers' states.
 
-    Attributes that `models.load_network` sets:
-        adapted_layers: how many top layers train; those below are the trunk.
-        shortened: whether the base model has layers above its depth.
-        autocast: type of the arithmetic where it differs from that of the weights, else None.
+    `network.Network` is the interface and describes the attributes.
     """
 
-    adapted_layers: int
-    shortened: bool
-    autocast: torch.dtype | None = None
     extra_tokens: int = 0
-    """Tokens that each row has in the layers beyond its prompt."""
-    every_state: bool = False
-    """Whether somebody looks at states of the top layer that the head does not read."""
+
+    def __init__(
+        self: Any,
+        config: PretrainedConfig,
+        *,
+        trained_layers: int,
+        truncated: bool,
+        autocast: torch.dtype | None = None,
+        all_states: bool = False,
+    ) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        self.trained_layers = trained_layers
+        self.truncated = truncated
+        self.autocast = autocast
+        self.all_states = all_states
 
     @property
-    def trunk_layers(self: Any) -> int:
-        """Layers below the first one that trains."""
-        return int(self.config.num_hidden_layers - self.adapted_layers)
+    def frozen_layers(self: Any) -> int:
+        """Number of layers below the first one that trains."""
+        return int(self.config.num_hidden_layers - self.trained_layers)
 
     def backbone(self: Any) -> Any:
-        """The model without its head."""
+        """Return the model without its head."""
         return getattr(self, self.base_model_prefix)
 
     def train(self: Any, mode: bool = True) -> Any:
-        """Switch dropout on or off; the trunk never drops anything, so that its states can be computed once."""
-        if mode and self.training and not (self.trunk_layers and self.backbone().training):
+        """Switch dropout on or off; it stays off in the frozen layers, so that their states can be computed once."""
+        if mode and self.training and not (self.frozen_layers and self.backbone().training):
             return self  # Trainer asks before every step, and there are hundreds of modules
         super().train(mode)  # type: ignore[misc]
-        if mode and self.trunk_layers:
+        if mode and self.frozen_layers:
             backbone = self.backbone()
-            kept = layer_list(backbone)[self.trunk_layers :]
+            trained = layer_list(backbone)[self.frozen_layers :]
             backbone.eval()
-            kept.train()
+            trained.train()
         return self
 
-    def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, front: Any = None) -> torch.Tensor:
-        """States behind the trunk, `[batch, length + extra_tokens, size]`, of tokens that go on from `front`."""
-        mask, past = behind(front, attention_mask)
-        return self.run(input_ids, mask, None, stop=self.trunk_layers, **past)
+    def compute_in_fp32(self: Any) -> Any:
+        """Convert the weights to fp32 and do all arithmetic in it."""
+        self.autocast = None
+        return self.float()
+
+    def run_frozen_layers(
+        self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, prefix: PromptPrefix | None = None
+    ) -> torch.Tensor:
+        """Return the states after the frozen layers, `[batch, length + extra_tokens, size]`.
+
+        Args:
+            prefix: what the tokens continue, with the keys and values of the frozen layers.
+        """
+        mask, past = continue_prefix(prefix, attention_mask)
+        return self.run(input_ids, mask, None, stop=self.frozen_layers, **past)
 
     def run(
         self: Any,
@@ -153,57 +172,61 @@ class _Network:
         *,
         start: int | None = None,
         stop: int | None = None,
-        places: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
         **inputs: Any,
     ) -> torch.Tensor:
-        """Hidden states of the layers before `stop`, or of all, from tokens or from states.
+        """Return hidden states of the layers before `stop`, or of all layers, from tokens or from states.
 
         Args:
-            start: the layer that takes the states; None stands for the first one above the trunk.
-            places: the positions that are read, `[batch, places]`; None stands for all of them.
+            start: the layer that takes the states; None is the first one that trains.
+            positions: the positions of the top layer to compute, `[batch, positions]`; None is all of them.
         """
-        first = 0 if states is None else (self.trunk_layers if start is None else start)
+        first = 0 if states is None else (self.frozen_layers if start is None else start)
         last = self.config.num_hidden_layers if stop is None else stop
-        whole = last if places is None else last - 1  # up to here every position is needed
+        whole = last if positions is None else last - 1  # up to here every position is needed
         if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 and first < whole:
             cache = inputs.get("past_key_values")
-            known = fused.behind_rows(self, range(first, whole), input_ids, attention_mask, states, cache)
-            if known is not None and places is None:
-                return known
-            if known is not None:
-                input_ids, states, first = None, known, whole
+            computed = fused.padded_states(self, range(first, whole), input_ids, attention_mask, states, cache)
+            if computed is not None and positions is None:
+                return computed
+            if computed is not None:
+                input_ids, states, first = None, computed, whole
         part = self.layers(states is None, first, last)
-        if places is not None:
-            part = fused.last_token_layer(part, places)
+        if positions is not None:
+            part = fused.last_token_layer(part, positions)
         with self.arithmetic():
             return part(input_ids, attention_mask=attention_mask, inputs_embeds=states, **inputs).last_hidden_state
 
     def layers(self: Any, from_tokens: bool, first: int, last: int) -> Any:
-        """The backbone with some of its layers, without the part of the head that it may hold: heads are fp32."""
+        """Return the backbone with the layers from `first` to before `last`, without a pooler: heads are in fp32."""
         part = without_pooler(self.backbone())
         if from_tokens and last == self.config.num_hidden_layers:
             return part
         return view(part, None if from_tokens else first, last)
 
-    def reads_tips(self: Any) -> bool:
-        """Whether the top layer is computed only where it is read."""
-        return fused.supports_last_token(self.config) and not self.every_state
+    def reads_last_token_only(self: Any) -> bool:
+        """Whether the top layer is computed only for the tokens that the head reads."""
+        return fused.supports_last_token(self.config) and not self.all_states
 
     def arithmetic(self: Any) -> AbstractContextManager[Any]:
-        """Autocast, where the weights are kept in fp32 and the arithmetic is done in another type."""
+        """Return an autocast context where the weights are in fp32 and the arithmetic is done in another type."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
-def behind(front: Any, attention_mask: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The mask with the front's tokens before the row's, `[batch, front + length]`, and their keys and values."""
-    if front is None:
+def continue_prefix(prefix: PromptPrefix | None, attention_mask: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the mask of prefix and rows, `[batch, prefix + length]`, and the options that pass on the prefix's cache.
+
+    Args:
+        attention_mask: of the rows' own tokens, `[batch, length]`.
+    """
+    if prefix is None:
         return attention_mask, {}
-    mask = torch.cat([attention_mask.new_ones(len(attention_mask), len(front.tokens)), attention_mask], dim=1)
-    return mask, {"past_key_values": front.cache(len(mask)), "use_cache": True}
+    mask = torch.cat([attention_mask.new_ones(len(attention_mask), len(prefix.tokens)), attention_mask], dim=1)
+    return mask, {"past_key_values": prefix.cache(len(mask)), "use_cache": True}
 
 
 def pad_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move each row's real tokens to the front, in their order, so that no position depends on the padding's side.
+    """Move each row's real tokens to its start, in their order, so that no position depends on the padding's side.
 
     >>> pad_right(torch.tensor([[0, 0, 7, 8]]), torch.tensor([[0, 0, 1, 1]]))[0].tolist()
     [[7, 8, 0, 0]]
@@ -216,83 +239,111 @@ def pad_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[to
 
 
 class PooledClassification(_Network):
-    """Mixin over Transformers' classifiers that applies the head to one pooled state, never to every position."""
+    """Mixin over Transformers' classifiers that applies the head to one pooled state, never to every position.
 
-    head_name: str
-    """Attribute of the head."""
-    pooling: str
-    """`first`, `last`, `mean`, or `own`: what Transformers' classifier of this architecture does."""
+    Args:
+        pooling: `first`, `last`, `mean`, or `own` for what Transformers' classifier of this architecture does.
+        head_name: attribute of the head; not used with the pooling `own`.
+    """
+
+    def __init__(self: Any, config: PretrainedConfig, *, pooling: str, head_name: str, **attributes: Any) -> None:
+        super().__init__(config, **attributes)
+        self.pooling = pooling
+        self.head_name = head_name
 
     def forward(
         self: Any,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
-        front: Any = None,
+        prefix: PromptPrefix | None = None,
         owners: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        reading: torch.Tensor | None = None,
+        pooling_weights: torch.Tensor | None = None,
         **unused: Any,
     ) -> SequenceClassifierOutput:
-        """Return logits `[batch, num_labels]` in fp32 for tokens `[batch, length]`, or for their trunk states.
+        """Return logits `[batch, num_labels]` in fp32 for tokens `[batch, length]`, or for states.
 
         Args:
-            states: what the trunk gave, `[batch, length, size]`, instead of tokens.
-            front: the `front.Front` that the tokens go on from.
-            owners, position_ids, reading: of rows side by side in bins, as `bins.Binning` gives them.
+            states: states after the frozen layers, `[batch, length, size]`, instead of tokens.
+            prefix: what the tokens continue.
+            owners, position_ids, pooling_weights: of packed rows, as `SequencePacking.collate` returns them.
         """
-        if owners is not None and position_ids is not None and reading is not None:
-            beside = fused.behind_blocks(self, input_ids, owners, position_ids, states)
-            if beside is not None:
-                hidden, line = beside
-                pooled = line.weights(reading) @ hidden[0].float()
-                return SequenceClassifierOutput(logits=getattr(self, self.head_name)(pooled))
-            seen = seen_beside(owners, encoder=ARCHITECTURES[self.config.model_type].encoder)
-            masks = model_masks(self.config, seen, position_ids, self.autocast or self.dtype)
+        if owners is not None and position_ids is not None and pooling_weights is not None:
+            computed = fused.packed_states(self, input_ids, owners, position_ids, states)
+            if computed is not None:
+                hidden, unpadded = computed
+                return self._classified(unpadded.pooling_weights(pooling_weights) @ hidden[0].float())
+            visible = packed_visibility(owners, encoder=ARCHITECTURES[self.config.model_type].encoder)
+            masks = model_masks(self.config, visible, position_ids, self.autocast or self.dtype)
             hidden = self.run(input_ids if states is None else None, masks, states, position_ids=position_ids).float()
-            return SequenceClassifierOutput(logits=getattr(self, self.head_name)(reading @ hidden.flatten(0, 1)))
+            return self._classified(pooling_weights @ hidden.flatten(0, 1))
         assert attention_mask is not None, "padding can't be told from tokens without the mask"
         if input_ids is not None and states is None:
             input_ids, attention_mask = pad_right(input_ids, attention_mask)
-        mask, past = behind(front, attention_mask)
+        mask, past = continue_prefix(prefix, attention_mask)
         tokens = input_ids if states is None else None
-        if self.pooling == "last" and self.reads_tips():
-            places = last_position(attention_mask).unsqueeze(1)  # [batch, 1]
-            tip = self.run(tokens, mask, states, places=places, **past)[:, 0].float()
-            return SequenceClassifierOutput(logits=getattr(self, self.head_name)(tip))
+        if self.pooling == "last" and self.reads_last_token_only():
+            positions = last_position(attention_mask).unsqueeze(1)  # [batch, 1]
+            return self._classified(self.run(tokens, mask, states, positions=positions, **past)[:, 0].float())
         hidden = self.run(tokens, mask, states, **past).float()
         if self.pooling == NATIVE_HEADS:
             return SequenceClassifierOutput(logits=native_head_logits(self, hidden, attention_mask))
-        if front is not None:
-            hidden = torch.cat([front.hidden.expand(len(mask), -1, -1), hidden], dim=1)  # [batch, front + length, size]
-        pooled = pool(hidden, mask, self.pooling)
+        if prefix is not None:
+            before = prefix.hidden.expand(len(mask), -1, -1)
+            hidden = torch.cat([before, hidden], dim=1)  # [batch, prefix + length, size]
+        return self._classified(pool(hidden, mask, self.pooling))
+
+    def _classified(self: Any, pooled: torch.Tensor) -> SequenceClassifierOutput:
+        """Apply the head to pooled states, `[batch, size]`."""
         return SequenceClassifierOutput(logits=getattr(self, self.head_name)(pooled))
 
 
 class LabelScoring(_Network):
     """Mixin over Transformers' causal language models that gives each label word's score as its logit.
 
-    Attributes that `models.load_network` and `priors` set:
-        candidates: the label words as tokens.
-        score_by: `sum` or `mean`, or what prior the sum is corrected by.
-        prior: to be taken off every row's scores, `[num_labels]`, or None.
-        pad_id: token that fills up batches.
+    Args:
+        label_words: the label words as tokens.
+        score_by: `sum` or `mean`, or the prior that the sum is corrected by.
+        pad_id: token that fills batches up.
+        prior: subtracted from the scores of every row, `[num_labels]`; None subtracts nothing.
     """
 
-    candidates: LabelWords
-    score_by: str
-    prior: list[float] | None = None
-    pad_id: int
+    def __init__(
+        self: Any,
+        config: PretrainedConfig,
+        *,
+        label_words: LabelWords,
+        score_by: str,
+        pad_id: int,
+        prior: list[float] | None = None,
+        **attributes: Any,
+    ) -> None:
+        super().__init__(config, **attributes)
+        self.label_words = label_words
+        self.score_by = score_by
+        self.pad_id = pad_id
+        self.prior = prior
 
     @property
-    def extra_tokens(self) -> int:  # type: ignore[override]
-        """Tokens that each row has in the layers beyond its prompt: the nodes of the label words' tree."""
-        return len(self.candidates.nodes)
+    def extra_tokens(self: Any) -> int:  # type: ignore[override]
+        """Number of nodes of the label words' tree, which follow each prompt in the layers."""
+        return len(self.label_words.nodes)
 
-    def trunk(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, front: None = None) -> torch.Tensor:
-        """States behind the trunk, `[batch, length + extra_tokens, size]`; trees of label words have no front."""
-        packed = pack_tree(input_ids, attention_mask, self.candidates, self.pad_id)
-        return self._run_packed(packed, attention_mask, None, stop=self.trunk_layers)
+    def subtract(self: Any, prior: list[float] | None) -> None:
+        """Subtract a prior, `[num_labels]`, from all scores from now on: it is measured with the network itself."""
+        self.prior = prior
+
+    def run_frozen_layers(
+        self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, prefix: PromptPrefix | None = None
+    ) -> torch.Tensor:
+        """Return the states after the frozen layers, `[batch, length + extra_tokens, size]`.
+
+        Args:
+            prefix: always None: trees of label words have no shared prefix.
+        """
+        packed = pack_tree(input_ids, attention_mask, self.label_words, self.pad_id)
+        return self._run_packed(packed, attention_mask, None, stop=self.frozen_layers)
 
     def forward(
         self: Any,
@@ -301,39 +352,39 @@ class LabelScoring(_Network):
         states: torch.Tensor | None = None,
         **unused: Any,
     ) -> SequenceClassifierOutput:
-        """Return scores `[batch, num_labels]` in fp32 for prompts `[batch, length]`, or for their trunk states.
+        """Return scores `[batch, num_labels]` in fp32 for prompts `[batch, length]`, or for states.
 
         Args:
-            states: what the trunk gave, `[batch, length + extra_tokens, size]`, instead of tokens.
+            states: states after the frozen layers, `[batch, length + extra_tokens, size]`, instead of tokens.
         """
         assert attention_mask is not None, "padding can't be told from tokens without the mask"
         if states is not None or input_ids is None:
-            input_ids = torch.zeros_like(attention_mask)  # the states stand for them
+            input_ids = torch.zeros_like(attention_mask)  # not read: the states are their result
         else:
             input_ids, attention_mask = pad_right(input_ids, attention_mask)
-        packed = pack_tree(input_ids, attention_mask, self.candidates, self.pad_id)
-        places = packed.state_positions if self.reads_tips() else None
-        hidden = self._run_packed(packed, attention_mask, states, places=places)
-        read = packed.states(hidden) if places is None else hidden  # [batch, 1 + nodes, size]
+        packed = pack_tree(input_ids, attention_mask, self.label_words, self.pad_id)
+        positions = packed.state_positions if self.reads_last_token_only() else None
+        hidden = self._run_packed(packed, attention_mask, states, positions=positions)
+        scored = packed.states(hidden) if positions is None else hidden  # [batch, 1 + nodes, size]
         softcap = getattr(self.config, "final_logit_softcapping", None)
         project = vocabulary_logits(self.get_output_embeddings().weight, softcap)
-        scores = log_probabilities(read, project, self.candidates)
-        logits = normalise(scores, self.candidates, "mean" if self.score_by == "mean" else "sum")
+        scores = log_probabilities(scored, project, self.label_words)
+        logits = normalise(scores, self.label_words, "mean" if self.score_by == "mean" else "sum")
         return SequenceClassifierOutput(logits=logits if self.prior is None else logits - logits.new_tensor(self.prior))
 
     def _run_packed(
         self: Any, packed: PackedTree, attention_mask: torch.Tensor, states: torch.Tensor | None, **options: Any
     ) -> torch.Tensor:
-        # Without a tree the usual mask does, which every attention kernel takes.
-        tree = bool(self.candidates.nodes)
+        # Without a tree the usual mask is enough, which every attention kernel takes.
+        tree = bool(self.label_words.nodes)
         dtype = self.autocast or self.dtype
-        masks = model_masks(self.config, packed.seen, packed.position_ids, dtype) if tree else attention_mask
+        masks = model_masks(self.config, packed.visible, packed.position_ids, dtype) if tree else attention_mask
         ids = packed.input_ids if states is None else None
         return self.run(ids, masks, states, position_ids=packed.position_ids, **options)
 
 
 def head_parts(network: Any) -> list[str]:
-    """Names of the parts of a classifier that make its head: all beside the backbone, and the backbone's pooler."""
+    """Return the names of a classifier's parts that form its head: all but the backbone, and the backbone's pooler."""
     backbone = getattr(network, network.base_model_prefix)
     parts = [name for name, module in network.named_children() if module is not backbone and _has_weights(module)]
     if isinstance(getattr(backbone, "pooler", None), nn.Module):
@@ -346,12 +397,13 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 def shared_prefix(network: Any, encoder: Encoder, *, stop: int | None = None) -> PromptPrefix | None:
-    """Compute the front of the prompts; None where it is short, or where a state depends on what comes after it.
-
-    A decoder's states depend on the tokens before alone.
+    """Run the layers once over the tokens that every prompt begins with, and keep their keys, values and states.
 
     Args:
         stop: the layer to stop before; None runs all of them.
+
+    Returns:
+        None where these tokens are few, and for encoders, whose states depend on the tokens that follow.
     """
     inner: Any = unwrap(network)
     parts = architecture_of(inner.config)
@@ -363,11 +415,11 @@ def shared_prefix(network: Any, encoder: Encoder, *, stop: int | None = None) ->
         return None
     ids = torch.tensor([tokens], device=inner.device)
 
-    def passed(_: list[int]) -> PromptPrefix:
+    def run(_: list[int]) -> PromptPrefix:
         cache = DynamicCache()
         hidden = inner.run(ids, torch.ones_like(ids), None, stop=stop, past_key_values=cache, use_cache=True)
-        states = [(layer.keys, layer.values) for layer in cache.layers]
-        return PromptPrefix(tokens=tokens, states=states, hidden=hidden[0].float())
+        keys_and_values = [(layer.keys, layer.values) for layer in cache.layers]
+        return PromptPrefix(tokens=tokens, keys_and_values=keys_and_values, hidden=hidden[0].float())
 
-    (front,) = run_in_threads(passed, [[0]], inner.device, sharing=False)
-    return front
+    (prefix,) = run_in_threads(run, [[0]], inner.device, sharing=False)
+    return prefix

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
 from labeltune.modeling.architectures import architecture_of, layer_list
+from labeltune.modeling.network import Network
 from labeltune.modeling.prompts import Encoder
 
 Tensors = dict[str, torch.Tensor]
@@ -27,7 +28,7 @@ and then got other last bits."""
 
 
 def length_multiple(network: Any) -> int:
-    """Of how many tokens the length of a network's batches is a multiple.
+    """Return the number of tokens that the length of a network's batches is a multiple of.
 
     In bf16 on a CPU oneDNN compiles a kernel for every new shape and keeps a thousand of them, with their buffers; in
     fp32 nothing is compiled, and padding only costs.
@@ -37,7 +38,7 @@ def length_multiple(network: Any) -> int:
 
 
 def round_up(length: int, multiple: int) -> int:
-    """The least multiple that is not below a length.
+    """Return the smallest multiple that is not below a length.
 
     >>> round_up(17, 8), round_up(16, 8)
     (24, 16)
@@ -90,21 +91,60 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
+SHORTEST = 4
+"""Fewest tokens of a prefix that is worth a pass of its own."""
+PREFIX_SAMPLE = ("a", "Z", "7", "中", "-")
+"""Texts that begin differently: the tokens that their prompts have in common are the template's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptPrefix:
+    """The first tokens of every prompt, with their keys and values in the layers."""
+
+    tokens: list[int]
+    """Token ids, `[prefix]`."""
+    keys_and_values: list[tuple[torch.Tensor, torch.Tensor]]
+    """Keys and values of each layer that was run, `[1, heads, prefix, size]` each."""
+    hidden: torch.Tensor
+    """States after the last one of these layers, in fp32, `[prefix, size]`: a mean over all tokens needs them."""
+
+    def cache(self, rows: int) -> DynamicCache:
+        """Return Transformers' cache of the keys and values for a batch of this many rows."""
+        expanded = [[part.expand(rows, -1, -1, -1) for part in pair] for pair in self.keys_and_values]
+        return DynamicCache([(keys, values) for keys, values in expanded])
+
+    def begins(self, row: Sequence[int]) -> bool:
+        """Whether a prompt begins with these tokens and has more."""
+        return starts_with(self.tokens, row)
+
+
+def starts_with(prefix: Sequence[int], row: Sequence[int]) -> bool:
+    """Whether a prompt begins with a prefix's tokens and has more; one whose text merges with them does not."""
+    return len(row) > len(prefix) and list(row[: len(prefix)]) == list(prefix)
+
+
+def prefix_tokens(encoder: Encoder) -> list[int]:
+    """Return the tokens that every prompt begins with; none where they are too few to be worth a pass of their own."""
+    rows = encoder.encode(PREFIX_SAMPLE).input_ids
+    length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)
+    return rows[0][:length] if length >= SHORTEST else []
+
+
 def row_batches(
-    input_ids: Sequence[Sequence[int]], front: Any, extra: int, batch_tokens: int, multiple: int
+    input_ids: Sequence[Sequence[int]], prefix: PromptPrefix | None, extra: int, batch_tokens: int, multiple: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Batches of rows of like length, those that go on from the front apart from the others.
+    """Group rows of similar length into batches, those that begin with the prefix apart from the others.
 
     Args:
-        front: the `front.Front` of the prompts, or None.
-        extra: tokens that each row has in the layers beyond its prompt.
+        prefix: the prefix of the prompts, or None.
+        extra: tokens that each row has in the layers in addition to its prompt.
         batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
         multiple: what the length of a batch will be a multiple of.
 
     Returns:
-        The rows of each batch, and how many tokens each row leaves to the front.
+        The rows of each batch, and the number of tokens of each row that the prefix covers.
     """
-    skipped = [len(front.tokens) if front and front.begins(ids) else 0 for ids in input_ids]
+    skipped = [len(prefix.tokens) if prefix and prefix.begins(ids) else 0 for ids in input_ids]
     batches: list[list[int]] = []
     for skip in sorted(set(skipped)):
         alike = [row for row, other in enumerate(skipped) if other == skip]
@@ -114,13 +154,13 @@ def row_batches(
 
 
 def compute_logits(
-    network: nn.Module,
+    network: nn.Module | Network,
     input_ids: Sequence[Sequence[int]],
     *,
     pad_id: int,
     batch_tokens: int,
     states: Sequence[torch.Tensor] | None = None,
-    front: Any = None,
+    prefix: PromptPrefix | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Return the logits of every row in the order given, `[rows, num_labels]`.
@@ -129,28 +169,28 @@ def compute_logits(
         network: a classifier whose output has `logits`; its mode (train or eval) is put back afterwards.
         input_ids: token ids per row, not padded.
         batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
-        states: trunk states per row, `[length, size]`, to start from instead of the tokens.
-        front: the `front.Front` of the prompts, to go on from where a row begins with it.
+        states: states after the frozen layers per row, `[length, size]`, to start from instead of the tokens.
+        prefix: the prefix of the prompts, whose keys and values the rows that begin with it continue.
         progress: called with the number of rows done since the last call.
     """
     device = next(network.parameters()).device
-    extra = getattr(network, "extra_tokens", 0)  # behind a PEFT model it is found too
+    extra = getattr(network, "extra_tokens", 0)  # a PEFT model passes it on
     multiple = length_multiple(network)
-    batches, skipped = row_batches(input_ids, front, extra, batch_tokens, multiple)
+    batches, skipped = row_batches(input_ids, prefix, extra, batch_tokens, multiple)
 
-    def answer(rows: list[int]) -> NDArray[np.float32]:
+    def forward(rows: list[int]) -> NDArray[np.float32]:
         skip = skipped[rows[0]]
         batch: dict[str, Any] = {**pad([input_ids[row][skip:] for row in rows], pad_id, multiple)}
         if states is not None:
             mask = batch["attention_mask"]
             known = pad_states([states[row] for row in rows], mask.shape[1] + extra)
             batch = {"states": known, "attention_mask": mask}
-        batch = {name: tensor.to(device) for name, tensor in batch.items()} | ({"front": front} if skip else {})
+        batch = {name: tensor.to(device) for name, tensor in batch.items()} | ({"prefix": prefix} if skip else {})
         return network(**batch).logits.float().cpu().numpy()
 
     result: NDArray[np.float32] | None = None
     with evaluating(network):
-        for rows, logits in zip(batches, run_in_threads(answer, batches, device), strict=True):
+        for rows, logits in zip(batches, run_in_threads(forward, batches, device), strict=True):
             if result is None:
                 result = np.empty((len(input_ids), logits.shape[1]), dtype=np.float32)
             result[rows] = logits
@@ -161,8 +201,8 @@ def compute_logits(
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Switch a network's dropout off for a while, and round its weights once instead of in every pass."""
+def evaluating(network: nn.Module | Network) -> Iterator[None]:
+    """Switch dropout off in the block, and round the weights once instead of in every pass."""
     was_training = network.training
     network.eval()
     held = round_weights(network)
@@ -175,10 +215,10 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def round_weights(network: Any) -> list[tuple[nn.Module, str, nn.Parameter]]:
-    """Replace the weights of the layers by what autocast would make of them in every pass; no answer changes a bit.
+    """Replace the layers' weights by what autocast would convert them to in every pass; no logit changes by a bit.
 
     Returns:
-        The weights that were there, and where; none where the arithmetic has the weights' own type.
+        The module, name and value of each weight that was replaced; none where the arithmetic has the weights' type.
     """
     dtype, held = getattr(network, "autocast", None), []
     if dtype is None or architecture_of(network.config) is None:
@@ -195,7 +235,7 @@ def round_weights(network: Any) -> list[tuple[nn.Module, str, nn.Parameter]]:
 def run_in_threads(
     work: Callable[[list[int]], Result], batches: Sequence[list[int]], device: torch.device, *, sharing: bool = True
 ) -> Iterator[Result]:
-    """Do forward passes of several batches at once, one CPU thread each; yields the results in their order.
+    """Run several batches at once, one CPU thread each; yields the results in the order of the batches.
 
     Threads that share a batch wait for one another at every operation; with a batch each they don't, and the last bits
     don't depend on how many there are. A GPU takes one batch after the other.
@@ -205,57 +245,19 @@ def run_in_threads(
     """
     threads = torch.get_num_threads()
 
-    def passed(rows: list[int]) -> Result:
+    def infer(rows: list[int]) -> Result:
         with torch.inference_mode():  # each thread has its own
             return work(rows)
 
     if device.type != "cpu" or threads == 1 or (len(batches) == 1 and sharing):
-        yield from map(passed, batches)
+        yield from map(infer, batches)
         return
     one = torch.ones(1)
     for function in FIRST_USED:
         function(one)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield from pool.map(passed, batches)
+        yield from pool.map(infer, batches)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # a part of it holds for all threads
-
-
-SHORTEST = 4
-"""Tokens from which it pays."""
-PREFIX_SAMPLE = ("a", "Z", "7", "中", "-")
-"""Texts that begin differently: what their prompts have in common is the template's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptPrefix:
-    """The first tokens of every prompt, and what the layers keep of them."""
-
-    tokens: list[int]
-    """Token ids, `[front]`."""
-    states: list[tuple[torch.Tensor, torch.Tensor]]
-    """Keys and values of each layer that was asked for, `[1, heads, front, size]`."""
-    hidden: torch.Tensor
-    """States behind the last one of these, in fp32, `[front, size]`: a mean over all tokens needs them."""
-
-    def cache(self, rows: int) -> DynamicCache:
-        """Keys and values for a batch, to go on from."""
-        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.states])
-
-    def begins(self, row: list[int]) -> bool:
-        """Whether a prompt begins with these tokens and goes on."""
-        return starts_with(self.tokens, row)
-
-
-def starts_with(front: Sequence[int], row: Sequence[int]) -> bool:
-    """Whether a prompt begins with a front's tokens and goes on; one whose text merges with them does not."""
-    return len(row) > len(front) and list(row[: len(front)]) == list(front)
-
-
-def prefix_tokens(encoder: Encoder) -> list[int]:
-    """The first tokens of every prompt; none where they are too few to be worth a pass of their own."""
-    rows = encoder.encode(PREFIX_SAMPLE).input_ids
-    length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)
-    return rows[0][:length] if length >= SHORTEST else []

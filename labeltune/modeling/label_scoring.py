@@ -52,10 +52,10 @@ class LabelWords:
     def of(cls, tokens: Sequence[Sequence[int]], *, ended: bool = False) -> "LabelWords":
         """Build the tree.
 
-        >>> candidates = LabelWords.of([[7, 8, 9], [7, 8, 4], [7, 5], [6]])
-        >>> [(node.token, node.parent, node.depth) for node in candidates.nodes]
+        >>> words = LabelWords.of([[7, 8, 9], [7, 8, 4], [7, 5], [6]])
+        >>> [(node.token, node.parent, node.depth) for node in words.nodes]
         [(7, -1, 1), (8, 0, 2)]
-        >>> candidates.steps
+        >>> words.steps
         (((0, 7), (1, 8), (2, 9)), ((0, 7), (1, 8), (2, 4)), ((0, 7), (1, 5)), ((0, 6),))
         """
         found: dict[tuple[int, ...], int] = {(): -1}
@@ -142,18 +142,18 @@ def vocabulary_logits(weight: torch.Tensor, softcap: float | None = None) -> Pro
     return project
 
 
-def log_probabilities(states: torch.Tensor, project: Project, candidates: LabelWords) -> torch.Tensor:
+def log_probabilities(states: torch.Tensor, project: Project, words: LabelWords) -> torch.Tensor:
     """Return log p(label | prompt), `[batch, num_labels]` in fp32, of states `[batch, 1 + nodes, size]`.
 
     Args:
         project: from states `[..., size]` to logits `[..., vocabulary]`.
     """
-    edges = {step: i for i, step in enumerate(dict.fromkeys(step for label in candidates.steps for step in label))}
+    edges = {step: i for i, step in enumerate(dict.fromkeys(step for label in words.steps for step in label))}
     edge_states = torch.tensor([state for state, _ in edges], device=states.device)
     edge_tokens = torch.tensor([token for _, token in edges], device=states.device)
-    longest = max(map(len, candidates.tokens))
+    longest = max(map(len, words.tokens))
     path = torch.tensor(  # [num_labels, longest]; the edge after the last counts nothing
-        [[edges[step] for step in label] + [len(edges)] * (longest - len(label)) for label in candidates.steps],
+        [[edges[step] for step in label] + [len(edges)] * (longest - len(label)) for label in words.steps],
         device=states.device,
     )
 
@@ -173,7 +173,7 @@ def log_probabilities(states: torch.Tensor, project: Project, candidates: LabelW
     return functional.pad(torch.cat(scored), (0, 1))[:, path].sum(2)
 
 
-def normalise(scores: torch.Tensor, candidates: LabelWords, how: str) -> torch.Tensor:
+def normalise(scores: torch.Tensor, words: LabelWords, how: str) -> torch.Tensor:
     """Turn log probabilities `[batch, num_labels]` into scores: their `sum` as it is, or the `mean` of the tokens.
 
     The mean, which the end token counts in too, takes from long words the disadvantage of having more factors.
@@ -184,12 +184,12 @@ def normalise(scores: torch.Tensor, candidates: LabelWords, how: str) -> torch.T
     if how == "sum":
         return scores
     assert how == "mean", f"unknown normalisation {how!r}"
-    return scores / torch.tensor([len(ids) for ids in candidates.tokens], device=scores.device)
+    return scores / torch.tensor([len(ids) for ids in words.tokens], device=scores.device)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedTree:
-    """A batch of prompts with the nodes behind each; `total` is the longest prompt and the nodes."""
+    """A batch of prompts, each followed by the nodes; `total` is the longest prompt and the nodes."""
 
     input_ids: torch.Tensor
     """`[batch, total]`, padded on the right."""
@@ -197,7 +197,7 @@ class PackedTree:
     """`[batch, total]`: a node's is that of its token in the text, 0 where there is padding."""
     state_positions: torch.Tensor
     """`[batch, 1 + nodes]`: where to read the prompt's last state and every node's."""
-    seen: torch.Tensor
+    visible: torch.Tensor
     """`[batch, total, total]`, bool: which key (last axis) a query sees, a padding query itself alone."""
 
     def states(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -205,8 +205,8 @@ class PackedTree:
         return hidden.gather(1, self.state_positions.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
 
 
-def pack_tree(input_ids: torch.Tensor, attention_mask: torch.Tensor, candidates: LabelWords, pad_id: int) -> PackedTree:
-    """Put the nodes behind each prompt; prompts and their mask are `[batch, length]`, padded on the right.
+def pack_tree(input_ids: torch.Tensor, attention_mask: torch.Tensor, words: LabelWords, pad_id: int) -> PackedTree:
+    """Append the nodes to each prompt; prompts and their mask are `[batch, length]`, padded on the right.
 
     A prompt `p q` with the labels `a b c`, `a b d` and `a d`, in a batch whose longest prompt has three tokens; the
     nodes are `a` and `a b`. Rows are queries, `x` is a key that is seen:
@@ -226,12 +226,12 @@ def pack_tree(input_ids: torch.Tensor, attention_mask: torch.Tensor, candidates:
     [[0, 1, 2, 2, 0], [0, 1, 2, 3, 3]]
     >>> packed.state_positions.tolist()
     [[1, 2, 3], [2, 3, 4]]
-    >>> packed.seen[0].long().tolist()  # 5 does not see 7
+    >>> packed.visible[0].long().tolist()  # 5 does not see 7
     [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 1]]
     """
     if not torch.compiler.is_exporting():  # a graph can't ask
         assert bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()), "prompts must be padded on the right"
-    device, nodes = input_ids.device, candidates.nodes
+    device, nodes = input_ids.device, words.nodes
     count, total = len(nodes), input_ids.shape[1] + len(nodes)
     family = torch.zeros(count + 1, count + 1, dtype=torch.bool)  # [node, node or ancestor]; the last is no node
     for i, n in enumerate(nodes):
@@ -247,12 +247,12 @@ def pack_tree(input_ids: torch.Tensor, attention_mask: torch.Tensor, candidates:
     is_real = places < lengths + count
     padded = functional.pad(input_ids, (0, count), value=pad_id)
     node_positions = torch.where(is_real, lengths + depths[node] - 1, 0)
-    behind = places.unsqueeze(2) >= places.unsqueeze(1)  # [1, query, key]
+    causal = places.unsqueeze(2) >= places.unsqueeze(1)  # [1, query, key]
     return PackedTree(
         input_ids=torch.where(in_prompt, padded, tokens[node]),
         position_ids=torch.where(in_prompt, places, node_positions),
         state_positions=lengths - 1 + torch.arange(count + 1, device=device),
-        seen=(behind & is_real.unsqueeze(2) & in_prompt.unsqueeze(1))
+        visible=(causal & is_real.unsqueeze(2) & in_prompt.unsqueeze(1))
         | family.to(device)[node.unsqueeze(2), node.unsqueeze(1)]
         | torch.eye(total, dtype=torch.bool, device=device),
     )

@@ -20,10 +20,12 @@ TOKENIZER_BATCH = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """The constant front and back of a prompt; what a text holds is never interpreted."""
+    """The constant text before and after a row's text, in which braces are never interpreted."""
 
-    front: str
-    back: str
+    prefix: str
+    """Text of every prompt before the row's own."""
+    suffix: str
+    """Text after it, such as a cue for the label."""
 
     @classmethod
     def of(cls, prompt: Prompt, labels: LabelSet) -> "Template":
@@ -35,13 +37,13 @@ class Template:
         >>> template.render("win {labels} now")
         'ham or spam? win {labels} now Label:'
         """
-        front, back = prompt.template.split("{text}")
+        prefix, suffix = prompt.template.split("{text}")
         listed = prompt.separator.join(labels.words)
-        return cls(front=front.replace("{labels}", listed), back=back.replace("{labels}", listed))
+        return cls(prefix=prefix.replace("{labels}", listed), suffix=suffix.replace("{labels}", listed))
 
     def render(self, text: str) -> str:
         """Return the prompt of one text."""
-        return f"{self.front}{text}{self.back}"
+        return f"{self.prefix}{text}{self.suffix}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +64,8 @@ class Encoder:
 
     A prompt longer than `max_length` loses tokens from the middle of its text alone:
 
-        [CLS] front | t t t t t t t | back [SEP]
-        [CLS] front | t t       t t | back [SEP]
+        [CLS] prefix | t t t t t t t | suffix [SEP]
+        [CLS] prefix | t t       t t | suffix [SEP]
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -95,7 +97,7 @@ class Encoder:
         labels: LabelSet,
         normalization: Normalization = UNCHANGED,
     ) -> "Encoder":
-        """The encoder of a prompt for these labels."""
+        """Return the encoder of a prompt for these labels."""
         return cls(
             tokenizer=tokenizer,
             template=Template.of(prompt, labels),
@@ -136,16 +138,16 @@ class Encoder:
         """Drop the middle of the text's tokens; a token that straddles the template's edge counts as template."""
         encoded = self._tokenize([self.template.render(text)], return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"][0], encoded["offset_mapping"][0]
-        begin, end = len(self.template.front), len(self.template.front) + len(text)
+        begin, end = len(self.template.prefix), len(self.template.prefix) + len(text)
         inside = [i for i, (a, b) in enumerate(offsets) if a < b and begin <= a and b <= end]
         keep = len(inside) - (len(ids) - self.max_length)
         first = inside[(keep + 1) // 2]
         return ids[:first] + ids[first + len(inside) - keep :]
 
     def filler(self) -> int:
-        """Token of a prompt that gives none, such as a blank text without a template."""
-        candidates = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
-        return next(token for token in candidates if token is not None)
+        """Return the token of a prompt that has none of its own, such as a blank text without a template."""
+        usual = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return next(token for token in usual if token is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +155,13 @@ class EncodedRows:
     """Encoded rows with their labels."""
 
     ids: list[str]
-    """What `prepare` calls each row."""
+    """Each row's id in the prepared data."""
     input_ids: list[list[int]]
     """Token ids per row, not padded."""
     labels: list[int]
     """Index of each row's label."""
     states: Sequence[torch.Tensor] | None = None
-    """Trunk states per row, `[length, size]`, where they were computed beforehand."""
+    """States after the frozen layers per row, `[length, size]`, where they were computed beforehand."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -169,7 +171,7 @@ class EncodedRows:
         return {"input_ids": self.input_ids[row], "label": self.labels[row], "row": row, **states}
 
     def take(self, rows: list[int]) -> "EncodedRows":
-        """Some of the rows, without states."""
+        """Return the rows at these positions, without states."""
         return EncodedRows(
             ids=[self.ids[row] for row in rows],
             input_ids=[self.input_ids[row] for row in rows],

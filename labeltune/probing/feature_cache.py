@@ -40,7 +40,7 @@ def cache_key(
     Seed, learning rate, head and adapters are not in it: they do not reach the frozen layers.
     """
     tokens = hashlib.sha256()
-    nodes = network.candidates.nodes if network.extra_tokens else ()
+    nodes = network.label_words.nodes if network.extra_tokens else ()
     for ids in input_ids:
         tokens.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
     return {

@@ -19,7 +19,7 @@ from labeltune.modeling import classifiers
 from labeltune.modeling.architectures import architecture_of, is_encoder, layer_list
 from labeltune.modeling.base_models import Base
 from labeltune.modeling.builder import load_network
-from labeltune.modeling.classifiers import behind, shared_prefix
+from labeltune.modeling.classifiers import continue_prefix, shared_prefix
 from labeltune.modeling.device import Machine, device
 from labeltune.modeling.forward import PromptPrefix, length_multiple, pad, row_batches, run_in_threads
 from labeltune.modeling.kernels import fused
@@ -41,7 +41,7 @@ class ProbedModel:
     """File of it -> sha256."""
     size: int
     """Bytes of its files."""
-    front: PromptPrefix | None
+    prefix: PromptPrefix | None
     """What every prompt begins with."""
     missing: str | None
     """Why it can't score label words; None where it can."""
@@ -68,8 +68,9 @@ def load_probed_model(
             attention=machine.attention,
             kernels=machine.kernels,
             tokenizer=encoder.tokenizer,
-            cue=encoder.template.back,
+            cue=encoder.template.suffix,
             max_length=encoder.max_length,
+            all_states=True,
         )
 
     network: Any = None
@@ -82,13 +83,12 @@ def load_probed_model(
         except UserError as error:  # not for these labels or this model; its states can be read all the same
             missing = str(error)
     network = (loaded("linear") if network is None else network).to(device()).eval()
-    network.every_state = True
     return ProbedModel(
         network=network,
         pad_id=encoder.tokenizer.pad_token_id,
         files=base.files,
         size=sum((base.folder / name).stat().st_size for name in base.files),
-        front=shared_prefix(network, encoder),
+        prefix=shared_prefix(network, encoder),
         missing=missing,
     )
 
@@ -110,10 +110,10 @@ class HiddenStateRecorder(threading.local):
         self.mask, self.kept, self.seconds = mask, list[torch.Tensor](), {}
         self.started = time.perf_counter()
 
-    def see(self, layer: int, hidden: torch.Tensor, line: UnpaddedBatch | None) -> None:
+    def see(self, layer: int, hidden: torch.Tensor, unpadded: UnpaddedBatch | None) -> None:
         """Pool states `[batch, length or more, size]`, or those of a line; behind the mask are nodes of label words."""
         if layer in self.layers:
-            hidden = hidden if line is None else line.spread(hidden)
+            hidden = hidden if unpadded is None else unpadded.pad(hidden)
             inside = hidden[:, : self.mask.shape[1]]
             pooled = [classifiers.pool(inside, self.mask, how).float() for how in POOLINGS]
             self.kept.append(torch.stack(pooled, dim=1).cpu())  # [batch, poolings, size]
@@ -128,18 +128,18 @@ class HiddenStateRecorder(threading.local):
 @contextmanager
 def recording(network: Any, layers: Collection[int]) -> Iterator[HiddenStateRecorder]:
     """Watch the layers of a network; their states are those that Transformers calls `hidden_states`."""
-    watch = HiddenStateRecorder(layers)
+    recorder = HiddenStateRecorder(layers)
     backbone, parts = network.backbone(), _layer_list(network)
     top = network.config.num_hidden_layers
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watch.see(0, args[0] if args else kwargs["hidden_states"], kwargs.get("line"))
+        recorder.see(0, args[0] if args else kwargs["hidden_states"], kwargs.get("unpadded"))
 
     def after(layer: int, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
-        watch.see(layer, output[0] if isinstance(output, tuple) else output, kwargs.get("line"))
+        recorder.see(layer, output[0] if isinstance(output, tuple) else output, kwargs.get("unpadded"))
 
     def behind(_: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
-        watch.see(top, output.last_hidden_state, kwargs.get("line"))
+        recorder.see(top, output.last_hidden_state, kwargs.get("unpadded"))
 
     hooks = [backbone.register_forward_hook(behind, with_kwargs=True)]
     if parts is not None:
@@ -147,7 +147,7 @@ def recording(network: Any, layers: Collection[int]) -> Iterator[HiddenStateReco
         for layer, part in enumerate(parts[:-1], start=1):
             hooks.append(part.register_forward_hook(partial(after, layer), with_kwargs=True))
     try:
-        yield watch
+        yield recorder
     finally:
         for hook in hooks:
             hook.remove()
@@ -206,32 +206,32 @@ def read_hidden_states(
         scoring: score the label words in the same pass.
         progress: called with the number of rows done since the last call.
     """
-    network, front = model.network, model.front
+    network, prefix = model.network, model.prefix
     extra = network.extra_tokens if scoring else 0
     multiple = length_multiple(network)
-    batches, skipped = row_batches(input_ids, front, extra, fused.batch_tokens(network), multiple)
+    batches, skipped = row_batches(input_ids, prefix, extra, fused.batch_tokens(network), multiple)
     states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
     scores = np.empty((len(input_ids), network.config.num_labels), dtype=np.float32)
     spent = dict.fromkeys(layers, 0.0)
     total, started = 0.0, time.perf_counter()
 
-    with recording(network, layers) as watch:
-        means = _front_means(network, front, watch) if front else np.empty(0, dtype=np.float32)
+    with recording(network, layers) as recorder:
+        means = _prefix_means(network, prefix, recorder) if prefix else np.empty(0, dtype=np.float32)
 
         def passed(rows: list[int]) -> tuple[States, States | None, dict[int, float], float]:
             begun, skip = time.perf_counter(), skipped[rows[0]]
             padded = pad([input_ids[row][skip:] for row in rows], model.pad_id, multiple)
             batch = {name: tensor.to(network.device) for name, tensor in padded.items()}
-            watch.begin(batch["attention_mask"])
+            recorder.begin(batch["attention_mask"])
             logits = None
             if scoring or skip:
-                logits = network(**batch, front=front if skip else None).logits.float().cpu().numpy()
+                logits = network(**batch, prefix=prefix if skip else None).logits.float().cpu().numpy()
             else:  # the layers alone: no output row of the vocabulary is multiplied
                 network.run(batch["input_ids"], batch["attention_mask"], None)
-            pooled = watch.pooled()
+            pooled = recorder.pooled()
             if skip:
                 _count_in(means, skip, pooled, padded["attention_mask"])
-            return pooled, logits, watch.seconds, time.perf_counter() - begun
+            return pooled, logits, recorder.seconds, time.perf_counter() - begun
 
         for rows, result in zip(batches, run_in_threads(passed, batches, network.device, sharing=False), strict=True):
             states[rows], logits, seconds, batch_seconds = result
@@ -268,14 +268,14 @@ def layer_by_layer(
     Yields:
         Pooled states, `[rows, poolings, size]`, those of the embeddings first.
     """
-    network, front = model.network, model.front
+    network, prefix = model.network, model.prefix
     multiple = length_multiple(network)
-    batches, skipped = row_batches(input_ids, front, 0, fused.batch_tokens(network), multiple)
+    batches, skipped = row_batches(input_ids, prefix, 0, fused.batch_tokens(network), multiple)
     padded = [pad([input_ids[row][skipped[row] :] for row in rows], model.pad_id, multiple) for rows in batches]
-    fronts = [front if skipped[rows[0]] else None for rows in batches]
-    if front:  # a batch of its own, whose means belong to those of the rows behind it
-        padded.append(pad([front.tokens], model.pad_id))
-        fronts.append(None)
+    prefixes = [prefix if skipped[rows[0]] else None for rows in batches]
+    if prefix:  # a batch of its own, whose means belong to those of the rows behind it
+        padded.append(pad([prefix.tokens], model.pad_id))
+        prefixes.append(None)
     between: list[torch.Tensor | None] = [None] * len(padded)
     start = None
 
@@ -286,14 +286,14 @@ def layer_by_layer(
         def climbed(numbers: list[int], start: int | None = start, layers: range = layers) -> States:
             (number,) = numbers
             mask = padded[number]["attention_mask"].to(network.device)
-            seen, past = behind(fronts[number], mask)
-            watch.begin(mask)
+            seen, past = continue_prefix(prefixes[number], mask)
+            recorder.begin(mask)
             tokens = padded[number]["input_ids"].to(network.device) if start is None else None
             hidden = network.run(tokens, seen, between[number], start=start, stop=layers[-1], **past)
             between[number] = hidden
-            return watch.pooled()
+            return recorder.pooled()
 
-        with recording(network, layers) as watch:
+        with recording(network, layers) as recorder:
             found = list(
                 run_in_threads(climbed, [[number] for number in range(len(padded))], network.device, sharing=False)
             )
@@ -314,7 +314,7 @@ def _each_row(
     skipped: Sequence[int],
     between: Sequence[torch.Tensor | None],
 ) -> list[torch.Tensor]:
-    """States of each row behind the front, `[length, size]`, from those of the batches."""
+    """States of each row behind the prefix, `[length, size]`, from those of the batches."""
     found = {}
     for rows, hidden in zip(batches, between, strict=False):
         assert hidden is not None, "they all went through the layer"
@@ -324,10 +324,10 @@ def _each_row(
 
 
 def _count_in(means: States, skip: int, pooled: States, mask: torch.Tensor) -> None:
-    """Make a mean that of the front's tokens and those behind it, in place.
+    """Make a mean that of the prefix's tokens and those behind it, in place.
 
     Args:
-        means: of the front's tokens, `[layers, size]`.
+        means: of the prefix's tokens, `[layers, size]`.
         skip: how many they are.
         pooled: of the tokens behind them, `[batch, layers, poolings, size]`.
         mask: of those, `[batch, length]`.
@@ -336,14 +336,14 @@ def _count_in(means: States, skip: int, pooled: States, mask: torch.Tensor) -> N
     pooled[:, :, MEAN] = share * means + (1 - share) * pooled[:, :, MEAN]
 
 
-def _front_means(network: Any, front: PromptPrefix, watch: HiddenStateRecorder) -> States:
-    """Mean state of the front's tokens behind each layer, `[layers, size]`."""
-    ids = torch.tensor([front.tokens], device=network.device)
+def _prefix_means(network: Any, prefix: PromptPrefix, recorder: HiddenStateRecorder) -> States:
+    """Mean state of the prefix's tokens behind each layer, `[layers, size]`."""
+    ids = torch.tensor([prefix.tokens], device=network.device)
 
     def passed(_: list[int]) -> States:
-        watch.begin(torch.ones_like(ids))
+        recorder.begin(torch.ones_like(ids))
         network.run(ids, torch.ones_like(ids), None)
-        return watch.pooled()[0, :, MEAN]
+        return recorder.pooled()[0, :, MEAN]
 
     (means,) = run_in_threads(passed, [[0]], network.device, sharing=False)
     return means

@@ -127,7 +127,7 @@ def probe_layers(
     labels = np.concatenate([[len(train.labels)], train.labels, validation.labels]).astype("<i8")
     entry = Entry(
         kind="layer-probes",
-        key=cache_key(network, model.files, rows, model.front)
+        key=cache_key(network, model.files, rows, model.prefix)
         | {"labels": hashlib.sha256(labels.tobytes()).hexdigest(), "layers": layers, "poolings": POOLINGS}
         # How many layers are filled depends on the rule and on the library whose regressions it compares.
         | {"least": least, "patience": wait, "worse": WORSE, "strength": FIRST}
@@ -386,7 +386,7 @@ def _depth(
         if sum(one.nbytes for one in rows) * (len(states) + 1) <= KEPT_BYTES:
             states[layer] = [one.cpu() for one in rows]
 
-    sounding = probe_layers(
+    probes = probe_layers(
         model,
         Part(input_ids=fitted.input_ids, labels=np.array(fitted.labels)),
         Part(input_ids=seen.input_ids, labels=np.array(seen.labels)),
@@ -399,17 +399,17 @@ def _depth(
     )
     pooling = "own" if is_encoder(config) else "last"
     pooling = pooling if settings.pooling == "auto" else settings.pooling
-    losses, right, poolings = _pooled(sounding, pooling)
-    place, best = select_depth(losses, [layer >= least for layer in sounding.layers])
+    losses, right, poolings = _pooled(probes, pooling)
+    place, best = select_depth(losses, [layer >= least for layer in probes.layers])
     mean, share = losses.mean(axis=1), right.mean(axis=1)
-    depth = sounding.layers[place]
+    depth = probes.layers[place]
     reason = (
         f"{depth} of {count}: from layer {least} on the first whose regression is within a standard error of the best, "
-        f"that of layer {sounding.layers[best]} among the first {sounding.layers[-1]}; validation log-loss "
+        f"that of layer {probes.layers[best]} among the first {probes.layers[-1]}; validation log-loss "
         f"{mean[place]:.3f} against {mean[best]:.3f}, accuracy {share[place]:.3f} against {share[best]:.3f}"
     )
     table = {
-        "layers": list(sounding.layers),
+        "layers": list(probes.layers),
         "poolings": poolings,
         "log_loss": mean.round(6).tolist(),
         "accuracy": share.round(6).tolist(),
@@ -438,7 +438,7 @@ def _cache_states(
     cached(entry, write, budget=plan.train.trunk_budget)
 
 
-def _pooled(sounding: LayerProbes, pooling: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
+def _pooled(probes: LayerProbes, pooling: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
     """What regressions gave on each layer's states: losses and hits of the validation rows, and the pooling.
 
     Args:
@@ -447,10 +447,10 @@ def _pooled(sounding: LayerProbes, pooling: str) -> tuple[NDArray[np.float64], N
     Returns:
         Each row's loss and whether it was right, both `[layers, rows]`, and the layers' poolings.
     """
-    layers = np.arange(len(sounding.layers))
-    better = sounding.losses.mean(axis=2).argmin(axis=1)  # [layers]
+    layers = np.arange(len(probes.layers))
+    better = probes.losses.mean(axis=2).argmin(axis=1)  # [layers]
     taken = np.full_like(better, POOLINGS.index(pooling)) if pooling in POOLINGS else better
-    return sounding.losses[layers, taken], sounding.right[layers, taken], [POOLINGS[place] for place in taken]
+    return probes.losses[layers, taken], probes.right[layers, taken], [POOLINGS[place] for place in taken]
 
 
 def select_depth(losses: NDArray[np.float64], allowed: list[bool]) -> tuple[int, int]:

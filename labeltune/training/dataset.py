@@ -64,8 +64,8 @@ def choose_packing(plan: NetworkSpec, network: Any) -> SequencePacking | None:
         )
     if not able or known is None or setting is False or (setting == "auto" and device().type != "cpu"):
         return None
-    front = () if known.encoder else tuple(prefix_tokens(plan.encoder))
-    return SequencePacking(front=front, pooling=network.pooling, multiple=length_multiple(network))
+    prefix = () if known.encoder else tuple(prefix_tokens(plan.encoder))
+    return SequencePacking(prefix=prefix, pooling=network.pooling, multiple=length_multiple(network))
 
 
 MEMORY_SHARE = 0.25
@@ -82,7 +82,7 @@ def frozen_states(plan: NetworkSpec, network: Any, parts: Sequence[EncodedRows])
         network: the one that the plan builds, not adapted or with adapters above the frozen layers.
         parts: the encoded splits.
     """
-    below, pad_id, budget = network.trunk_layers, plan.encoder.tokenizer.pad_token_id, plan.train.trunk_budget
+    below, pad_id, budget = network.frozen_layers, plan.encoder.tokenizer.pad_token_id, plan.train.trunk_budget
     with evaluating(network):
         prefix = shared_prefix(network, plan.encoder, stop=below)
     input_ids = [ids for part in parts for ids in part.input_ids]
@@ -185,7 +185,7 @@ def compute_states(
         skip = skipped[rows[0]]
         batch = pad([input_ids[row][skip:] for row in rows], pad_id, multiple)
         tensors = {name: tensor.to(network.device) for name, tensor in batch.items()}
-        hidden: torch.Tensor = network.trunk(**tensors, front=prefix if skip else None).cpu()
+        hidden: torch.Tensor = network.run_frozen_layers(**tensors, prefix=prefix if skip else None).cpu()
         return hidden
 
     with evaluating(network):
@@ -239,7 +239,7 @@ class Collator:
     """Token that fills a batch up."""
     multiple: int = 1
     """What the length of a padded batch is a multiple of."""
-    binning: SequencePacking | None = None
+    packing: SequencePacking | None = None
     """Puts the rows side by side; None pads them."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> Tensors:
@@ -247,8 +247,8 @@ class Collator:
 
         `rows` are positions in the split.
         """
-        if self.binning:
-            batch = self.binning.collate(rows, self.pad_id)
+        if self.packing:
+            batch = self.packing.collate(rows, self.pad_id)
         else:
             batch = pad([row["input_ids"] for row in rows], self.pad_id, self.multiple)
             if "states" in rows[0]:
@@ -261,7 +261,7 @@ class Collator:
 
 def with_states(plan: NetworkSpec, network: Any, parts: list[EncodedRows]) -> list[EncodedRows]:
     """The encoded splits with the frozen layers' states, where there are such layers and room for their states."""
-    found = frozen_states(plan, network, parts) if network.trunk_layers else None
+    found = frozen_states(plan, network, parts) if network.frozen_layers else None
     if found is None:
         return parts
     return [replace(part, states=states) for part, states in zip(parts, found, strict=True)]

@@ -154,9 +154,9 @@ def fine_tune(
     train, validation = with_states(plan, unwrap(network), [train, validation])
     if resume is None:
         initialize_head(plan, network, train)
-    binning = dataset.choose_packing(plan, unwrap(network))
+    packing = dataset.choose_packing(plan, unwrap(network))
     pad_id, multiple = plan.encoder.tokenizer.pad_token_id, length_multiple(unwrap(network))
-    collator = Collator(pad_id=pad_id, multiple=multiple, binning=binning)
+    collator = Collator(pad_id=pad_id, multiple=multiple, packing=packing)
     batch, accumulation = settings.batch_size, settings.accumulation
     while True:
         try:

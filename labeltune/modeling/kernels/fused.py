@@ -13,7 +13,7 @@ from labeltune.modeling.architectures import architecture_of, layer_list, replac
 from labeltune.modeling.device import inference_tokens
 from labeltune.modeling.forward import length_multiple
 from labeltune.modeling.kernels.decoder_layer import LayerParts, LoraLinear, adapted_layer, layer_states
-from labeltune.modeling.packing import MULTIPLE, UnpaddedBatch, model_masks, seen_beside
+from labeltune.modeling.packing import MULTIPLE, UnpaddedBatch, model_masks, packed_visibility
 
 FAMILIES = ("llama", "mistral", "qwen2")
 """Families whose layers are norm, attention, norm and a gated MLP, with no norm of queries and keys."""
@@ -21,7 +21,7 @@ ACTIVATION, ATTENTION = "silu", "eager"
 
 
 def install(network: Any) -> bool:
-    """Have a network's layers computed by the kernels wherever they can be; whether its family is one of theirs."""
+    """Make the kernels compute a network's layers wherever they can; returns whether they know its family."""
     config = network.config
     able = (
         config.model_type in FAMILIES
@@ -37,24 +37,24 @@ def install(network: Any) -> bool:
 
 
 def installed(network: Any) -> bool:
-    """Whether that was done."""
+    """Whether `install` did so."""
     return architecture_of(network.config) is not None and isinstance(layer_list(network.backbone())[0], _Fused)
 
 
 def batch_tokens(network: Any) -> int:
-    """Tokens of a batch without gradients: on a CPU twice as many where rows are a line and numbers have two bytes.
+    """Return the tokens of a batch without gradients: on a CPU twice as many where rows are unpadded and in 16 bits.
 
-    Where rows are padded, more of them beside each other have more padding; larger states leave the CPU's caches.
+    Larger batches of padded rows have more padding, and larger states do not fit into the CPU's caches.
     """
     tokens = inference_tokens()
     if network.device.type != "cpu" or network.dtype.itemsize > 2 or network.extra_tokens or not installed(network):
         return tokens
     with torch.no_grad():
-        lined = _parts(network, range(network.config.num_hidden_layers)) is not None
-    return 2 * tokens if lined else tokens
+        unpadded = _parts(network, range(network.config.num_hidden_layers)) is not None
+    return 2 * tokens if unpadded else tokens
 
 
-def behind_rows(
+def padded_states(
     network: Any,
     layers: range,
     tokens: torch.Tensor | None,
@@ -62,54 +62,58 @@ def behind_rows(
     states: torch.Tensor | None,
     cache: Any,
 ) -> torch.Tensor | None:
-    """States behind some layers, `[batch, length, size]`, of rows padded on the right; None where the kernels can't.
+    """Return the states after some layers, `[batch, length, size]`, of rows padded on the right; None for other layers.
 
     Args:
         tokens: `[batch, length]`, or None where there are states, `[batch, length, size]`.
-        attention_mask: `[batch, front + length]`.
-        cache: keys and values of the front, or None.
+        attention_mask: `[batch, prefix + length]`.
+        cache: keys and values of the prefix, or None.
     """
-    front = 0 if cache is None else cache.get_seq_length()
-    parts = _parts(network, layers) if cache is None or front else None
+    prefix = 0 if cache is None else cache.get_seq_length()
+    parts = _parts(network, layers) if cache is None or prefix else None
     if parts is None:
         return None
     part = network.layers(states is None, layers.start, layers.stop)
-    line = UnpaddedBatch.of_rows(attention_mask[:, front:], _multiple(network), _groups(network))
+    unpadded = UnpaddedBatch.of_rows(attention_mask[:, prefix:], _multiple(network), _groups(network))
     length = attention_mask.shape[1]
     positions = torch.arange(length, device=attention_mask.device).unsqueeze(0)
-    seen = positions[:, front:].unsqueeze(2) >= positions.unsqueeze(1)  # [1, length, keys]
-    masks = model_masks(network.config, seen, positions, network.dtype)
-    own = positions[:, front:].expand(line.blocks, -1)
-    hidden = _states(part, line, parts, masks, own, tokens, states, cache)
-    return line.spread(hidden)
+    visible = positions[:, prefix:].unsqueeze(2) >= positions.unsqueeze(1)  # [1, length, keys]
+    masks = model_masks(network.config, visible, positions, network.dtype)
+    own = positions[:, prefix:].expand(unpadded.sequences, -1)
+    hidden = _states(part, unpadded, parts, masks, own, tokens, states, cache)
+    return unpadded.pad(hidden)
 
 
-def behind_blocks(
+def packed_states(
     network: Any,
     tokens: torch.Tensor | None,
     owners: torch.Tensor,
     positions: torch.Tensor,
     states: torch.Tensor | None,
 ) -> tuple[torch.Tensor, UnpaddedBatch] | None:
-    """States behind the top layer, `[1, tokens, size]`, of rows side by side in blocks, and the line that they are in.
+    """Return the states after the top layer, `[1, tokens, size]`, of packed rows, and the indices of their tokens.
 
     Args:
-        tokens: `[blocks, length]`, or None where there are the trunk's states, `[blocks, length, size]`.
-        owners, positions: as `bins.Binning` gives them, `[blocks, length]`.
+        tokens: `[sequences, length]`, or None where there are states after the frozen layers.
+        owners, positions: as `SequencePacking.collate` returns them, `[sequences, length]`.
+        states: `[sequences, length, size]`, or None.
+
+    Returns:
+        None where the kernels do not know a layer.
     """
-    first, last = 0 if states is None else network.trunk_layers, network.config.num_hidden_layers
+    first, last = 0 if states is None else network.frozen_layers, network.config.num_hidden_layers
     parts = _parts(network, range(first, last))
     if parts is None:
         return None
     part = network.layers(states is None, first, last)
-    line = UnpaddedBatch.of(owners, _multiple(network), _groups(network))
-    masks = model_masks(network.config, seen_beside(owners), positions, network.dtype)
-    return _states(part, line, parts, masks, positions, tokens, states, None), line
+    unpadded = UnpaddedBatch.of(owners, _multiple(network), _groups(network))
+    masks = model_masks(network.config, packed_visibility(owners), positions, network.dtype)
+    return _states(part, unpadded, parts, masks, positions, tokens, states, None), unpadded
 
 
 def _states(
     part: Any,
-    line: UnpaddedBatch,
+    unpadded: UnpaddedBatch,
     parts: Mapping[int, LayerParts],
     masks: Any,
     positions: torch.Tensor,
@@ -117,16 +121,16 @@ def _states(
     states: torch.Tensor | None,
     cache: Any,
 ) -> torch.Tensor:
-    found: torch.Tensor = part(
-        None if tokens is None else line.pick(tokens),
+    hidden: torch.Tensor = part(
+        None if tokens is None else unpadded.unpad(tokens),
         attention_mask=masks,
-        position_ids=line.pick(positions),
-        inputs_embeds=None if states is None else line.pick(states),
+        position_ids=unpadded.unpad(positions),
+        inputs_embeds=None if states is None else unpadded.unpad(states),
         past_key_values=cache,
-        line=line,
+        unpadded=unpadded,
         parts=parts,
     ).last_hidden_state
-    return found
+    return hidden
 
 
 def _multiple(network: Any) -> int:
@@ -139,12 +143,12 @@ def _groups(network: Any) -> int:
 
 @cache
 def _fused(kind: Any) -> Any:
-    """A class of layers whose `forward` is that of `_Fused`; Transformers sees to its checkpoints."""
+    """Return a class of layers with the `forward` of `_Fused`; Transformers adds its gradient checkpointing."""
     return type(f"Fused{kind.__name__}", (_Fused, kind), {})
 
 
 class _Fused:
-    """Mixin over Transformers' layers: theirs, unless a line is passed."""
+    """Mixin over Transformers' layers: the kernels compute unpadded batches, Transformers all others."""
 
     def forward(
         self: Any,
@@ -152,12 +156,12 @@ class _Fused:
         attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Any = None,
-        line: UnpaddedBatch | None = None,
+        unpadded: UnpaddedBatch | None = None,
         parts: Mapping[int, LayerParts] | None = None,
         **options: Any,
     ) -> Any:
-        """States behind the layer, `[1, tokens, size]`, of those before it."""
-        if line is None or parts is None or attention_mask is None or position_embeddings is None:
+        """Return the states after the layer, `[1, tokens, size]`, from those before it."""
+        if unpadded is None or parts is None or attention_mask is None or position_embeddings is None:
             given = {"position_embeddings": position_embeddings, "past_key_values": past_key_values, **options}
             return super().forward(hidden_states, attention_mask=attention_mask, **given)  # type: ignore[misc]
         index, states = self.self_attn.layer_idx, hidden_states[0]
@@ -165,17 +169,17 @@ class _Fused:
         cosines, sines = (part[0, :, : own.size // 2] for part in position_embeddings)
         adapters = [weight for part in own.attention for weight in (part.down, part.up) if weight is not None]
         if torch.is_grad_enabled() and any(part.requires_grad for part in (states, *adapters)):
-            assert past_key_values is None, "what is learnt of a front is learnt in the line"
-            return adapted_layer(states, own, line, attention_mask, cosines, sines).unsqueeze(0)
-        front = None
+            assert past_key_values is None, "a prefix with gradients is a part of the batch, never cached"
+            return adapted_layer(states, own, unpadded, attention_mask, cosines, sines).unsqueeze(0)
+        prefix = None
         if past_key_values is not None:
             before = past_key_values.layers[index]
-            front = (before.keys[:1], before.values[:1])
-        return layer_states(states, own, line, attention_mask, cosines, sines, front=front).unsqueeze(0)
+            prefix = (before.keys[:1], before.values[:1])
+        return layer_states(states, own, unpadded, attention_mask, cosines, sines, prefix=prefix).unsqueeze(0)
 
 
 def _parts(network: Any, layers: range) -> dict[int, LayerParts] | None:
-    """The weights of some layers as the kernels take them; None where one of them is not known to them."""
+    """Return the weights of some layers by number; None where the kernels do not know one of the layers."""
     if network.autocast or not installed(network) or torch.compiler.is_exporting():
         return None
     found = {}
@@ -188,28 +192,28 @@ def _parts(network: Any, layers: range) -> dict[int, LayerParts] | None:
 
 
 def _parts_of(layer: Any, dtype: torch.dtype) -> LayerParts | None:
-    """A layer's weights; None where one is of another type, trains, or is no matrix alone."""
+    """Return a layer's weights; None where one has another type, trains, or is more than a matrix."""
     attention, mlp = layer.self_attn, layer.mlp
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    read = [_product(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)]
-    gated = [_product(part) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
-    known = [part for part in (*read, *gated) if part is not None]
-    if len(known) < len(read) + len(gated) or any(part.down is not None for part in known[len(read) :]):
+    attended = [_lora_linear(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)]
+    gated = [_lora_linear(part) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+    known = [part for part in (*attended, *gated) if part is not None]
+    if len(known) < len(attended) + len(gated) or any(part.down is not None for part in known[len(attended) :]):
         return None
     fixed = [norm.weight for norm in norms] + [w for part in known for w in (part.weight, part.bias) if w is not None]
     if any(weight.dtype != dtype or (weight.requires_grad and torch.is_grad_enabled()) for weight in fixed):
         return None
     return LayerParts(
         norms=tuple((norm.weight, norm.variance_epsilon) for norm in norms),
-        attention=tuple(known[: len(read)]),
-        mlp=tuple(known[len(read) :]),
+        attention=tuple(known[: len(attended)]),
+        mlp=tuple(known[len(attended) :]),
         size=attention.head_dim,
         scale=attention.scaling,
     )
 
 
-def _product(module: Any) -> LoraLinear | None:
-    """A linear layer with the adapter that PEFT put beside it; None for whatever else it may be."""
+def _lora_linear(module: Any) -> LoraLinear | None:
+    """Return a linear layer with PEFT's adapter, if it has one; None for any other module."""
     if type(module) is nn.Linear:
         return LoraLinear(weight=module.weight, bias=module.bias)
     base = getattr(module, "base_layer", None)
@@ -231,36 +235,36 @@ def _product(module: Any) -> LoraLinear | None:
 
 
 LAST_TOKEN_FAMILIES = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3")
-"""Families whose layers call their parts alike."""
+"""Families whose layers have the same names for their parts."""
 KERNELS = ("eager", "sdpa")
 
 
 def supports_last_token(config: Any) -> bool:
-    """Whether the top layer of such a model can be computed at some positions alone; a graph is traced without."""
+    """Whether the top layer of such a model can be computed at some positions alone; never in an exported graph."""
     known = config.model_type in LAST_TOKEN_FAMILIES and config._attn_implementation in KERNELS
     return known and not torch.compiler.is_exporting()
 
 
-def last_token_layer(backbone: Any, places: torch.Tensor) -> Any:
-    """The backbone with a top layer that gives the states of `places` alone, `[batch, places, size]`.
+def last_token_layer(backbone: Any, positions: torch.Tensor) -> Any:
+    """Return the backbone with a top layer that computes only some positions, `[batch, positions, size]`.
 
     Args:
-        places: positions in each row, `[batch, places]`.
+        positions: positions in each row, `[batch, positions]`.
     """
     layers = layer_list(backbone)
-    return replaced(backbone, "layers", nn.ModuleList([*layers[:-1], _LastTokenLayer(layers[-1], places)]))
+    return replaced(backbone, "layers", nn.ModuleList([*layers[:-1], _LastTokenLayer(layers[-1], positions)]))
 
 
 class _LastTokenLayer(nn.Module):
-    """A layer at some positions."""
+    """A layer that computes the states of some positions alone."""
 
-    def __init__(self, layer: Any, places: torch.Tensor) -> None:
+    def __init__(self, layer: Any, positions: torch.Tensor) -> None:
         super().__init__()
         self.layer = layer
-        self.places = places
+        self.positions = positions
 
     def forward(self, hidden_states: torch.Tensor, **options: Any) -> Any:
-        """States behind the layer, `[batch, places, size]`, of states `[batch, length, size]`."""
+        """Return states after the layer, `[batch, positions, size]`, from those before it, `[batch, length, size]`."""
         layer = self.layer
         if layer.gradient_checkpointing and layer.training:
             # The layer would recompute itself, without the cache by which it is given keys and values.
@@ -278,37 +282,39 @@ class _LastTokenLayer(nn.Module):
         past_key_values: Any = None,
         **options: Any,
     ) -> Any:
-        places = self.places
+        positions, rows = self.positions, len(self.positions)
         width = layer.self_attn.head_dim * layer.self_attn.config.num_attention_heads
         attention = replaced(layer.self_attn, "q_proj", _NoQueries(width))
-        taken = _Taken(past_key_values)
+        captured = _CacheCapture(past_key_values)
         with suppress(_EnoughError):
             attention(
                 hidden_states=layer.input_layernorm(hidden_states),
                 attention_mask=None,
                 position_embeddings=position_embeddings,
-                past_key_values=taken,
+                past_key_values=captured,
             )
-        if attention_mask is not None:  # without one no row is padded, and the tip is its last position: it sees all
-            attention_mask = attention_mask.expand(len(places), -1, -1, -1)  # [batch, 1, length, keys]
-            index = places[:, None, :, None].expand(-1, 1, -1, attention_mask.shape[3])
+        if attention_mask is not None:  # without one no row is padded, and the last position sees all
+            attention_mask = attention_mask.expand(rows, -1, -1, -1)  # [batch, 1, length, keys]
+            index = positions[:, None, :, None].expand(-1, 1, -1, attention_mask.shape[3])
             attention_mask = attention_mask.gather(2, index)
         return layer(
-            _at(hidden_states, places),
+            _at(hidden_states, positions),
             attention_mask=attention_mask,
-            position_embeddings=tuple(_at(part.expand(len(places), -1, -1), places) for part in position_embeddings),
-            past_key_values=_Given(taken.pair),
+            position_embeddings=tuple(
+                _at(part.expand(len(positions), -1, -1), positions) for part in position_embeddings
+            ),
+            past_key_values=_FullCache(captured.pair),
             **options,
         )
 
 
-def _at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Pick positions, `[batch, places, size]`, of `[batch, length, size]`."""
-    return values.gather(1, places.unsqueeze(2).expand(-1, -1, values.shape[2]))
+def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return the values at positions, `[batch, positions, size]`, of `[batch, length, size]`."""
+    return values.gather(1, positions.unsqueeze(2).expand(-1, -1, values.shape[2]))
 
 
 class _NoQueries(nn.Module):
-    """Stands in for a projection whose result is not used."""
+    """A projection whose result is not used."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -319,11 +325,11 @@ class _NoQueries(nn.Module):
 
 
 class _EnoughError(Exception):
-    """Keys and values are there: attention need not go on."""
+    """Raised to end attention once it has computed keys and values."""
 
 
-class _Taken:
-    """Stands in for a cache: takes keys and values from attention, those of the front before them, and ends it."""
+class _CacheCapture:
+    """A cache that takes keys and values from attention, after those of the prefix, and ends it."""
 
     def __init__(self, cache: Any) -> None:
         self.cache = cache
@@ -331,17 +337,17 @@ class _Taken:
         """Keys and values with norm and position, `[batch, heads, keys, size]`."""
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *unused: Any) -> None:
-        """Never returns."""
+        """Store keys and values; never returns."""
         self.pair = (keys, values) if self.cache is None else self.cache.update(keys, values, layer)
         raise _EnoughError
 
 
-class _Given:
-    """Stands in for a cache that knows all keys and values."""
+class _FullCache:
+    """A cache that holds all keys and values already."""
 
     def __init__(self, pair: tuple[torch.Tensor, ...]) -> None:
         self.pair = pair
 
     def update(self, *unused: Any) -> tuple[torch.Tensor, ...]:
-        """Give them instead of the tip's own, which are among them."""
+        """Return them instead of the computed positions' own, which are among them."""
         return self.pair

@@ -251,7 +251,7 @@ def gradients(made: NetworkSpec, network: Any) -> tuple[dict[str, torch.Tensor],
     """Gradients of a training batch, and the layers in the order in which they ran."""
     runs: list[int] = []
     network.train()
-    trunk = architectures.unwrap(network).trunk_layers
+    trunk = architectures.unwrap(network).frozen_layers
     for index, layer in enumerate(layer_list(architectures.unwrap(network).backbone())):
 
         def note(module: nn.Module, given: Any, named: Any, answer: Any, index: int = index) -> None:

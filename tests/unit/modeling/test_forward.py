@@ -41,13 +41,13 @@ def test_going_on_from_the_front_is_the_whole_pass(
     tiny_base: Callable, architecture: str, method: str, pooling: str
 ) -> None:
     plan, network = built(tiny_base(architecture), method=method, head="linear", pooling=pooling)
-    front = shared_prefix(network, plan.encoder)
+    prefix = shared_prefix(network, plan.encoder)
     rows = plan.encoder.encode(TEXTS).input_ids
-    assert front is not None
-    assert sum(front.begins(row) for row in rows) >= 3
+    assert prefix is not None
+    assert sum(prefix.begins(row) for row in rows) >= 3
     options = {"pad_id": plan.encoder.tokenizer.pad_token_id, "batch_tokens": 60}
     whole = compute_logits(network, rows, **options)
-    np.testing.assert_allclose(compute_logits(network, rows, front=front, **options), whole, atol=2e-6)
+    np.testing.assert_allclose(compute_logits(network, rows, prefix=prefix, **options), whole, atol=2e-6)
     assert np.abs(whole).max() > 0.01
 
 
@@ -66,10 +66,10 @@ def test_where_the_front_is_not_enough_there_is_none(tiny_base: Callable, archit
 
 def test_a_text_that_merges_with_the_front_is_not_taken_for_one(tiny_base: Callable) -> None:
     plan, network = built(tiny_base("llama"), head="linear")
-    front = shared_prefix(network, plan.encoder)
-    assert front.begins([*front.tokens, 5])
-    assert not front.begins(front.tokens)
-    assert not front.begins([*front.tokens[:-1], front.tokens[-1] + 1, 5])
+    prefix = shared_prefix(network, plan.encoder)
+    assert prefix.begins([*prefix.tokens, 5])
+    assert not prefix.begins(prefix.tokens)
+    assert not prefix.begins([*prefix.tokens[:-1], prefix.tokens[-1] + 1, 5])
 
 
 def test_threads_answer_as_one_does(tiny_base: Callable) -> None:

@@ -92,7 +92,7 @@ def packed_scores(causal: Any, rows: list[list[int]], labels: LabelWords) -> tor
     packed = pack_tree(batch["input_ids"], batch["attention_mask"], labels, pad_id=0)
     hidden = causal.base_model(
         packed.input_ids,
-        attention_mask=model_masks(causal.config, packed.seen, packed.position_ids, torch.float32),
+        attention_mask=model_masks(causal.config, packed.visible, packed.position_ids, torch.float32),
         position_ids=packed.position_ids,
         use_cache=False,
     ).last_hidden_state
@@ -183,7 +183,7 @@ def test_half_precision_gives_finite_scores_near_those_of_fp32(attention: str, d
     packed = pack_tree(batch["input_ids"], batch["attention_mask"], labels, pad_id=0)
     with torch.no_grad():
         expected = packed_scores(causal, ROWS, labels)
-        masks = model_masks(causal.config, packed.seen, packed.position_ids, dtype)
+        masks = model_masks(causal.config, packed.visible, packed.position_ids, dtype)
         hidden = causal.base_model.to(dtype)(
             packed.input_ids, attention_mask=masks, position_ids=packed.position_ids
         ).last_hidden_state
@@ -200,7 +200,7 @@ def test_each_query_sees_what_comes_before_it_in_its_own_text() -> None:
     for row, prompt in enumerate(ROWS):
         texts = {}
         for place in range(packed.input_ids.shape[1]):
-            seen = packed.seen[row, place].nonzero()[:, 0].tolist()
+            seen = packed.visible[row, place].nonzero()[:, 0].tolist()
             texts[place] = packed.input_ids[row, seen].tolist()
             if place < len(prompt) + len(labels.nodes):
                 assert packed.position_ids[row, seen].tolist() == list(range(len(seen)))

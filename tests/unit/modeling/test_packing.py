@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from labeltune.config.model import Prompt
 from labeltune.modeling import adapters, architectures, packing
-from labeltune.modeling.packing import FRONT, PADDING
+from labeltune.modeling.packing import PADDING, PREFIX
 from labeltune.modeling.prompts import EncodedRows, Encoder
 from labeltune.runtime.errors import UserError
 from labeltune.training import dataset, finetune
@@ -25,7 +25,7 @@ ANSWERS = [*tuning.ANSWERS, 1]
 
 
 def made(base: Path, **train: Any) -> tuple[Any, Any, EncodedRows]:
-    """A plan whose prompts share a front, its network with random adapters, and rows with their trunk's states."""
+    """A plan whose prompts share a prefix, its network with random adapters, and rows with their trunk's states."""
     plan = tuning.plan(base, **train)
     prompt = Prompt(template="Classify the text as ham or spam. Text: {text}\nLabel:", max_length=96)
     plan = replace(plan, encoder=Encoder.of(plan.encoder.tokenizer, prompt, plan.labels))
@@ -64,13 +64,13 @@ def test_side_by_side_rows_learn_what_padded_ones_learn(
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setattr(packing, "PACKED_LENGTH", 70)
     plan, network, rows = made(tiny_base(architecture), **{"head": "linear", **train})
-    binning = dataset.choose_packing(plan, architectures.unwrap(network))
-    assert binning is not None
-    assert (len(binning.front) > 4) == (architecture != "bert")
+    packed_by = dataset.choose_packing(plan, architectures.unwrap(network))
+    assert packed_by is not None
+    assert (len(packed_by.prefix) > 4) == (architecture != "bert")
     items = [rows[row] for row in range(len(rows))]
     expected, gradients = learnt(network, Collator(pad_id=0)(items))
     for multiple in (1, 16):
-        packed = Collator(pad_id=0, binning=replace(binning, multiple=multiple))(items)
+        packed = Collator(pad_id=0, packing=replace(packed_by, multiple=multiple))(items)
         assert packed["owners"].shape[1] % multiple == 0
         assert 1 < len(packed["owners"]) < len(items)
         found, others = learnt(network, packed)
@@ -84,18 +84,18 @@ def test_side_by_side_rows_learn_what_padded_ones_learn(
 def test_every_token_is_there_once_and_the_front_once_a_bin(tiny_base: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "PACKED_LENGTH", 40)
     rows = [{"input_ids": [9, 9, 9, 9, *range(20, 20 + length)]} for length in (5, 30, 12, 21)]
-    rows.append({"input_ids": [1, 2, 3]})  # one that does not begin with the front
-    batch = packing.SequencePacking(front=(9, 9, 9, 9), pooling="mean").collate(rows, pad_id=0)
+    rows.append({"input_ids": [1, 2, 3]})  # one that does not begin with the prefix
+    batch = packing.SequencePacking(prefix=(9, 9, 9, 9), pooling="mean").collate(rows, pad_id=0)
     for row, given in enumerate(rows):
         own = batch["owners"] == row
         skip = 4 if row < 4 else 0
         assert batch["input_ids"][own].tolist() == given["input_ids"][skip:]
         assert batch["position_ids"][own].tolist() == list(range(skip, len(given["input_ids"])))
-        reading = batch["reading"].reshape(len(rows), *batch["owners"].shape)[row]
+        reading = batch["pooling_weights"].reshape(len(rows), *batch["owners"].shape)[row]
         assert float(reading.sum()) == pytest.approx(1)
         assert int((reading > 0).sum()) == len(given["input_ids"])
-    fronts = (batch["owners"] == FRONT).sum(1).tolist()
-    assert sorted(fronts) == [0, 4, 4]
+    prefixes = (batch["owners"] == PREFIX).sum(1).tolist()
+    assert sorted(prefixes) == [0, 4, 4]
     assert int((batch["owners"] == PADDING).sum()) == batch["owners"].numel() - 68 - 3 - 8
 
 
@@ -123,4 +123,4 @@ def test_training_is_packed(tiny_base: Bases, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(finetune, "Collator", lambda **given: seen.append(given) or Collator(**given))
     for setting in ("auto", False):
         tuning.tune(tuning.plan(tiny_base("llama"), head="linear", packing=setting))
-    assert [given["binning"] is not None for given in seen] == [True, False]
+    assert [given["packing"] is not None for given in seen] == [True, False]

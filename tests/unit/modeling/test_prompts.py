@@ -26,8 +26,8 @@ def test_braces_and_placeholders_in_a_text_stay_literal(spam: LabelSet) -> None:
 def test_label_words_and_not_names_are_listed() -> None:
     labels = LabelSet(names=("0", "1"), words=("差", "好"))
     template = Template.of(Prompt(template="{labels}？{text}答案：", separator="或"), labels)
-    assert template.front == "差或好？"
-    assert template.back == "答案："
+    assert template.prefix == "差或好？"
+    assert template.suffix == "答案："
 
 
 def test_other_braces_of_a_template_are_literal(spam: LabelSet) -> None:
@@ -79,5 +79,5 @@ def test_a_template_that_leaves_no_room_is_refused(base_folder: Path, spam: Labe
 
 
 def test_a_prompt_without_tokens_still_gets_one(base_folder: Path, spam: LabelSet) -> None:
-    bare = Encoder(tokenizer=load_tokenizer(base_folder), template=Template(front="", back=""), max_length=64)
+    bare = Encoder(tokenizer=load_tokenizer(base_folder), template=Template(prefix="", suffix=""), max_length=64)
     assert [len(ids) for ids in bare.encode(["", "a"]).input_ids] == [1, 1]

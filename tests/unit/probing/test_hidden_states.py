@@ -87,10 +87,10 @@ def test_a_shared_front_and_several_threads_change_nothing(
     tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, architecture: str, words: tuple[str, str], threads: int
 ) -> None:
     made = plan(tiny_base(architecture), words=words)
-    template = replace(made.encoder.template, front="Classify the text as ham or spam. Text: ")
+    template = replace(made.encoder.template, prefix="Classify the text as ham or spam. Text: ")
     made = replace(made, encoder=Encoder(tokenizer=made.encoder.tokenizer, template=template, max_length=64))
     model = loaded(made)
-    assert (model.front is not None) == (architecture != "bert" and words != WORDS)
+    assert (model.prefix is not None) == (architecture != "bert" and words != WORDS)
     texts = [*TEXTS, *(f"{text} {text}" for text in TEXTS), "x" * 200]  # the last loses its middle
     expected = np.stack([reference_states(made, text) for text in texts])
     monkeypatch.setattr(fused, "inference_tokens", lambda: 40)  # several batches, so that threads have work
@@ -99,7 +99,7 @@ def test_a_shared_front_and_several_threads_change_nothing(
     np.testing.assert_allclose(found.states, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(climbed(model, made, texts), read_states(model, made, texts, scoring=False).states)
     if found.scores is not None:
-        plain = read_states(replace(model, front=None), made, texts)
+        plain = read_states(replace(model, prefix=None), made, texts)
         np.testing.assert_allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-4)
 
 

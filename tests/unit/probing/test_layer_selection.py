@@ -186,7 +186,7 @@ def test_a_family_that_is_not_known_keeps_every_layer(tiny_base: Bases) -> None:
 
 def test_an_estimate_takes_auto() -> None:
     shape = Shape(layers=32, layer_weights=100, embedding_weights=100, width=8, decoder=True)
-    options = {"rows": 10_000, "validation": 100, "tokens": 50.0, "padded": 60.0, "front": 0, "gflops": 0.1}
+    options = {"rows": 10_000, "validation": 100, "tokens": 50.0, "padded": 60.0, "prefix": 0, "gflops": 0.1}
 
     def seconds(**train: Any) -> float:
         return estimate(shape, Train.model_validate({"seed": 0, **train}), **options).seconds

@@ -85,13 +85,13 @@ def test_training_from_the_disk_is_training_from_memory_bit_for_bit(
     assert same(first, memory)
 
 
-@pytest.mark.parametrize(("front", "dtype", "bound"), [(False, "fp32", 0), (True, "fp32", 2e-5), (True, "bf16", 0.05)])
+@pytest.mark.parametrize(("prefix", "dtype", "bound"), [(False, "fp32", 0), (True, "fp32", 2e-5), (True, "bf16", 0.05)])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
 def test_training_with_states_is_training_without_them(
-    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, architecture: str, front: bool, dtype: str, bound: float
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, architecture: str, prefix: bool, dtype: str, bound: float
 ) -> None:
     made = plan(tiny_base(architecture), dtype=dtype, head="linear", layers=1, epochs=2.0, learning_rate=1e-3)
-    made = fronted(made) if front else made
+    made = fronted(made) if prefix else made
     states = trained(made)
     monkeypatch.setattr(dataset, "frozen_states", lambda *_: None)
     whole = trained(made)
@@ -147,22 +147,22 @@ def test_states_behind_the_front_are_those_of_the_whole_prompt(tiny_base: Bases,
     texts = [*TEXTS, "", " x", "a longer one, of several words, to be padded to"]
     input_ids = made.encoder.encode(texts).input_ids
     pad_id = made.encoder.tokenizer.pad_token_id
-    front = shared_prefix(network, made.encoder, stop=network.trunk_layers)
-    assert front is not None
-    assert len(front.states) == network.trunk_layers
-    assert sum(front.begins(ids) for ids in input_ids) >= 4
+    prefix = shared_prefix(network, made.encoder, stop=network.frozen_layers)
+    assert prefix is not None
+    assert len(prefix.keys_and_values) == network.frozen_layers
+    assert sum(prefix.begins(ids) for ids in input_ids) >= 4
     found = torch.full((sum(map(len, input_ids)), 32), torch.nan)
     done: list[int] = []
     dataset.compute_states(
         network, input_ids, lambda at, part: found[at : at + len(part)].copy_(part), pad_id=pad_id,
-        prefix=front, progress=done.append,
+        prefix=prefix, progress=done.append,
     )  # fmt: skip
     assert sum(done) == len(texts)
     whole = torch.cat(dataset.states(network, input_ids, pad_id=pad_id))
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
     with quiet(), torch.no_grad():
         alone = network.model if hasattr(network, "model") else network.transformer
-        layer = alone(torch.tensor(input_ids[:1]), output_hidden_states=True).hidden_states[network.trunk_layers]
+        layer = alone(torch.tensor(input_ids[:1]), output_hidden_states=True).hidden_states[network.frozen_layers]
     torch.testing.assert_close(found[: len(input_ids[0])], layer[0], rtol=1e-4, atol=1e-4)
 
 

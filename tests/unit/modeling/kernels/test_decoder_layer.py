@@ -48,10 +48,10 @@ def gradients(made: NetworkSpec, network: Any, *, known: bool, side_by_side: boo
     inner = architectures.unwrap(network)
     pad_id = made.encoder.tokenizer.pad_token_id
     given = rows(made)
-    if known and inner.trunk_layers:
+    if known and inner.frozen_layers:
         given = replace(given, states=states(inner, given.input_ids, pad_id=pad_id))
-    binning = dataset.choose_packing(made, inner) if side_by_side else None
-    batch = Collator(pad_id=pad_id, binning=binning)([given[row] for row in range(len(given))])
+    packed_by = dataset.choose_packing(made, inner) if side_by_side else None
+    batch = Collator(pad_id=pad_id, packing=packed_by)([given[row] for row in range(len(given))])
     network.train()
     logits = network(**{name: tensor for name, tensor in batch.items() if name != "rows"}).logits
     functional.cross_entropy(logits, torch.tensor(ANSWERS)).backward()
@@ -110,9 +110,9 @@ def test_in_bf16_they_err_as_little_as_transformers(tiny_base: Bases) -> None:
 
 
 @pytest.mark.parametrize("architecture", DECODERS)
-@pytest.mark.parametrize("behind_front", [True, False])
+@pytest.mark.parametrize("with_prefix", [True, False])
 def test_answers_are_the_same_with_adapters_and_without(
-    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, architecture: str, behind_front: bool
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, architecture: str, with_prefix: bool
 ) -> None:
     ran = counted(monkeypatch)
     answers = []
@@ -120,10 +120,10 @@ def test_answers_are_the_same_with_adapters_and_without(
         for merged in (False, True):
             network = network.merge_and_unload() if merged else network
             ran.clear()
-            front = shared_prefix(network, made.encoder) if behind_front else None
+            prefix = shared_prefix(network, made.encoder) if with_prefix else None
             ids = made.encoder.encode(TEXTS).input_ids
             pad_id = made.encoder.tokenizer.pad_token_id
-            answers.append(compute_logits(network, ids, pad_id=pad_id, batch_tokens=64, front=front))
+            answers.append(compute_logits(network, ids, pad_id=pad_id, batch_tokens=64, prefix=prefix))
             assert set(ran) == ({"layer_states"} if made.machine.kernels == "fused" else set())
     for other in answers[1:]:
         torch.testing.assert_close(torch.tensor(other), torch.tensor(answers[0]), rtol=1e-4, atol=2e-5)

@@ -43,7 +43,7 @@ def built(folder: Path, attention: str = "eager", **options: Any) -> tuple[Netwo
 
 
 def answers(made: NetworkSpec, network: Any, texts: list[str], *, whole: bool, **options: Any) -> np.ndarray:
-    architectures.unwrap(network).every_state = whole
+    architectures.unwrap(network).all_states = whole
     encoded = made.encoder.encode(texts).input_ids
     return compute_logits(network, encoded, pad_id=made.encoder.tokenizer.pad_token_id, batch_tokens=400, **options)
 
@@ -78,8 +78,8 @@ def test_logits_are_those_of_the_whole_layer(
     resumed = answers(made, network, texts, whole=False, states=states)
     np.testing.assert_allclose(resumed, found, rtol=1e-6, atol=0 if attention == "eager" else 1e-5)
     if words != SEVERAL:
-        front = shared_prefix(network, made.encoder)
-        np.testing.assert_allclose(answers(made, network, texts, whole=False, front=front), whole, rtol=0, atol=1e-5)
+        prefix = shared_prefix(network, made.encoder)
+        np.testing.assert_allclose(answers(made, network, texts, whole=False, prefix=prefix), whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("words", [("ham", "spam"), SEVERAL], ids=["one token", "several"])
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_the_whole_layer(
     batch = pad(rows(made).input_ids, made.encoder.tokenizer.pad_token_id)
     found = []
     for whole in (False, True):
-        architectures.unwrap(network).every_state = whole
+        architectures.unwrap(network).all_states = whole
         network.train().zero_grad()
         torch.nn.functional.cross_entropy(network(**batch).logits, torch.tensor(ANSWERS)).backward()
         found.append(

@@ -1,0 +1,96 @@
+"""The interface of a network: what forward passes, kernels, probes and training use of it."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+
+class Network(Protocol):
+    """A Transformers model whose output has one logit per label; `classifiers` has the two kinds of it.
+
+    A PEFT model around one has the same attributes, and `architectures.unwrap` gives the one inside.
+    """
+
+    config: PretrainedConfig
+    """Transformers' configuration, cut to the network's depth."""
+    training: bool
+    """Whether dropout is on."""
+    trained_layers: int
+    """Number of top layers that train; the others are frozen."""
+    truncated: bool
+    """Whether the base model has layers above this network's depth."""
+    autocast: torch.dtype | None
+    """Type of the arithmetic where it differs from the type of the weights, else None."""
+    all_states: bool
+    """Whether the top layer is computed for every token, also where the head reads one token alone."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens that each row has in the layers in addition to its prompt: nodes of the label words' tree."""
+
+    @property
+    def frozen_layers(self) -> int:
+        """Number of layers below the first one that trains."""
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Return an output with `logits`, `[batch, num_labels]` in fp32."""
+
+    def backbone(self) -> Any:
+        """Return the model without its head."""
+
+    def layers(self, from_tokens: bool, first: int, last: int) -> Any:
+        """Return the backbone with the layers from `first` to before `last`, and with embeddings if `from_tokens`."""
+
+    def run(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: Any,
+        states: torch.Tensor | None,
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        positions: torch.Tensor | None = None,
+        **inputs: Any,
+    ) -> torch.Tensor:
+        """Return hidden states of the layers from `start` to before `stop`."""
+
+    def run_frozen_layers(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, prefix: Any = None
+    ) -> torch.Tensor:
+        """Return the states after the frozen layers, `[batch, length + extra_tokens, size]`."""
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Return a context with the type of the arithmetic."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout on or off."""
+
+    def eval(self) -> Self:
+        """Switch dropout off."""
+
+    def to(self, *given: Any) -> Self:
+        """Move the weights to a device."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the weights."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return the weights with their names."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Return every module inside."""
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Return the module at a path."""
