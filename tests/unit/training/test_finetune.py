@@ -232,7 +232,7 @@ def test_without_a_warm_up_the_first_step_has_the_peak(tiny_base: Bases) -> None
 
 
 def test_gradients_are_clipped_to_the_norm(tiny_base: Bases) -> None:
-    free = stepped(tiny_base("llama"), max_grad_norm=1e9, eval_steps=1)
+    free = stepped(tiny_base("llama"), max_grad_norm=1e6, eval_steps=1)
     assert free.norms[0] > 0.1
     cut = stepped(tiny_base("llama"), max_grad_norm=0.01, eval_steps=1)
     assert cut.norms[0] == pytest.approx(0.01, rel=1e-3)
