@@ -101,13 +101,14 @@ def _trainer(task: Task, *, full: bool, tuned: bool, rate: float) -> Measured:
 
     set_seed(task.seed)
     dtype = device.choose_dtype("auto") if tuned else "fp32"
-    tokenizer = AutoTokenizer.from_pretrained(task.model)
+    tokenizer = AutoTokenizer.from_pretrained(task.model, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model: Any = AutoModelForSequenceClassification.from_pretrained(
         task.model,
         num_labels=len(task.names),
         dtype=torch.float32 if full else device.DTYPES[dtype],
         attn_implementation="eager" if tuned else "sdpa",
+        trust_remote_code=False,
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     if not full:
@@ -162,9 +163,9 @@ def label_words(task: Task) -> Measured:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(task.seed)
-    tokenizer = AutoTokenizer.from_pretrained(task.model)
+    tokenizer = AutoTokenizer.from_pretrained(task.model, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model: Any = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32, trust_remote_code=False)
     model = get_peft_model(
         model,
         LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.05, target_modules=PROJECTIONS),
@@ -220,7 +221,7 @@ def setfit(task: Task) -> Measured:
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
-    model = SetFitModel.from_pretrained(str(task.model))
+    model = SetFitModel.from_pretrained(str(task.model), trust_remote_code=False)
     model.model_body.max_seq_length = MAX_LENGTH
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

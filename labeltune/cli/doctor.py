@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from transformers import AutoConfig, logging
+from transformers import logging
 
 from labeltune.config import base, resolve
 from labeltune.config.model import Train
@@ -22,7 +22,7 @@ from labeltune.console import terminal
 from labeltune.data.labels import LabelSet
 from labeltune.data.loading import read_split
 from labeltune.modeling import device
-from labeltune.modeling.base_models import load_tokenizer, open_base
+from labeltune.modeling.base_models import load_config, load_tokenizer, open_base
 from labeltune.modeling.forward import prefix_tokens
 from labeltune.modeling.prompts import Encoder
 from labeltune.probing.layer_selection import compared_rows, fewest_layers, patience, trained_layers
@@ -213,7 +213,7 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
     rows, validation, lengths, front = _rows(resolved)
     tokens = sum(lengths) / len(lengths)
     padded = longest(lengths, resolved.train.batch_size)
-    shape = Shape.of(AutoConfig.from_pretrained(open_base(resolved.model).folder))
+    shape = Shape.of(load_config(open_base(resolved.model).folder))
     gflops = rates[device.choose_dtype(resolved.train.dtype)]
     free = psutil.virtual_memory().available / GIB
     table = []

@@ -33,7 +33,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
 RECORD = "labeltune.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-"""Ends of names of files that Python may run code from."""
+"""Suffixes of files that can run code when Python opens them."""
+KINDS = (".safetensors", ".json", ".txt", ".model", ".jinja", ".md")
+"""Suffixes of the files that an artefact may hold: weights, settings, the tokenizer's files and the model card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,8 @@ def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: B
             _settle_adapter_config(partial / ADAPTER_CONFIG, base)
             _save_config(unwrap(network).config, partial)
         tokenizer.save_pretrained(partial)
+        # Of a tokenizer with several chat templates; the classifier's prompt uses none, and an artefact has no folders.
+        shutil.rmtree(partial / "additional_chat_templates", ignore_errors=True)
         _describe(partial, replace(record, model=_pinned(record.model, base)))
 
 
@@ -176,26 +180,32 @@ def load_record(folder: Path) -> Record:
     """Check every file of an artefact against its manifest and read its record.
 
     Raises:
-        UserError: the folder is no artefact, or a file is missing or was changed.
+        UserError: the folder is no artefact, a file is missing or was changed, or the folder holds anything that the
+            manifest does not name, or a file of another kind than `KINDS`.
     """
     hashes = _read(folder / MANIFEST).get("sha256")
     if not isinstance(hashes, dict) or not any(name.endswith(".safetensors") for name in hashes):
         raise UserError(f"{folder / MANIFEST} is damaged: it names no weights; train again with `dvc repro`")
-    held = sorted(file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    held = sorted(entry.name for entry in folder.iterdir())
     pickled = [name for name in held if Path(name).suffix.lower() in PICKLES]
     if pickled:
         raise UserError(
             f"{folder} holds {', '.join(pickled)}: pickles, which can run code when they are opened, are never loaded; "
             "a classifier's weights are .safetensors files. Get it from whom you trust, or train again with `dvc repro`"
         )
+    plain = [name for name in held if Path(name).suffix in KINDS and (folder / name).is_file()]
     found = {
+        "of a kind that no classifier has": [name for name in held if name not in plain],
         "missing": [name for name in hashes if name not in held],
-        "changed": [name for name in hashes if name in held and digest(folder / name) != hashes[name]],
-        "not a part of it": [name for name in held if name not in hashes and name != MANIFEST],
+        "changed": [name for name in hashes if name in plain and digest(folder / name) != hashes[name]],
+        "not a part of it": [name for name in plain if name not in {*hashes, MANIFEST}],
     }
     what = [f"{how}: {', '.join(names)}" for how, names in found.items() if names]
     if what:
-        raise UserError(f"{folder} is damaged ({'; '.join(what)}); restore it, or train again with `dvc repro`")
+        raise UserError(
+            f"{folder} is damaged ({'; '.join(what)}); restore it without what does not belong to it, or train again "
+            "with `dvc repro`"
+        )
     content = _read(folder / RECORD)
     if content["format"] != FORMAT:
         raise UserError(f"{folder / RECORD}: format {content['format']}; this version of labeltune reads {FORMAT}")

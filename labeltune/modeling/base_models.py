@@ -20,7 +20,7 @@ import torch
 import transformers
 from filelock import FileLock
 from huggingface_hub import errors, snapshot_download
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from labeltune.config.model import Model
@@ -170,10 +170,10 @@ def _converted(file: Path, model: Model) -> Path:
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
         options: dict[str, Any] = {"gguf_file": file.name}
         with quiet(), _read_once():
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False, **options)
             # Without dequantize=True the weights stay packed: they could be neither trained nor saved.
             options |= {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
-            network = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+            network = AutoModelForCausalLM.from_pretrained(file.parent, trust_remote_code=False, **options)
             network.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
         _forget_origin(partial / "config.json")
@@ -204,12 +204,46 @@ def _forget_origin(config: Path) -> None:
     config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def load_config(folder: Path) -> PretrainedConfig:
+    """Load the configuration of a model; code that lies in its folder is never run.
+
+    Raises:
+        UserError: The installed Transformers has no class for the model, or config.json is damaged.
+    """
+    with _own_classes_only(folder, "config.json"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
-    """Load a tokenizer that has a pad token; decoders without one pad with the end-of-text token."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    """Load a tokenizer that has a pad token; decoders without one pad with the end-of-text token.
+
+    Raises:
+        UserError: The tokenizer needs code that lies in its folder, which is never run, or its files are damaged.
+    """
+    with _own_classes_only(folder, "tokenizer_config.json"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+@contextmanager
+def _own_classes_only(folder: Path, name: str) -> Iterator[None]:
+    """Turn what Transformers raises where it lacks a class of its own into a message that names the file.
+
+    Raises:
+        UserError: A class is missing, or the file is damaged.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{folder / name}: auto_map: this model brings Python code of its own, which labeltune never runs, and "
+                f"Transformers {transformers.__version__} has no class of its own for it; choose another model"
+            ) from error
+        why = str(error).partition("\n")[0]
+        raise UserError(f"{folder / name}: Transformers {transformers.__version__} can't read it: {why}") from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -20,7 +20,7 @@ from labeltune.data.labels import LabelSet
 from labeltune.modeling import architectures, classifiers
 from labeltune.modeling.adapters import adapt, prepare_quantized, quantization_config
 from labeltune.modeling.architectures import is_encoder
-from labeltune.modeling.base_models import Base, quiet
+from labeltune.modeling.base_models import Base, load_config, quiet
 from labeltune.modeling.classifiers import NATIVE_HEADS, LabelScoring, PooledClassification, head_parts
 from labeltune.modeling.device import DTYPES, Machine, device
 from labeltune.modeling.forward import compute_logits
@@ -68,7 +68,7 @@ def load_network(
     Raises:
         UserError: a setting that this model can't do, with what to set instead.
     """
-    config = AutoConfig.from_pretrained(base.folder)
+    config = load_config(base.folder)
     whole = config.num_hidden_layers
     trained = architectures.truncate_config(config, base.name, settings.depth, settings.layers)
     words = None
@@ -154,6 +154,7 @@ def _load(
             config=config,
             attn_implementation=attention,
             output_loading_info=True,
+            trust_remote_code=False,
             **options,
             **attributes,
         )
@@ -253,7 +254,9 @@ def _output_rows(base: Base, network: Any, tokens: list[int]) -> torch.Tensor:
                 return torch.cat([rows[token : token + 1] for token in tokens])
     # The files of some families, such as GPT-NeoX, have names that only Transformers can translate.
     with quiet():
-        whole, report = kind.from_pretrained(base.folder, dtype="auto", output_loading_info=True)
+        whole, report = kind.from_pretrained(
+            base.folder, dtype="auto", output_loading_info=True, trust_remote_code=False
+        )
     if names & set(report["missing_keys"]):
         raise UserError(f"train.head: label_scoring found no output embedding in {base.folder}; set train.head: linear")
     return whole.get_output_embeddings().weight.data[tokens].clone()

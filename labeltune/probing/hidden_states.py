@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from labeltune.config.model import Train
 from labeltune.data.labels import LabelSet
 from labeltune.modeling import classifiers
 from labeltune.modeling.architectures import architecture_of, is_encoder, layer_list
-from labeltune.modeling.base_models import Base
+from labeltune.modeling.base_models import Base, load_config
 from labeltune.modeling.builder import load_network
 from labeltune.modeling.classifiers import continue_prefix, shared_prefix
 from labeltune.modeling.device import Machine, device
@@ -75,7 +74,7 @@ def load_probed_model(
 
     network: Any = None
     missing: str | None = "baselines.zero_shot is false"
-    if scoring and is_encoder(AutoConfig.from_pretrained(base.folder)):
+    if scoring and is_encoder(load_config(base.folder)):
         missing = f"{base.name} is an encoder: it was never trained to say what follows a prompt"
     elif scoring:
         try:

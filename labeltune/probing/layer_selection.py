@@ -11,13 +11,14 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from labeltune.config.model import Train
 from labeltune.console.terminal import bar, say
 from labeltune.data.labels import Indices
 from labeltune.data.sampling import sample
 from labeltune.modeling.architectures import architecture_of, is_encoder
+from labeltune.modeling.base_models import load_config
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.classifiers import shared_prefix
 from labeltune.modeling.device import device
@@ -330,7 +331,7 @@ def select_layers(plan: NetworkSpec, train: EncodedRows, validation: EncodedRows
     if "auto" not in (settings.depth, settings.layers):
         return plan, LayerChoice()
     started = time.perf_counter()
-    config = AutoConfig.from_pretrained(plan.base.folder)
+    config = load_config(plan.base.folder)
     chosen: dict[str, int | str] = {"depth": settings.depth, "layers": settings.layers}
     reasons, probes = {}, None
     if architecture_of(config) is None:

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from labeltune.inference import artifact
 from labeltune.inference.artifact import load_record
 from labeltune.inference.calibration import Calibration
 from labeltune.inference.classifier import Answer, Classifier, Predictions
+from labeltune.modeling.base_models import load_tokenizer
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import digest, write_json
 from tests import tuning
@@ -165,8 +168,6 @@ def test_a_kept_blank_row_is_answered_where_that_is_allowed(classifier: Classifi
 def test_pickles_and_files_of_others_are_refused(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    (copy / ".DS_Store").write_text("what a file manager leaves")
-    Classifier.load(copy)
     (copy / "chat_template.json").write_text("{}")
     with pytest.raises(UserError, match=r"copy is damaged \(not a part of it: chat_template.json\)"):
         Classifier.load(copy)
@@ -183,6 +184,57 @@ def test_pickles_and_files_of_others_are_refused(folder: Path, tmp_path: Path) -
     write_json(manifest, {"sha256": hashes | {"adapter_model.bin": "", "x.safetensors": ""}})
     with pytest.raises(UserError, match="pickles"):
         Classifier.load(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".hidden", ".cache/x.json", "modeling.py", "tokenizer.so", "folder/x.json", ".json", "templates.JSON", "pipe"],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_nothing_but_the_kinds_of_a_classifier_is_let_in(folder: Path, tmp_path: Path, name: str, listed: bool) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    odd = copy / name
+    odd.parent.mkdir(exist_ok=True)
+    if name == "pipe":
+        os.mkfifo(odd)  # reading it would wait for ever
+    else:
+        odd.write_text("{}")
+    if listed:
+        content = json.loads((copy / "manifest.json").read_text())["sha256"]
+        write_json(copy / "manifest.json", {"sha256": content | {name: digest(odd) if odd.is_file() else ""}})
+    top = name.partition("/")[0]
+    with pytest.raises(UserError, match=rf"copy is damaged \(of a kind that no classifier has: {re.escape(top)}"):
+        Classifier.load(copy)
+
+
+def test_code_that_comes_with_a_classifier_is_not_run_and_nobody_is_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
+    file = copy / "tokenizer_config.json"
+    settings = json.loads(file.read_text()) | {
+        "tokenizer_class": "Strange",
+        "auto_map": {"AutoTokenizer": ["strangers/model--tokenization.Strange", None]},
+    }
+    write_json(file, settings)
+    hashes = json.loads((copy / "manifest.json").read_text())["sha256"]
+    write_json(copy / "manifest.json", {"sha256": hashes | {file.name: digest(file)}})
+    with pytest.raises(UserError, match=r"tokenizer_config.json: auto_map: this model brings Python code of its own"):
+        Classifier.load(copy)
+    assert asked == []
+
+
+def test_an_artefact_of_a_tokenizer_with_several_chat_templates_loads(base_folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_folder, base)
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(base)
+    assert load_record(tuning.saved(base, tmp_path / "kept")).labels
 
 
 def test_adapters_of_another_size_are_refused(folder: Path, base_folder: Path, tmp_path: Path) -> None:
