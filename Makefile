@@ -1,13 +1,14 @@
 .PHONY: check test bench plots-template
 
-check:  ## what CI runs before the pipeline: style, types, tests
+check:  ## what CI runs before the pipeline: style, types, imports between packages, all tests
 	ruff check .
 	ruff format --check .
 	mypy
-	OMP_NUM_THREADS=1 pytest -n logical --dist loadfile --no-loadscope-reorder
+	lint-imports
+	pytest -m ""
 
-test:  ## the tests that take seconds
-	OMP_NUM_THREADS=1 pytest -n logical --dist loadfile --no-loadscope-reorder -m "not slow"
+test:  ## the tests that take seconds; without proofs, browsers and end-to-end runs
+	pytest
 
 bench:  ## labeltune beside what a user would run instead, on the prepared rows
 	python -m benchmarks.sides

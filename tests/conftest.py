@@ -1,11 +1,17 @@
 """A tiny language model, made here and not stored: the same architecture and file formats as the real ones."""
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# Before torch is imported, which reads it once. More threads than cores make every test several times slower.
+os.environ["OMP_NUM_THREADS"] = str(max(1, CORES // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
 import torch
 
 from labeltune.config.model import Model
@@ -14,6 +20,16 @@ from tests.lexicon import fill_lexicons
 from tests.tiny import save_base
 
 ROOT = Path(__file__).parent.parent
+MOST_WORKERS = 8
+"""Each one imports torch and transformers, which takes about 1 GB of memory."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use a worker for each core, but not more than there are files to run; 0 runs the tests in this process."""
+    named = {Path(argument.split("::")[0]) for argument in config.args}
+    files = len(named) if all(path.is_file() for path in named) else MOST_WORKERS
+    workers = min(CORES, files, MOST_WORKERS)
+    return workers if workers > 1 else 0
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ STAGES = [
     "configure", "collect", "prepare", "train", "calibrate", "evaluate", "robustness", "baselines", "compare",
     "worklist", "plot", "report",
 ]  # fmt: skip
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.end_to_end
 
 
 def stages_run(printed: str) -> list[str]:

@@ -27,7 +27,7 @@ from tests.tuning import plan, record
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.browser,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium here"),
     # Importing it would make its folders here.
     pytest.mark.skipif(importlib.util.find_spec("chainlit") is None, reason="no Chainlit here"),

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from tests.conftest import make_project
 from tests.end_to_end.commands import commit_project, run, user
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.end_to_end
 FAULTS = Path(__file__).parent / "faults"
 # 6 steps an epoch; a validation and a checkpoint every second step.
 TRAIN = (

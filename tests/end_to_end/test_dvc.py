@@ -7,7 +7,7 @@ import pytest
 
 from tests.end_to_end.commands import run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.end_to_end
 
 
 def test_queued_experiments_run_side_by_side(repository: Path) -> None:

@@ -18,7 +18,7 @@ from labeltune.reporting.report.results import RunResults
 from tests.findings import PICTURES, rows_and_logits, write_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
 # The browser reads commands from file descriptor 3 and writes to 4.
 STARTER = """
 import os, sys

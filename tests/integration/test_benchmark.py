@@ -53,6 +53,7 @@ def here(module: list[str], folder: Path = Path()) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # of PEFT
+@pytest.mark.slow
 def test_the_sides_answer_the_same_rows(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

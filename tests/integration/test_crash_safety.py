@@ -32,6 +32,7 @@ from labeltune.training.trainer import RowTrainer
 from stages import configure, prepare, train
 from tests.conftest import make_project
 
+pytestmark = pytest.mark.slow
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["transformers.models.llama.modeling_llama", "bitsandbytes", "sklearn.metrics", __name__])
 OUTS = ("models/trained", "metrics/train.json", "plots/curves")

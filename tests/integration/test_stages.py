@@ -107,6 +107,7 @@ def test_the_stages_write_what_they_promise(project: Path) -> None:
     assert source == {"source": "files", "folder": "data/raw/messages", "all": "messages.csv"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(project: Path) -> None:
     run_all()
     first = fingerprint(project)
@@ -120,6 +121,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(project: P
     assert not any(name.startswith(("data/prepared", "data/baselines")) for name in changed)
 
 
+@pytest.mark.slow
 def test_training_learns_and_keeps_its_best_validation(project: Path) -> None:
     change("conf/recipes/test.yaml", "epochs: 2", "epochs: 12, learning_rate: 3e-3, head: linear, pooling: mean")
     run_all()
@@ -137,6 +139,7 @@ def test_training_learns_and_keeps_its_best_validation(project: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.slow
 def test_a_reloaded_classifier_answers_as_the_trained_one(project: Path, head: str) -> None:
     change("conf/recipes/test.yaml", "epochs: 2", f"epochs: 2, head: {head}, pooling: mean, depth: 3")
     run_all()
@@ -168,6 +171,7 @@ def test_what_is_left_open_is_settled_recorded_and_needs_no_second_look(
     assert loaded.record.chosen == figures["reasons"]
 
 
+@pytest.mark.slow
 def test_calibrating_changes_the_confidence_and_copies_the_weights(project: Path) -> None:
     change("conf/recipes/test.yaml", "epochs: 2", "epochs: 6, learning_rate: 3e-3")
     run_all()
@@ -189,6 +193,7 @@ def test_calibrating_changes_the_confidence_and_copies_the_weights(project: Path
     assert Path("models/trained", weights).stat().st_ino == Path("models/classifier", weights).stat().st_ino
 
 
+@pytest.mark.slow
 def test_early_stopping_stops_and_accumulation_counts_steps(project: Path) -> None:
     change("conf/recipes/test.yaml", "epochs: 2", "epochs: 30, accumulation: 3, learning_rate: 0.5, early_stopping: 1")
     run_all()

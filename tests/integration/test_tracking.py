@@ -29,6 +29,7 @@ def run(report_to: str | None = None) -> pd.DataFrame:
     return pd.read_csv("plots/curves/validation.csv")
 
 
+@pytest.mark.slow
 def test_trackers_hold_what_the_curves_hold(place: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -54,6 +55,7 @@ def test_trackers_hold_what_the_curves_hold(place: Path) -> None:
     assert metrics["step"] == last["step"]
 
 
+@pytest.mark.slow
 def test_without_trackers_nothing_is_tracked_and_the_result_is_the_same(place: Path, project: Path) -> None:
     plain = run()
     assert not (place / "tracking").exists()

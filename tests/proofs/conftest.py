@@ -1,6 +1,7 @@
 """Collects what every proof came to, and keeps docs/correctness.md the table of it.
 
-`pytest tests/proofs --write-correctness` writes the page. Any run of all proofs fails where the page says otherwise.
+`pytest tests/proofs -m proof --write-correctness` writes the page. Any run of all proofs fails where the page says
+otherwise.
 """
 
 import re
@@ -48,8 +49,9 @@ def page(outcomes: Outcomes) -> str:
     lines = [
         "# Correctness",
         "",
-        "Written by `pytest tests/proofs --write-correctness`. Each tick is a test that passed on a tiny model of the",
-        "architecture's own class, which was trained, saved and loaded. These tests fail if this page is out of date.",
+        "Written by `pytest tests/proofs -m proof --write-correctness`. Each tick is a test that passed on a tiny",
+        "model of the architecture's own class, which was trained, saved and loaded. These tests fail if this page is",
+        "out of date.",
         "A dash means that the property does not apply: nothing is merged without adapters, and Transformers has no",
         "classifier with an MLP head and none that scores label words of several tokens.",
         "",
@@ -87,5 +89,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         reporter.write_line(
-            "docs/correctness.md is out of date: run `pytest tests/proofs --write-correctness`", red=True
+            "docs/correctness.md is out of date: run `pytest tests/proofs -m proof --write-correctness`", red=True
         )

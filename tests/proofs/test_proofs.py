@@ -36,6 +36,7 @@ from labeltune.training import checkpoints, dataset, finetune
 from tests.proofs.matrix import CELLS, applies
 from tests.tiny import save_base
 
+pytestmark = pytest.mark.proof
 Cell = tuple[str, str, str]
 PROMPT = Prompt(template="Classify the text as {labels}.\nText: {text}\nLabel:", separator=" or ", max_length=64)
 TEXTS = ["win a free prize now", "see you at home for lunch later, call me", "x", "free cash", "lunch", "call", "now"]

@@ -97,7 +97,7 @@ def test_a_terminal_gets_a_table_with_abstention_in_words(
     assert "win [bold] " in shown  # no markup
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_the_command_in_a_pipe_whose_reader_has_enough(folder: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", "from labeltune.cli import entry; entry()", "predict", folder, "--file", "-"],

@@ -123,6 +123,7 @@ def test_label_words_of_several_tokens_have_no_form_in_transformers(
     ],
     ids=["several tokens", "mean", "encoder"],
 )
+@pytest.mark.slow
 def test_a_graph_gives_the_same_logits(
     tiny_base: Bases, tmp_path: Path, architecture: str, train: dict[str, Any]
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_graph_gives_the_same_logits(
     assert one["logits"] == pytest.approx(whole["logits"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_graph_in_8_bits_is_near_and_smaller(tiny_base: Bases, tmp_path: Path) -> None:
     trained(tiny_base("llama", hidden_size=64), tmp_path / "classifier", head="linear")
     sizes = []
@@ -166,6 +168,7 @@ def rows_file(folder: Path, labels: tuple[str, str] = ("ham", "spam")) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_export_runs_where_there_is_no_labeltune(
     tiny_base: Bases, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
