@@ -12,19 +12,19 @@ import pandas as pd
 
 from labeltune.config.data import Dataset
 from labeltune.console.terminal import say, table
-from labeltune.data.columns import match_columns
+from labeltune.data.columns import PAIRS, SPLITS, match_columns, split_of
 from labeltune.data.deduplication import find_near_duplicates
+from labeltune.data.discovery import saved_to_disk
 from labeltune.data.encodings import likely_encoding
 from labeltune.data.loading import read_split
-from labeltune.data.readers import COLUMNAR, FORMATS, detect_format, format_suffix, open_rows
+from labeltune.data.readers import COLUMNAR, FORMATS, as_text, check_kind, detect_format, format_suffix, open_rows
+from labeltune.data.targets import TOGETHER
 from labeltune.evaluation.robustness.editing import language
 from labeltune.runtime.errors import UserError
 
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval"),
-}
+MARKS = ("split", "partition", "subset")
+"""Names of columns that say which split a row is of."""
+TRUTH = {"0", "1", "0.0", "1.0", "true", "false"}
 PEEKED = 2000
 """Rows that columns are told by."""
 COMPARED = 20_000
@@ -88,6 +88,8 @@ def inspect(place: Path, name: str, folder: Path, *, text: str | None = None, la
     guessed: list[str] = []
     sample = first or next(iter(sorted(place.rglob("*.txt"))), None)
     encoding, guess = "utf-8", False
+    if sample:
+        check_kind(sample)
     if sample and FORMATS.get(format_suffix(sample)) not in COLUMNAR:
         encoding, guess = likely_encoding(sample)
     if encoding != "utf-8":
@@ -97,6 +99,8 @@ def inspect(place: Path, name: str, folder: Path, *, text: str | None = None, la
         columns, unsure = _columns(first, encoding, text, label)
         settings |= columns
         guessed += unsure
+        if "all" in settings and columns.get("header", True):
+            settings = _marked(first, encoding, settings)
     return describe(Dataset(name=name, **settings), settings, tuple(guessed))
 
 
@@ -164,6 +168,8 @@ def _layout(place: Path) -> dict[str, Any]:
     """Which files are the rows: the keys `all`, or `train`, `validation` and `test`."""
     if place.is_file():
         return {"all": place.name}
+    if folders := _split_folders(place):
+        return folders
     files = sorted(file for file in place.rglob("*") if format_suffix(file) in FORMATS and file.is_file())
     named = {
         split: file
@@ -176,11 +182,44 @@ def _layout(place: Path) -> dict[str, Any]:
         return inside
     if {"train", "validation"} <= inside.keys():  # the labels of a hidden test set are nobody's
         return {"train": inside["train"], "test": inside["validation"]}
-    if "train" in inside:
-        return {"all": inside["train"]}
-    if len(files) == 1:
-        return {"all": files[0].relative_to(place).as_posix()}
-    return {"all": "."}
+    only = files[0].relative_to(place).as_posix() if len(files) == 1 else "."
+    return {"all": inside.get("train", only)}
+
+
+def _split_folders(place: Path) -> dict[str, str]:
+    """The keys of a folder with a folder per split, or of one that the datasets library saved; else none."""
+    folders = {
+        split: path.name
+        for split, words in SPLITS.items()
+        for path in sorted(place.iterdir(), reverse=True)
+        if path.is_dir() and path.name.casefold() in words and (_has_folders(path) or saved_to_disk(path))
+    }
+    if "train" in folders and len(folders) > 1:
+        return folders if "test" in folders else {"train": folders["train"], "test": folders["validation"]}
+    return {"all": "."} if saved_to_disk(place) else {}
+
+
+def _has_folders(place: Path) -> bool:
+    return any(path.is_dir() and not path.name.startswith((".", "_")) for path in place.iterdir())
+
+
+def _marked(path: Path, encoding: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the splits that a column names, where there is one."""
+    table = open_rows(path, detect_format(path, encoding), encoding=encoding)
+    taken = (settings["text"], settings["label"])
+    marks = next((name for name in table.columns if name.strip().casefold() in MARKS and name not in taken), None)
+    if marks is None:
+        return settings
+    values = {as_text(row.get(marks), f"{path}:{place}", marks) for place, row in table.take([marks])}
+    splits = {split_of(value) for value in values}
+    if None in splits or "train" not in splits or len(splits) == 1:
+        say(f"column {marks} is not used: {', '.join(map(str, sorted(values, key=str)[:5]))} name no splits to test on")
+        return settings
+    file = settings["all"]
+    given = {"train": file} | ({"validation": file} if "validation" in splits and "test" in splits else {})
+    say(f"column {marks} says which rows are for training, validation and test: it is used")
+    kept = {key: value for key, value in settings.items() if key != "all"}
+    return kept | given | {"test": file, "split_column": marks}
 
 
 def _first_table(place: Path, settings: dict[str, Any]) -> Path | None:
@@ -203,6 +242,13 @@ def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> 
         raise UserError(f"{path}: there are no rows")
     names = table.columns
     values = {name: [str(row[name]) for row in rows if row.get(name) is not None] for name in names}
+    lower = {name.strip().casefold(): name for name in names}
+    pair = next(([lower[one] for one in pair] for pair in PAIRS if text is None and lower.keys() >= set(pair)), None)
+    if pair:
+        raise UserError(
+            f"{path}: {pair[0]} and {pair[1]} look like a pair of texts that are judged together, which is no task of "
+            f"this version; to read one alone, name it with --text"
+        )
     if kind in ("csv", "tsv") and not text and not label and _headless(names, values):
         values = {name: [name, *column] for name, column in values.items()}
         found_text, found_label = _guess(values)
@@ -215,6 +261,13 @@ def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> 
     missing = [key for key, value in chosen.items() if value is None]
     if missing:
         taken = {value for value in chosen.values() if value}
+        taken |= {name for name in names if name.strip().casefold() in MARKS}
+        switches = [name for name in names if values[name] and {one.casefold() for one in values[name]} <= TRUTH]
+        if "label" in missing and len(switches) > 1:
+            raise UserError(
+                f"{path}: {', '.join(switches)} hold 0 and 1 alone, as where each is a label of its own: {TOGETHER}; "
+                "to learn one of them, name it with --label"
+            )
         guess = dict(
             zip(("text", "label"), _guess({n: v for n, v in values.items() if n not in taken}, missing), strict=True)
         )
@@ -223,8 +276,14 @@ def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> 
 
 
 def _headless(names: Sequence[str], values: dict[str, list[str]]) -> bool:
-    """Whether the first line is a row like all others: its label stands in more of them."""
-    return any(values[name].count(name) > 1 for name in names)
+    """Whether the first line is a row like all others: its label stands in more of them, and its text is as long."""
+    found = match_columns(list(names), None, None, "", {})
+    if any(place is not None for place in found.values()):
+        return False
+    lengths = {name: sorted(map(len, column)) for name, column in values.items() if column}
+    text = max(lengths, key=lambda name: sum(lengths[name]) / len(lengths[name]), default="")
+    long = 2 * len(text) >= (lengths[text][len(lengths[text]) // 2] if text else 0)
+    return long and any(values[name].count(name) > 1 for name in names)
 
 
 def _guess(values: dict[str, list[str]], missing: list[str] | tuple[str, ...] = ("text", "label")) -> tuple[str, str]:

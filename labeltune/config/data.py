@@ -36,6 +36,9 @@ class Dataset(Origin):
     """Name, or 0-based position, of the text column; null finds it by its usual names."""
     label: str | int | None = None
     """Name, or 0-based position, of the label column; null finds it by its usual names."""
+    split_column: str | None = None
+    """Column that says which split a row is of; `train`, `validation` and `test` then name the same file. Rows for
+    validation are tested on where `validation` is null."""
     labels: dict[str, str] | None = None
     """Raw value -> label name, in the order of the classes; null takes the sorted raw values."""
     verbalizer: dict[str, str] | None = None
@@ -53,6 +56,10 @@ class Dataset(Origin):
             raise ValueError("'all' is split by prepare: leave out 'validation' and 'test'")
         if self.source != "files" and (isinstance(self.validation, list) or isinstance(self.test, list)):
             raise ValueError("a list of files to look for needs source: files")
+        if self.split_column is not None and self.source == "hub":
+            raise ValueError("'split_column' is for files: with source: hub name the splits of the Hub")
+        if self.split_column is not None and self.all is not None:
+            raise ValueError("'split_column' needs 'train' and 'test', which may name the same file, not 'all'")
         if self.hub_splits is not None:
             if self.source != "files" or not self.hub:
                 raise ValueError("'hub_splits' needs source: files, and the key 'hub'")

@@ -16,6 +16,17 @@ USUAL = {
         "标签", "类别",
     ),
 }  # fmt: skip
+SPLITS = {
+    "train": ("train", "training", "0"),
+    "validation": ("validation", "valid", "val", "dev", "1"),
+    "test": ("test", "testing", "eval", "2"),
+}
+"""Split -> what files and columns call it; the numbers are those of Ludwig."""
+PAIRS = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"),
+    ("text_a", "text_b"), ("sentence_a", "sentence_b"), ("query", "passage"), ("query", "document"),
+)  # fmt: skip
+"""Columns whose texts are judged together."""
 SHOWN = 12
 
 
@@ -48,6 +59,15 @@ def find_columns(
     if found_text == found_label:
         raise UserError(f"{where}: text: and label: name the same column {found_text} in {conf}")
     return found_text, found_label
+
+
+def split_of(value: str | None) -> str | None:
+    """Return the split that a value of a split column names; None for another value.
+
+    >>> split_of("Dev"), split_of("2"), split_of("holdout")
+    ('validation', 'test', None)
+    """
+    return next((split for split, words in SPLITS.items() if (value or "").strip().casefold() in words), None)
 
 
 def find_text_column(names: Sequence[str], text: str | None, where: str) -> int:

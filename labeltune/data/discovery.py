@@ -14,6 +14,8 @@ from labeltune.runtime.downloads import fetch_members, members_folder
 from labeltune.runtime.errors import UserError
 
 RAW = Path("data/raw")
+UNLABELLED = ("unsup", "unlabeled", "unlabelled")
+"""Names of class folders whose texts have no label."""
 
 
 def find_source(dataset: Dataset) -> Dataset:
@@ -160,6 +162,8 @@ def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
     """Tell class folders, class files and shards of one table apart."""
     classes = [path for path in _visible(folder) if path.is_dir()]
     files = [path for path in _visible(folder) if path.is_file()]
+    if saved_to_disk(folder):
+        files = [path for path in files if format_suffix(path) == ".arrow"]
     if format == "auto":
         kinds = {FORMATS.get(format_suffix(path), "other") for path in files}
         texts = files and {path.suffix.lower() for path in files} == {".txt"}
@@ -174,6 +178,9 @@ def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
     if format == "folder":
         if not classes:
             raise UserError(f"{key}: {folder} has no sub-folder per class{_holds(folder)}")
+        for path in [path for path in classes if path.name.casefold() in UNLABELLED]:
+            say(f"{path} is left out: its name says that its texts have no label")
+            classes.remove(path)
         nested = [inner for path in classes for inner in _visible(path) if inner.is_dir()]
         if nested:
             raise UserError(f"{key}: {nested[0]} is a folder inside a class folder: name the folder of the classes")
@@ -183,6 +190,11 @@ def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
         return _named({path: ("lines", path.stem) for path in _own(files, (".txt",), folder, key)}, folder)
     suffixes = tuple(suffix for suffix, name in FORMATS.items() if name == format)
     return _named(dict.fromkeys(_own(files, suffixes, folder, key), (format, None)), folder)
+
+
+def saved_to_disk(folder: Path) -> bool:
+    """Whether the datasets library wrote a folder with `save_to_disk`."""
+    return all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
 
 
 def _own(files: list[Path], suffixes: tuple[str, ...], folder: Path, key: str) -> list[Path]:

@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from labeltune.config.data import Dataset
-from labeltune.data.columns import find_columns
+from labeltune.console.terminal import say
+from labeltune.data.columns import SPLITS, find_columns, split_of
 from labeltune.data.discovery import DataFile, find_files
 from labeltune.data.encodings import read_lines, read_text
-from labeltune.data.readers import as_text, class_name, open_rows
+from labeltune.data.readers import as_label, as_text, class_name, open_rows
+from labeltune.data.targets import check_labels
 from labeltune.runtime.errors import UserError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -38,7 +40,8 @@ def read_split(dataset: Dataset, split: str) -> pd.DataFrame:
     # A class is the same string in millions of rows: stripped once.
     known: dict[str, str] = {}
     key = f"conf/datasets/{dataset.name}.yaml"
-    for row_id, text, label in _rows(dataset, split):
+    unread: dict[str, None] = {}
+    for row_id, text, label in _rows(dataset, split, unread):
         ids.append(row_id)
         texts.append(text if isinstance(text, str) else as_text(text, row_id, f"text: in {key}"))
         if isinstance(label, str):
@@ -46,22 +49,29 @@ def read_split(dataset: Dataset, split: str) -> pd.DataFrame:
                 known[label] = label.strip()
             labels.append(known[label])
         else:
-            labels.append(as_text(label, row_id, f"label: in {key}"))
+            labels.append(as_label(label, row_id, f"label: in {key}"))
     if not ids:
         raise UserError(f"{key}: {split}: {getattr(dataset, split)} holds no rows")
+    if unread:
+        say(f"{dataset.name}: columns of {split} that are not read: {', '.join(unread)}")
+    if dataset.labels is None and split in ("all", "train"):
+        found = {label for label in labels if label}
+        check_labels(found, len(labels), f"{key}: {split}", f"if they are classes, list them as labels: in {key}")
     # As objects: pandas would turn None into NaN.
     return pd.DataFrame({"id": ids, "text": texts, "label": labels}, dtype=object)
 
 
-def _rows(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]]:
+def _rows(dataset: Dataset, split: str, unread: dict[str, None]) -> Iterator[tuple[str, object, object]]:
     if dataset.source == "hub":
         yield from _of_hub(dataset, split)
         return
     for shard in find_files(dataset, split):
-        yield from _of_shard(shard, dataset)
+        yield from _of_shard(shard, dataset, split, unread)
 
 
-def _of_shard(shard: DataFile, dataset: Dataset) -> Iterator[tuple[str, object, object]]:
+def _of_shard(
+    shard: DataFile, dataset: Dataset, split: str, unread: dict[str, None]
+) -> Iterator[tuple[str, object, object]]:
     conf = f"conf/datasets/{dataset.name}.yaml"
     path, name = shard.path, shard.name
     if shard.format == "folder":
@@ -70,10 +80,13 @@ def _of_shard(shard: DataFile, dataset: Dataset) -> Iterator[tuple[str, object, 
         for i, line in enumerate(read_lines(path, dataset.encoding, conf), 1):
             yield f"{name}:{i}", line.rstrip("\r\n"), shard.label
     else:
-        yield from _of_table(shard, dataset, conf)
+        yield from _of_table(shard, dataset, split, unread)
 
 
-def _of_table(shard: DataFile, dataset: Dataset, conf: str) -> Iterator[tuple[str, object, object]]:
+def _of_table(
+    shard: DataFile, dataset: Dataset, split: str, unread: dict[str, None]
+) -> Iterator[tuple[str, object, object]]:
+    conf = f"conf/datasets/{dataset.name}.yaml"
     rows = open_rows(
         shard.path,
         shard.format,
@@ -88,10 +101,35 @@ def _of_table(shard: DataFile, dataset: Dataset, conf: str) -> Iterator[tuple[st
         raise UserError(f"{rows.where}: one column only, {rows.columns[0]!r:.60}: a text and a label are expected")
     found = find_columns(rows.header, dataset.text, dataset.label, rows.where, conf)
     text, label = (rows.columns[i] for i in found)
-    names = rows.classes.get(label)
-    for place, row in rows.take((text, label)):
+    names, marks = rows.classes.get(label), dataset.split_column
+    if marks is not None and marks not in rows.columns:
+        raise UserError(
+            f"{rows.where}: no column {marks!r}; there are {', '.join(rows.columns)}: edit split_column: in {conf}"
+        )
+    read = (text, label) if marks is None else (text, label, marks)
+    named = (
+        rows.columns
+        if isinstance(rows.header, int)
+        else [column for column, name in zip(rows.columns, rows.header, strict=True) if name.strip()]
+    )
+    unread.update(dict.fromkeys(column for column in named if column not in read))
+    for place, row in rows.take(read):
+        if marks is not None and not _is_of(row.get(marks), split, dataset, f"{shard.path}:{place}"):
+            continue
         raw = row.get(label)
         yield f"{shard.name}:{place}", row.get(text), raw if names is None else class_name(raw, names)
+
+
+def _is_of(value: object, split: str, dataset: Dataset, where: str) -> bool:
+    """Whether the split column puts a row into a split."""
+    found = split_of(as_text(value, where, "split_column"))
+    if found is None:
+        words = ", ".join(word for words in SPLITS.values() for word in words)
+        raise UserError(
+            f"{where}: {value!r} in column {dataset.split_column} names no split: it is one of {words}; mend it, or "
+            f"edit split_column: in conf/datasets/{dataset.name}.yaml"
+        )
+    return found == split or (found == "validation" and split == "test" and dataset.validation is None)
 
 
 def pin_revision(dataset: Dataset) -> Dataset:

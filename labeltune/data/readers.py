@@ -23,6 +23,7 @@ import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from labeltune.data.encodings import COMPRESSED, read_lines, read_text
+from labeltune.data.targets import TOGETHER
 from labeltune.runtime.errors import UserError
 
 FORMATS = {
@@ -135,24 +136,33 @@ def detect_format(path: Path, encoding: str, conf: str | None = None) -> str:
     Raises:
         UserError: The file is none of a table, or not in the encoding.
     """
-    suffix = format_suffix(path)
-    with path.open("rb") as handle:
-        head = handle.read(8)
-    foreign = next((kind for magic, kind in FOREIGN.items() if head.startswith(magic)), None)
-    if suffix in SPREADSHEETS:
-        raise UserError(f"{path} is a spreadsheet: save the sheet as CSV in UTF-8")
-    if foreign:
-        raise UserError(f"{path} is {foreign}: unpack it")
+    head = check_kind(path)
     for magic, kind in ((b"PAR1", "parquet"), (b"ARROW1", "arrow")):
         if head.startswith(magic):
             return kind
-    format = FORMATS.get(suffix)
+    format = FORMATS.get(format_suffix(path))
     if format not in ("csv", None):
         return str(format)
     first = next((line for line in read_lines(path, encoding, conf) if line.strip()), "").lstrip()
     if format is None and first.startswith(("[", "{")):
         return "json"
     return "tsv" if "\t" in first and "," not in first else "csv"
+
+
+def check_kind(path: Path) -> bytes:
+    """Return the first bytes of a file, and refuse spreadsheets and archives.
+
+    Raises:
+        UserError: The file is one.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(8)
+    if format_suffix(path) in SPREADSHEETS:
+        raise UserError(f"{path} is a spreadsheet: save the sheet as CSV in UTF-8")
+    foreign = next((kind for magic, kind in FOREIGN.items() if head.startswith(magic)), None)
+    if foreign:
+        raise UserError(f"{path} is {foreign}: unpack it")
+    return head
 
 
 def format_suffix(path: Path) -> str:
@@ -206,6 +216,20 @@ def as_text(value: object, where: str, key: str) -> str | None:
     if isinstance(value, int | float | Decimal | dt.date):
         return str(value)
     raise UserError(f"{where}: one value is expected, found {type(value).__name__} {value!r:.60}; see {key}")
+
+
+def as_label(value: object, where: str, key: str) -> str | None:
+    """Write a raw label as text; a list of one, as annotation tools export it, is its label, an empty one is none.
+
+    Raises:
+        UserError: There are several labels, or the value is an object or bytes.
+    """
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise UserError(f"{where}: several labels {value!r:.60}: {TOGETHER}; see {key}")
+        value = value[0] if value else None
+    found = as_text(value, where, key)
+    return found if found is None else found.strip()
 
 
 def class_name(number: Any, names: Sequence[str]) -> str | None:

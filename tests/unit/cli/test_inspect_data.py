@@ -132,6 +132,86 @@ def test_data_that_nothing_can_be_learnt_from(top: Path, tmp_path: Path, content
 
 
 @pytest.mark.parametrize(
+    ("names", "header"), [("comment,toxic", True), ("remark,toxic", True), ("this one was fine too by me,toxic", False)]
+)
+def test_a_name_that_is_a_label_does_not_make_a_header_a_row(
+    top: Path, tmp_path: Path, names: str, header: bool
+) -> None:
+    rows = [f"{text},{('clean', 'toxic')[label]}" for text, label in ENGLISH]
+    (tmp_path / "a.csv").write_text("\n".join([names, *(row.replace(", ", " ") for row in rows)]))
+    dataset = start(tmp_path / "a.csv").resolved.dataset
+    assert dataset.header is header
+    assert len(read_split(dataset, "all")) == 61 - header
+
+
+def test_a_split_column_is_used_and_said(top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    marks = ["0"] * 40 + ["1"] * 10 + ["2"] * 10
+    rows = [
+        {"text": text, "mood": f"m{label}", "split": mark} for (text, label), mark in zip(ENGLISH, marks, strict=True)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    dataset = start(tmp_path / "a.json").resolved.dataset
+    assert (dataset.all, dataset.label, dataset.split_column) == (None, "mood", "split")
+    assert [len(read_split(dataset, split)) for split in ("train", "validation", "test")] == [40, 10, 10]
+    assert "column split says which rows are for training, validation and test: it is used" in capsys.readouterr().out
+    (tmp_path / "b.json").write_text(json.dumps([row | {"split": "north"} for row in rows]))
+    assert start(tmp_path / "b.json").resolved.dataset.all == "b.json"
+    assert "column split is not used: north name no splits" in capsys.readouterr().out
+
+
+def test_folders_of_splits_with_folders_of_classes(top: Path, tmp_path: Path) -> None:
+    for i, (text, label) in enumerate(ENGLISH):
+        file = tmp_path / "films" / ("train", "test")[i % 3 == 0] / ("neg", "pos")[label] / f"{i}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "films/train/unsup").mkdir()
+    (tmp_path / "films/train/unsup/0.txt").write_text("no label")
+    (tmp_path / "films/README").write_text("about")
+    dataset = start(tmp_path / "films").resolved.dataset
+    assert (dataset.train, dataset.test, dataset.labels) == ("train", "test", {"neg": "neg", "pos": "pos"})
+    assert [len(read_split(dataset, split)) for split in ("train", "test")] == [40, 20]
+
+
+def test_folders_that_the_datasets_library_saved(top: Path, tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    rows = datasets.Dataset.from_dict(
+        {"text": [text for text, _ in ENGLISH], "label": [label for _, label in ENGLISH]}, features=features
+    )
+    datasets.disable_progress_bars()
+    rows.save_to_disk(tmp_path / "one")
+    rows.train_test_split(0.5, seed=0).save_to_disk(tmp_path / "two")
+    assert start(tmp_path / "one").resolved.dataset.labels == {"bad": "bad", "good": "good"}
+    dataset = start(tmp_path / "two").resolved.dataset
+    assert (dataset.train, dataset.test, dataset.labels) == ("train", "test", {"bad": "bad", "good": "good"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.xlsx", "PK", "a.xlsx is a spreadsheet: save the sheet as CSV"),
+        ("a.csv", "text,rude,late\na,0,1\nb,1,0\nc,1,1\n", "rude, late hold 0 and 1 alone.*name it with --label"),
+        ("a.csv", "premise,hypothesis,label\na,b,x\nc,d,y\n", "premise and hypothesis look like a pair.*with --text"),
+        ("a.csv", "text,label\na,x\nb,y\nc,x|y\n", r"'x\|y' look like several labels"),
+        ("a.csv", "text,s\n" + "".join(f"t{i},{i}.5\n" for i in range(30)), "30 different numbers .*regression"),
+        ("a.jsonl", '{"text": "a", "label": ["x", "y"]}\n', "a.jsonl:1: several labels"),
+    ],
+)
+def test_another_task_is_refused_by_name(top: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        start(tmp_path / name)
+    assert not (top / "conf/datasets/a.yaml").exists()
+
+
+def test_one_of_several_columns_is_learnt_where_it_is_named(top: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("premise,hypothesis,rude,late\na b,b,0,1\nb c,c,1,0\n")
+    dataset = start(tmp_path / "a.csv", text="premise", label="late").resolved.dataset
+    assert (dataset.text, dataset.label) == ("premise", "late")
+
+
+@pytest.mark.parametrize(
     ("there", "hidden", "taken"),
     [
         (["train", "validation", "test"], [], {"train": "train", "validation": "validation", "test": "test"}),

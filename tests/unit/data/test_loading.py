@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from pydantic import ValidationError
 
 from labeltune.config.data import Dataset
 from labeltune.data.columns import find_columns
@@ -292,7 +293,7 @@ def test_raw_values_become_canonical_strings():
         (
             "a.jsonl",
             '{"text": "a", "label": ["b", "c"]}\n',
-            ["a.jsonl:1: one value is expected, found list", "label: in"],
+            ["a.jsonl:1: several labels ['b', 'c']", "label: in"],
         ),
         ("a.jsonl", '{"text": {"b": 1}, "label": "c"}\n', ["a.jsonl:1: one value is expected, found dict", "text: in"]),
         ("a.jsonl", '{"a": 1, "b": 2, "c": 3}\n', ["a.jsonl: no column", "columns: a, b, c", CONF]),
@@ -336,6 +337,80 @@ def test_parquet_refused(cut, said):
     message = refused("a.parquet")
     assert "data/raw/mine/a.parquet: " in message
     assert said in message
+
+
+def test_class_numbers_become_the_names_that_the_file_records():
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    rows.to_parquet(RAW / "a.parquet")
+    rows.save_to_disk(RAW / "saved")
+    expected = [("a", "yes"), ("b", "no"), ("c", None)]
+    assert [row[1:] for row in read("a.parquet")] == [row[1:] for row in read("saved")] == expected
+    assert read("saved")[0][0] == "data-00000-of-00001.arrow:1"
+
+
+# --- several labels, splits by a column, columns that are not read
+
+
+def test_a_list_of_one_label_is_that_label():
+    write("a.jsonl", '{"text": "a", "label": ["x "]}\n{"text": "b", "label": []}\n')
+    assert [row[2] for row in read("a.jsonl")] == ["x", None]
+
+
+SPLIT = "text,label,part\na,x,train\nb,y,Dev\nc,x,test\nd,y,0\n"
+
+
+@pytest.mark.parametrize(
+    ("split", "keys", "texts"),
+    [
+        ("train", {"validation": "a.csv"}, ["a", "d"]),
+        ("validation", {"validation": "a.csv"}, ["b"]),
+        ("test", {"validation": "a.csv"}, ["c"]),
+        ("test", {}, ["b", "c"]),
+    ],
+)
+def test_a_column_says_the_split(split, keys, texts):
+    write("a.csv", SPLIT)
+    found = read(None, split, train="a.csv", test="a.csv", split_column="part", **keys)
+    assert [text for _, text, _ in found] == texts
+
+
+def test_a_value_that_names_no_split_is_refused():
+    write("a.csv", SPLIT + "e,x,holdout\n")
+    with pytest.raises(UserError, match=r"a.csv:6: 'holdout' in column part names no split: it is one of train, "):
+        read(None, "train", train="a.csv", test="a.csv", split_column="part")
+    with pytest.raises(UserError, match=r"a.csv:1: no column 'split'; there are text, label, part: edit split_column"):
+        read(None, "train", train="a.csv", test="a.csv", split_column="split")
+
+
+@pytest.mark.parametrize("keys", [{"all": "a.csv"}, {"source": "hub", "hub": "a/b", "train": "x", "test": "y"}])
+def test_a_split_column_needs_files_and_splits(keys):
+    with pytest.raises(ValidationError, match="'split_column' "):
+        Dataset(name="mine", **{"source": "files", "folder": str(RAW), "split_column": "part", **keys})
+
+
+def test_columns_that_are_not_read_are_named(capsys):
+    write("a.csv", "id,text,title,label,\n1,a,b,x,\n2,c,d,y,\n")
+    read()
+    assert "mine: columns of all that are not read: id, title\n" in capsys.readouterr().out
+    write("a.csv", "text,label,,\na,x,,\n")
+    read()
+    assert "not read" not in capsys.readouterr().out
+
+
+def test_texts_without_labels_are_left_out_by_name(capsys):
+    for name in ("neg/1.txt", "pos/1.txt", "unsup/1.txt"):
+        write(f"train/{name}", "text")
+    assert [row[2] for row in read("train")] == ["neg", "pos"]
+    assert "data/raw/mine/train/unsup is left out" in capsys.readouterr().out
+
+
+def test_several_labels_are_refused_unless_they_are_listed():
+    write("a.csv", "text,label\na,x\nb,y\nc,x|y\n")
+    message = refused()
+    assert "'x|y' look like several labels with '|' between" in message
+    assert f"list them as labels: in {CONF}" in message
+    assert len(read(labels={"x": "x", "y": "y", "x|y": "both"})) == 3
 
 
 # --- folders, lines and shards
