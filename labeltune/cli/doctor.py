@@ -136,7 +136,7 @@ def estimate(
     trained = top * shape.layer_weights * (rows * train.epochs * learnt * (FORWARD + back) + tokens * held)
     sounded = 0.0
     if train.depth == "auto":
-        few = compared_rows(train.depth_rows, num_labels=2)
+        few = compared_rows(train.probe_rows, num_labels=2)
         most = rows + validation if few == "all" else few
         read = min(shape.layers, depth + patience(shape.layers))
         sounded = FORWARD * read * shape.layer_weights * own * (min(rows, most) + min(validation, most))

@@ -1,5 +1,6 @@
 """The base class of all sections of settings, and reading a section of `resolved.yaml`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,6 +16,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What NumPy, PyTorch and scikit-learn all take."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+RENAMED = {
+    "train.depth_rows": "train.probe_rows",
+    "train.head_start": "train.head_initialization",
+    "train.trunk_budget": "train.feature_cache_budget",
+}
+"""Name of a setting in earlier releases -> its name now; the old names are still read in this release."""
 
 
 class Section(BaseModel):
@@ -98,3 +107,30 @@ def section(name: str, kind: type[AnySection], path: Path = RESOLVED) -> AnySect
         return kind.model_validate(read_yaml(path)[name])
     except (ValidationError, KeyError):
         raise UserError(f"{path}: section '{name}' does not fit this version; run `dvc repro configure`") from None
+
+
+def current_names(section: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a section's settings under their names of today.
+
+    Args:
+        section: its name, such as `train`.
+        where: the file that holds them, for messages.
+
+    Raises:
+        UserError: a setting is given by its old and by its new name.
+
+    >>> current_names("train", {"seed": 1, "probe_rows": 64}, "params.yaml")
+    {'seed': 1, 'probe_rows': 64}
+    """
+    renamed = dict(values)
+    for old, new in RENAMED.items():
+        group, _, old_key = old.partition(".")
+        key = new.partition(".")[2]
+        if group != section or old_key not in renamed:
+            continue
+        value = renamed.pop(old_key)
+        if value is not None and renamed.get(key) is not None:
+            raise UserError(f"{where}: {old} is the old name of {new}, and both are set; delete {old}")
+        if renamed.get(key) is None:
+            renamed[key] = value
+    return renamed

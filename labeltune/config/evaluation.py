@@ -57,7 +57,7 @@ class Baselines(Section):
     """Seed of the samples of training and validation rows."""
     probe_rows: Positive | Literal["all"] = 512
     """Training rows of the regression on the base model's hidden states, and most validation rows that choose its
-    strength: stratified samples. Its layer is chosen on `train.depth_rows`."""
+    strength: stratified samples. Its layer is chosen on `train.probe_rows`."""
     zero_shot: bool = True
     """Score the test rows with the untuned base model."""
 

@@ -82,23 +82,24 @@ class Train(Section):
     """Hidden state that the head sees: of the first or last token, or the mean over all; `auto`: the last one in
     decoders; in encoders what Transformers' own classifier takes, and the first one with `head: mlp`."""
     depth: Positive | Literal["all", "auto"] = "all"
-    """Cut the model after this many layers; `auto`: the shallowest whose regression on the untuned model's states is
+    """Cut the model after this many layers; `auto`: the shallowest whose regression on the base model's states is
     within a standard error of the best layer's, on the validation rows; at least a third of the model."""
-    depth_rows: Positive | Literal["all", "auto"] = "auto"
+    probe_rows: Positive | Literal["all", "auto"] = "auto"
     """Layers are compared by regressions on so many training rows, judged by at most as many validation rows: for
     `depth: auto`, and for the baseline on hidden states. They are read layer by layer until none is better. `auto`:
     128, or 16 for each label where that is more."""
     layers: Positive | Literal["all", "auto"] = "all"
     """Train in only this many top layers of those that are left; `auto`: on a CPU, with adapters, a quarter of them and
     at most 8, else all."""
-    trunk_budget: Annotated[int, Field(ge=0, lt=2**31)] = 4096
+    feature_cache_budget: Annotated[int, Field(ge=0, lt=2**31)] = 4096
     """MiB on the disk, of all trainings together, for states of layers that do not train, so that other seeds, rates,
     heads and experiments need not compute them; 0 keeps none."""
     lora: Lora = Lora()
     """With `method: lora` and `qlora`."""
-    head_start: Literal["auto", "regression", "random"] = "auto"
-    """A `linear` head begins as a logistic regression on the untuned states of 256 training rows, or 32 for each label
-    where that is more, or at random; `auto`: as a regression, but where the head is Transformers' own with a pooler."""
+    head_initialization: Literal["auto", "regression", "random"] = "auto"
+    """Initialize a `linear` head with a logistic regression on the base model's states of 256 training rows, or 32 for
+    each label if that is more, or at random; `auto`: a regression, unless the head is Transformers' own with a
+    pooler."""
     head_dropout: Fraction = 0.1
     """Dropout inside the `mlp` head."""
     epochs: Annotated[float, Field(gt=0, le=10_000)] = 2.0
@@ -108,8 +109,8 @@ class Train(Section):
     batches: Literal["random", "by_length"] = "random"
     """Which rows make a batch; `by_length` wastes no padding, but where length tells the class, so do its batches."""
     packing: Literal["auto"] | bool = "auto"
-    """Put a batch's rows side by side instead of padding them, behind one copy of the prompt's front: decoders and BERT
-    with a classifier head. `auto`: on a CPU, where it is measured to be faster."""
+    """Pack several rows of a batch into a sequence, after one copy of the prompt's prefix, instead of padding them:
+    decoders and BERT with a classifier head. `auto`: on a CPU, where it is measured to be faster."""
     accumulation: Positive = 1
     """Batches per optimiser step."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
@@ -165,6 +166,6 @@ class Train(Section):
             raise ValueError("lora.bias: all trains biases in every layer; set layers: all, or lora.bias: lora_only")
         if self.head == "label_scoring" and self.pooling not in ("auto", "last"):
             raise ValueError(f"head: label_scoring reads the last token; pooling: {self.pooling} does not fit it")
-        if self.head_start == "regression" and self.head != "linear":
-            raise ValueError(f"head_start: regression is for head: linear, not {self.head}")
+        if self.head_initialization == "regression" and self.head != "linear":
+            raise ValueError(f"head_initialization: regression is for head: linear, not {self.head}")
         return self

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
-from labeltune.config.base import Section, read_yaml
+from labeltune.config.base import RENAMED, Section, current_names, read_yaml
 from labeltune.config.data import Dataset, Prepare
 from labeltune.config.evaluation import Baselines, Calibrate, Evaluate, Plot, Report, Robustness, Worklist
 from labeltune.config.model import Model, Prompt, Train
+from labeltune.console.terminal import say
 from labeltune.runtime.errors import UserError, bullet
 
 
@@ -61,7 +62,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "robustness": ("robustness",),
     # Of training only what decides how the same layers are read, so that seeds and methods share the baselines.
     "baselines": (
-        "baselines", "model", "prompt", "train.attention", "train.depth_rows", "train.dtype", "train.kernels",
+        "baselines", "model", "prompt", "train.attention", "train.probe_rows", "train.dtype", "train.kernels",
         "train.threads",
     ),
     "compare": ("evaluate",),
@@ -79,6 +80,14 @@ def catalogue(kind: str, conf: Path = CONF) -> dict[str, str]:
     return {path.stem: " ".join(str(read_yaml(path).get("about", "")).split()) for path in files}
 
 
+def _say_renamed(values: Mapping[str, Any], path: Path) -> None:
+    """Tell of settings with an old name."""
+    for old, new in RENAMED.items():
+        section, _, key = old.partition(".")
+        if isinstance(values.get(section), Mapping) and key in values[section]:
+            say(f"{path}: {old} is now called {new}; this release still reads the old name, the next will refuse it")
+
+
 @dataclass(kw_only=True)
 class Layers:
     """Settings merged from several files, with the file that set each key."""
@@ -87,7 +96,16 @@ class Layers:
     origin: dict[str, Path] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
-        """Lay `values` over what is there; null leaves a key as it is."""
+        """Lay `values` over what is there; null leaves a key as it is.
+
+        Raises:
+            UserError: a setting is given by its old and by its new name.
+        """
+        _say_renamed(values, path)
+        values = {
+            name: current_names(name, section, str(path)) if isinstance(section, Mapping) else section
+            for name, section in values.items()
+        }
         self._merge(self.values, values, path, prefix)
 
     def _merge(self, target: dict[str, Any], values: Mapping[str, Any], path: Path, prefix: str) -> None:

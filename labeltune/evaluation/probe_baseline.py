@@ -43,7 +43,7 @@ def sampled(splits: Splits, rows: int | str, seed: int) -> Splits:
 
 
 def compared(splits: Splits, rows: int | Literal["all", "auto"], num_labels: int) -> Splits:
-    """The rows on which layers are compared: those that `train.depth: auto` takes by `train.depth_rows`."""
+    """The rows on which layers are compared: those that `train.depth: auto` takes by `train.probe_rows`."""
     return sampled(splits, layer_selection.compared_rows(rows, num_labels), SEED)
 
 
@@ -110,7 +110,7 @@ def answer(
         Part(input_ids=encoder.encode(tried_on[split].texts).input_ids, labels=tried_on[split].labels)
         for split in ("train", "validation")
     )
-    sounding = layer_selection.probe_layers(model, first, judging, num_labels, key="train.depth_rows", budget=budget)
+    sounding = layer_selection.probe_layers(model, first, judging, num_labels, key="train.probe_rows", budget=budget)
     tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
     started = time.perf_counter()
     states = _behind(model, sounding, tried_on, splits, tokens)

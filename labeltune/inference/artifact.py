@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 import labeltune
+from labeltune.config.base import current_names
 from labeltune.config.data import Dataset
 from labeltune.config.model import Model, Prompt, Train
 from labeltune.data.labels import LabelSet
@@ -160,7 +161,9 @@ def _describe(folder: Path, record: Record) -> None:
 
 def fingerprint(record: Record) -> Fingerprint:
     """What the result of this training depends on; to be asked for once everything is imported."""
-    train = record.train.model_dump(exclude={"resume", "checkpoints", "report_to", "depth_rows", "trunk_budget"})
+    train = record.train.model_dump(
+        exclude={"resume", "checkpoints", "report_to", "probe_rows", "feature_cache_budget"}
+    )
     return Fingerprint(
         configuration={
             "train": train,
@@ -213,7 +216,7 @@ def load_record(folder: Path) -> Record:
         labels=LabelSet(names=tuple(content["labels"]["names"]), words=tuple(content["labels"]["words"])),
         prompt=Prompt.model_validate(content["prompt"]),
         normalization=Normalization(**content.get("normalization", {})),
-        train=Train.model_validate(content["train"]),
+        train=Train.model_validate(current_names("train", content["train"], str(folder / RECORD))),
         model=Model.model_validate(content["base"]["model"]),
         base_files=content["base"]["files"],
         machine=Machine(**content["machine"]),

@@ -176,7 +176,7 @@ def probe_layers(
 
 
 def compared_rows(setting: int | Literal["all", "auto"], num_labels: int) -> int | Literal["all"]:
-    """How many training rows `train.depth_rows` takes.
+    """How many training rows `train.probe_rows` takes.
 
     >>> compared_rows("auto", 2), compared_rows("auto", 77), compared_rows(64, 77)
     (128, 1232, 64)
@@ -187,13 +187,13 @@ def compared_rows(setting: int | Literal["all", "auto"], num_labels: int) -> int
 def probe_sample(settings: Train, num_labels: int, labels: Sequence[Sequence[int]]) -> list[list[int]]:
     """Positions of the rows on which layers are compared, for each part of the data; ascending.
 
-    They depend on the data and on `train.depth_rows` alone. Training runs the frozen layers on these rows apart from
+    They depend on the data and on `train.probe_rows` alone. Training runs the frozen layers on these rows apart from
     the others, whether the depth was chosen or given, so that the last bits of the states do not depend on that.
 
     Args:
         labels: index of each row's label, for each part.
     """
-    rows = compared_rows(settings.depth_rows, num_labels)
+    rows = compared_rows(settings.probe_rows, num_labels)
     return [sample(part, rows, SEED) for part in labels]
 
 
@@ -325,7 +325,7 @@ def select_layers(plan: NetworkSpec, train: EncodedRows, validation: EncodedRows
         The plan with numbers, or `all`, as depth and layers, and what was chosen.
 
     Raises:
-        UserError: states of `train.depth_rows` rows do not fit in memory.
+        UserError: states of `train.probe_rows` rows do not fit in memory.
     """
     settings = plan.train
     if "auto" not in (settings.depth, settings.layers):
@@ -392,8 +392,8 @@ def _depth(
         Part(input_ids=fitted.input_ids, labels=np.array(fitted.labels)),
         Part(input_ids=seen.input_ids, labels=np.array(seen.labels)),
         len(plan.labels),
-        key="train.depth_rows",
-        budget=settings.trunk_budget,
+        key="train.probe_rows",
+        budget=settings.feature_cache_budget,
         least=least,
         wanted={_below(settings, depth) for depth in range(least, count + 1)} - {0},
         keep=keep,
@@ -436,7 +436,7 @@ def _cache_states(
         for position, ids, row in zip(positions, input_ids, states, strict=True):
             put_row(position, row, put, prefix if len(row) < len(ids) else None)
 
-    cached(entry, write, budget=plan.train.trunk_budget)
+    cached(entry, write, budget=plan.train.feature_cache_budget)
 
 
 def _pooled(probes: LayerProbes, pooling: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:

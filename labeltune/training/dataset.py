@@ -82,7 +82,7 @@ def frozen_states(plan: NetworkSpec, network: Any, parts: Sequence[EncodedRows])
         network: the one that the plan builds, not adapted or with adapters above the frozen layers.
         parts: the encoded splits.
     """
-    below, pad_id, budget = network.frozen_layers, plan.encoder.tokenizer.pad_token_id, plan.train.trunk_budget
+    below, pad_id, budget = network.frozen_layers, plan.encoder.tokenizer.pad_token_id, plan.train.feature_cache_budget
     with evaluating(network):
         prefix = shared_prefix(network, plan.encoder, stop=below)
     input_ids = [ids for part in parts for ids in part.input_ids]
@@ -127,7 +127,7 @@ def _groups(plan: NetworkSpec, parts: Sequence[EncodedRows]) -> list[list[int]]:
 def _fits_in_memory(size: int, layers: int, budget: int) -> bool:
     """Whether states that the disk has no room for fit in memory; says so either way."""
     what = f"the states of layers 1 to {layers} take {size / GIB:.2f} GiB"
-    how = f"give them room by train.trunk_budget, {budget:,} MiB now"
+    how = f"give them room by train.feature_cache_budget, {budget:,} MiB now"
     if size > MEMORY_SHARE * psutil.virtual_memory().available:
         say(f"{what}, too much for the disk and for memory: these layers run in every step; {how}")
         return False

@@ -47,7 +47,7 @@ LEAST_SPREAD = 1e-3
 
 
 def initialize_head(plan: NetworkSpec, network: Any, train: EncodedRows) -> None:
-    """Put a regression's weights into the head, where `train.head_start` says so and the head is linear.
+    """Put a regression's weights into the head, where `train.head_initialization` says so and the head is linear.
 
     Args:
         network: the one that trains, which nothing was trained of; adapters add nothing at first.
@@ -57,11 +57,13 @@ def initialize_head(plan: NetworkSpec, network: Any, train: EncodedRows) -> None
         UserError: a regression is asked for, and the head reads what Transformers' own classifier makes of the states.
     """
     settings, inner = plan.train, unwrap(network)
-    if settings.head != "linear" or settings.head_start == "random":
+    if settings.head != "linear" or settings.head_initialization == "random":
         return
     if inner.pooling == NATIVE_HEADS:
-        if settings.head_start == "regression":
-            raise UserError("train.head_start: regression needs train.pooling first, last or mean with this model")
+        if settings.head_initialization == "regression":
+            raise UserError(
+                "train.head_initialization: regression needs train.pooling first, last or mean with this model"
+            )
         return
     rows = sample(train.labels, max(ROWS, ROWS_PER_LABEL * len(plan.labels)), SEED)
     labels = np.array([train.labels[row] for row in rows])

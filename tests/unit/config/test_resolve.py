@@ -4,7 +4,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from labeltune.config import base
-from labeltune.config.base import Section
+from labeltune.config.base import RENAMED, Section
 from labeltune.config.resolve import KINDS, Resolved, catalogue, resolve, stage_settings, write_resolved
 from labeltune.runtime.errors import UserError
 
@@ -211,4 +211,43 @@ def test_a_rate_for_another_method_alone_is_refused(folder: Path) -> None:
     params = folder / "params.yaml"
     params.write_text(params.read_text().replace("head: mlp", "method: qlora, learning_rate: {lora: 1e-3}"))
     with pytest.raises(UserError, match=r"train: learning_rate has \['lora'\], and none for method: qlora"):
+        resolved_in(folder)
+
+
+OLD_VALUES = {"train.depth_rows": 64, "train.head_start": "random", "train.trunk_budget": 7}
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "conf/recipes/default.yaml", "conf/models/small.yaml"])
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_setting_is_read_by_its_old_name_with_a_line_that_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str], old: str, file: str
+) -> None:
+    key, value = old.partition(".")[2], OLD_VALUES[old]
+    path = folder / file
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("train: {", f"train: {{{key}: {value}, "), encoding="utf-8"
+    )
+    train = resolved_in(folder).train
+    assert getattr(train, RENAMED[old].partition(".")[2]) == value
+    said = capsys.readouterr().out
+    assert said.count("is now called") == 1
+    assert f"{path}: {old} is now called {RENAMED[old]}" in said
+
+
+def test_an_old_name_that_is_null_takes_nothing_away(folder: Path) -> None:
+    params = folder / "params.yaml"
+    changed = params.read_text(encoding="utf-8").replace(
+        "train: {", "train: {trunk_budget: null, feature_cache_budget: 9, "
+    )
+    params.write_text(changed, encoding="utf-8")
+    assert resolved_in(folder).train.feature_cache_budget == 9
+
+
+def test_an_old_and_a_new_name_at_once_are_refused(folder: Path) -> None:
+    params = folder / "params.yaml"
+    changed = params.read_text(encoding="utf-8").replace(
+        "train: {", "train: {trunk_budget: 7, feature_cache_budget: 9, "
+    )
+    params.write_text(changed, encoding="utf-8")
+    with pytest.raises(UserError, match="train.trunk_budget is the old name of train.feature_cache_budget, and both"):
         resolved_in(folder)

@@ -195,7 +195,7 @@ def test_more_states_than_memory_are_refused_before_they_are_computed(
     made = plan(tiny_base("llama"))
     model = hidden_states.load_probed_model(made.base, made.labels, made.encoder, made.machine, scoring=False)
     monkeypatch.setattr(layer_selection, "MEMORY_SHARE", 1e-9)
-    with pytest.raises(UserError, match="train.depth_rows: the states of 32 rows take .* set it to at most"):
+    with pytest.raises(UserError, match="train.probe_rows: the states of 32 rows take .* set it to at most"):
         probe_baseline.answer(model, three(spam_rows(20)), three(spam_rows(20)), made.encoder, 2, budget=0)
 
 

@@ -206,7 +206,7 @@ def test_label_words_take_positions_too(tiny_base: Bases) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 def test_full_training_in_bf16_keeps_its_weights_in_fp32(tiny_base: Bases, architecture: str) -> None:
-    settings = {"method": "full", "head": "linear", "head_start": "random", "learning_rate": 1e-6}
+    settings = {"method": "full", "head": "linear", "head_initialization": "random", "learning_rate": 1e-6}
     exact, made = (plan(tiny_base(architecture), dtype=dtype, **settings) for dtype in ("fp32", "bf16"))
     before = {name: weight.detach().clone() for name, weight in made.build().named_parameters()}
     network, _ = tune(made)

@@ -42,7 +42,9 @@ def planted(train: list[int], validation: list[int], layers: int, from_layer: in
 def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_better(
     tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, layers: int, from_layer: int
 ) -> None:
-    made = plan(tiny_base("llama", num_hidden_layers=layers), head="linear", depth="auto", layers=1, trunk_budget=0)
+    made = plan(
+        tiny_base("llama", num_hidden_layers=layers), head="linear", depth="auto", layers=1, feature_cache_budget=0
+    )
     train, validation = given(made, 60), given(made, 90, 120)
     states = planted(train.labels, validation.labels, layers, from_layer)
     asked: list[int] = []
@@ -81,7 +83,7 @@ def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_
 def test_reading_ends_behind_two_layers_that_are_surely_worse(
     tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, noisy: list[int], last: int
 ) -> None:
-    made = plan(tiny_base("llama", num_hidden_layers=12), head="linear", depth="auto", layers=1, trunk_budget=0)
+    made = plan(tiny_base("llama", num_hidden_layers=12), head="linear", depth="auto", layers=1, feature_cache_budget=0)
     train, validation = given(made, 60), given(made, 90, 120)
     states = planted(train.labels, validation.labels, 12, 4)
     for layer in noisy:
@@ -145,7 +147,7 @@ def test_no_fewer_layers_are_left_than_train_and_what_is_given_stays(tiny_base: 
 def test_every_seed_has_the_same_depth_and_the_baselines_sample(
     tiny_base: Bases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = plan(tiny_base("llama"), depth="auto", depth_rows=16)
+    made = plan(tiny_base("llama"), depth="auto", probe_rows=16)
     train, validation = given(made, 30), given(made, 50, 60)
     read: list[Any] = []
     take = layer_selection.probe_layers
@@ -195,4 +197,4 @@ def test_an_estimate_takes_auto() -> None:
     least = -(-32 // LEAST)
     read = 2 * (least + 7) * 100 * 50.0 * (128 + 100) / attained(0.1, TRUNK_REST)  # a fifth of 32 is 7
     assert seconds(depth="auto", layers=4) == pytest.approx(seconds(depth=least, layers=4) + read)
-    assert seconds(depth="auto", layers=4, depth_rows="all") > seconds(depth="auto", layers=4)
+    assert seconds(depth="auto", layers=4, probe_rows="all") > seconds(depth="auto", layers=4)

@@ -79,7 +79,7 @@ def test_training_from_the_disk_is_training_from_memory_bit_for_bit(
     first, again = trained(made), trained(made)
     assert [len(group) for group in computed] == [14]
     assert list(feature_cache.cache_root().glob("hidden-states-*.npy"))
-    memory = trained(fronted(plan(folder, dtype=dtype, trunk_budget=0, **options)))
+    memory = trained(fronted(plan(folder, dtype=dtype, feature_cache_budget=0, **options)))
     assert [len(group) for group in computed] == [14, 14]
     assert same(first, again)
     assert same(first, memory)
@@ -136,7 +136,7 @@ def test_another_model_or_other_tokens_do_not(tiny_base: Bases, computed: Comput
 
 def test_a_budget_does_not_change_what_a_training_is(tiny_base: Bases) -> None:
     folder = tiny_base("llama")
-    one, other = (artifact.fingerprint(record(plan(folder, trunk_budget=budget))).digest for budget in (0, 7))
+    one, other = (artifact.fingerprint(record(plan(folder, feature_cache_budget=budget))).digest for budget in (0, 7))
     assert one == other
 
 
@@ -175,7 +175,7 @@ def test_states_do_not_depend_on_the_number_of_threads(tiny_base: Bases, texts: 
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            fresh = replace(made, train=made.train.model_copy(update={"trunk_budget": 0}))
+            fresh = replace(made, train=made.train.model_copy(update={"feature_cache_budget": 0}))
             (states,) = dataset.frozen_states(fresh, network, [given]) or ()
             found.append(torch.cat(list(states)))
     finally:
@@ -186,11 +186,11 @@ def test_states_do_not_depend_on_the_number_of_threads(tiny_base: Bases, texts: 
 def test_states_that_fit_nowhere_are_said_and_not_used(
     tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = plan(tiny_base("llama"), head="linear", layers=1, trunk_budget=0)
+    made = plan(tiny_base("llama"), head="linear", layers=1, feature_cache_budget=0)
     given = [rows(made)]
     network = architectures.unwrap(made.build())
     assert with_states(made, network, given)[0].states is not None
-    assert "stay in memory, for this run alone; give them room by train.trunk_budget" in capsys.readouterr().out
+    assert "stay in memory, for this run alone; give them room by train.feature_cache_budget" in capsys.readouterr().out
     monkeypatch.setattr(dataset, "MEMORY_SHARE", 0.0)
     assert with_states(made, network, given) == given
     assert "too much for the disk and for memory: these layers run in every step" in capsys.readouterr().out
@@ -228,7 +228,7 @@ def test_states_of_rows_that_the_depth_was_chosen_on_are_not_computed_again_and_
     tiny_base: Bases, computed: Computed, architecture: str, prompt: str, dtype: str
 ) -> None:
     folder = tiny_base(architecture, num_hidden_layers=4)
-    made = plan(folder, dtype=dtype, head="linear", depth="auto", depth_rows=4, layers=1)
+    made = plan(folder, dtype=dtype, head="linear", depth="auto", probe_rows=4, layers=1)
     made = fronted(made) if prompt == "fronted" else made
     parts = [rows(made), rows(made, TEXTS[:5], ANSWERS[:5])]
     settled, choice = layer_selection.select_layers(made, *parts)
@@ -256,7 +256,7 @@ def test_states_of_rows_that_the_depth_was_chosen_on_are_not_computed_again_and_
 )
 def test_states_of_another_network_are_not_taken(tiny_base: Bases, computed: Computed, change: dict[str, Any]) -> None:
     folder = tiny_base("llama", num_hidden_layers=4)
-    made = plan(folder, **({"head": "linear", "depth": "auto", "depth_rows": 4, "layers": 1} | change))
+    made = plan(folder, **({"head": "linear", "depth": "auto", "probe_rows": 4, "layers": 1} | change))
     given = rows(made)
     settled, _ = layer_selection.select_layers(made, given, given)
     assert len(list(feature_cache.cache_root().glob("hidden-states-*.npy"))) == 1
@@ -277,7 +277,7 @@ def test_states_are_kept_for_a_layer_only_while_there_is_room(
     tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, computed: Computed
 ) -> None:
     monkeypatch.setattr(layer_selection, "KEPT_BYTES", 0)
-    made = plan(tiny_base("llama", num_hidden_layers=4), head="linear", depth="auto", depth_rows=4, layers=1)
+    made = plan(tiny_base("llama", num_hidden_layers=4), head="linear", depth="auto", probe_rows=4, layers=1)
     settled, _ = layer_selection.select_layers(made, rows(made), rows(made))
     assert not list(feature_cache.cache_root().glob("hidden-states-*"))
     with_states(settled, architectures.unwrap(settled.build()), [rows(made), rows(made)])
@@ -285,7 +285,7 @@ def test_states_are_kept_for_a_layer_only_while_there_is_room(
 
 
 def test_one_group_does_not_make_room_for_the_other(tiny_base: Bases) -> None:
-    made = plan(tiny_base("llama"), head="linear", layers=1, depth_rows=4, trunk_budget=1)
+    made = plan(tiny_base("llama"), head="linear", layers=1, probe_rows=4, feature_cache_budget=1)
     long = [f"{text} {i} " * 3 for i in range(60) for text in TEXTS]
     many = rows(made, long, ANSWERS * 60)
     assert 4 * 32 * sum(map(len, many.input_ids)) > 1 << 20  # bytes: more than the budget

@@ -65,7 +65,7 @@ def test_a_head_begins_as_a_regression_on_the_states_that_it_reads(
     tiny_base: Bases, architecture: str, method: str, layers: int | str
 ) -> None:
     base = tiny_base(architecture)
-    made = plan(base, head="linear", pooling="mean", method=method, layers=layers, trunk_budget=0)
+    made = plan(base, head="linear", pooling="mean", method=method, layers=layers, feature_cache_budget=0)
     network: Any = made.build()
     train = given(made)
     (known,) = with_states(made, unwrap(network), [train])
@@ -101,14 +101,19 @@ def test_every_seed_begins_alike_and_random_ones_apart(tiny_base: Bases) -> None
         return head(network)
 
     assert (begun(seed=1) == begun(seed=2)).all()
-    assert not (begun(seed=1, head_start="random") == begun(seed=2, head_start="random")).any()
+    assert not (begun(seed=1, head_initialization="random") == begun(seed=2, head_initialization="random")).any()
 
 
 def test_training_starts_from_there(tiny_base: Bases) -> None:
     losses = {}
     for start in ("regression", "random"):
         made = plan(
-            tiny_base("llama"), head="linear", pooling="mean", head_start=start, learning_rate=1e-6, batch_size=80
+            tiny_base("llama"),
+            head="linear",
+            pooling="mean",
+            head_initialization=start,
+            learning_rate=1e-6,
+            batch_size=80,
         )
         train = given(made)
         losses[start] = tune(made, train)[1].validation[0]["loss"]
@@ -134,10 +139,10 @@ def test_a_label_without_rows_has_no_weights_and_one_label_alone_no_regression(t
 
 
 def test_only_a_linear_head_can_and_it_reads_pooled_states(tiny_base: Bases) -> None:
-    with pytest.raises(ValidationError, match="head_start: regression is for head: linear, not mlp"):
-        Train.model_validate({"seed": 1, "head": "mlp", "head_start": "regression"})
-    made = plan(tiny_base("bert"), head="linear", head_start="regression")
-    with pytest.raises(UserError, match="head_start: regression needs train.pooling first, last or mean"):
+    with pytest.raises(ValidationError, match="head_initialization: regression is for head: linear, not mlp"):
+        Train.model_validate({"seed": 1, "head": "mlp", "head_initialization": "regression"})
+    made = plan(tiny_base("bert"), head="linear", head_initialization="regression")
+    with pytest.raises(UserError, match="head_initialization: regression needs train.pooling first, last or mean"):
         finetune.initialize_head(made, made.build(), given(made))
     made = plan(tiny_base("bert"), head="linear")
     network: Any = made.build()
