@@ -1,8 +1,11 @@
 """`labeltune init`: the files under conf/ that describe a user's data, with values that suit it."""
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ VALIDATION = ("validation", "dev", "valid", "val")
 """What the Hub's data sets call their validation rows."""
 UNTELLING = ("data", "raw", "train", "all")
 """Names of files and folders that say nothing of what is in them."""
+NAME = re.compile(r"[^\W_][\w.-]*")
+LONGEST_NAME = 80
 WORD = re.compile(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*|[\u4e00-\u9fff]+")
 
 
@@ -66,7 +71,7 @@ def write_settings_files(
     """
     place = Path(what)
     on_hub = not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", what) is not None
-    name = name or _name(what)
+    name = _checked(name) if name else _name(what)
     files = CONF / "datasets" / f"{name}.yaml", CONF / "recipes" / f"{name}.yaml"
     there = [str(file) for file in files if file.exists()]
     if there and not force:
@@ -76,13 +81,8 @@ def write_settings_files(
     if on_hub:
         found = _of_hub(what, name, text, label)
     else:
-        inside, folder = _placed(place, name)
-        try:
+        with _placed(place, name, force=force) as (inside, folder):
             found = inspect_data.inspect(inside, name, folder, text=text, label=label)
-        except UserError:
-            if inside != place:  # nothing is left of what can't be used
-                shutil.rmtree(folder)
-            raise
     inspect_data.show(found)
     choices = suggest_settings(found, model)
     write_text(files[0], _dataset(name, what, found))
@@ -144,20 +144,51 @@ def _name(what: str) -> str:
     return stem
 
 
-def _placed(place: Path, name: str) -> tuple[Path, Path]:
-    """Where the data lies in the project, copied there if it lay outside, and the data set's folder."""
+def _checked(name: str) -> str:
+    """A name that the user gave: it becomes the name of files and of a folder, and never a path."""
+    if not NAME.fullmatch(name) or ".." in name or len(name) > LONGEST_NAME:
+        raise UserError(
+            f"--name: {name[:LONGEST_NAME]!r} is no name: give at most {LONGEST_NAME} letters, digits, hyphens, "
+            "underscores and dots, a letter or digit first"
+        )
+    return name
+
+
+@contextmanager
+def _placed(place: Path, name: str, *, force: bool) -> Iterator[tuple[Path, Path]]:
+    """Where the data lies in the project, copied there if it lay outside, and the data set's folder.
+
+    If the block fails, the copy is removed, and what it took the place of is put back; nothing else is touched.
+    """
     try:
         inside = place.resolve().relative_to(RAW.resolve())
-        return place, RAW / (inside if place.is_dir() else inside.parent)
     except ValueError:
         folder = RAW / name
+    else:
+        yield place, RAW / (inside if place.is_dir() else inside.parent)
+        return
     target = folder / place.name if place.is_file() else folder
-    if target.exists():
+    if target.exists() and not (force and target.is_file() and place.is_file()):
         raise UserError(f"{target} exists already: run `labeltune init {target}`, or choose another --name")
-    with replacing(target) as partial:
-        (shutil.copytree if place.is_dir() else shutil.copyfile)(place, partial)
+    before, fresh = target.with_name(f".{target.name}.before"), not folder.exists()
+    if target.exists():
+        os.replace(target, before)
+    try:
+        with replacing(target) as partial:
+            (shutil.copytree if place.is_dir() else shutil.copyfile)(place, partial)
+        yield target, folder
+    except BaseException:
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+        if before.exists():
+            os.replace(before, target)
+        elif fresh and folder.is_dir():
+            folder.rmdir()
+        raise
+    before.unlink(missing_ok=True)
     terminal.say(f"copied to {target}: queued experiments see what lies in the project; `dvc add {folder}` versions it")
-    return target, folder
 
 
 def _of_hub(what: str, name: str, text: str | None, label: str | None) -> Inspection:

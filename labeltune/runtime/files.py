@@ -36,6 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.is_dir():
+            if not temporary.is_dir():
+                raise UserError(f"{path} is a folder, and a file is to be written there: name another one")
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:

@@ -78,6 +78,8 @@ def answer_file(
         UserError: a file can't be read or written, or another process writes to the same target.
     """
     kind, source = kind_of(target, table.path), table.path
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; name a file that the answers go to")
     schema = schema_of(table) if kind == "parquet" else None
     target.parent.mkdir(parents=True, exist_ok=True)
     part, state, lock = (target.with_name(f".{target.name}.{name}") for name in ("answers", "state.json", "lock"))

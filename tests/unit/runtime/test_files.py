@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from labeltune.runtime import files
 from labeltune.runtime.errors import UserError
-from labeltune.runtime.files import digest, unchanged, untouched, write_text
+from labeltune.runtime.files import digest, replacing, unchanged, untouched, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -114,3 +114,12 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     other.mkdir()
     write_text(tmp_path / "classifier", "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "classifier"]
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    """Spark writes X.csv as a folder of parts."""
+    (tmp_path / "X.csv").mkdir()
+    (tmp_path / "X.csv" / "part-0").write_text("a")
+    with pytest.raises(UserError, match=r"X\.csv is a folder"), replacing(tmp_path / "X.csv") as partial:
+        partial.write_text("b")
+    assert [path.name for path in tmp_path.rglob("*")] == ["X.csv", "part-0"]
