@@ -14,6 +14,7 @@ import torch
 
 from labeltune.probing import feature_cache
 from labeltune.probing.feature_cache import CachedFeatures, Entry, Pieces, WritePart, cached
+from tests.tuning import plan
 
 MIB = 1 << 20
 
@@ -261,3 +262,22 @@ def test_an_array_that_another_process_deletes_while_it_is_read_can_be_used(monk
     touch = os.utime
     monkeypatch.setattr(os, "utime", lambda path: (Path(path).unlink(), touch(path)))
     assert torch.equal(kept(entry()).array, numbers(entry()))
+
+
+def test_a_key_tells_apart_dtype_attention_and_code(
+    tiny_base: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(tiny_base("gpt2"), head="linear")
+    network: Any = made.load()
+
+    def key() -> str:
+        return json.dumps(feature_cache.cache_key(network, made.base.files, [[5, 6]], None), sort_keys=True)
+
+    keys = [key()]
+    monkeypatch.setattr(network.config, "_attn_implementation", "sdpa")
+    keys.append(key())
+    network = network.half()
+    keys.append(key())
+    monkeypatch.setattr(feature_cache, "digest", lambda path: f"changed {path.name}")
+    keys.append(key())
+    assert len(set(keys)) == 4

@@ -222,3 +222,21 @@ def test_batches_that_are_never_padded_have_twice_the_tokens(
 ) -> None:
     network = plan(tiny_base(architecture), **(LINEAR | options)).build()
     assert fused.batch_tokens(network) == times * device.inference_tokens()
+
+
+def test_a_prefix_learns_from_every_packed_sequence(tiny_base: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
+    # After a line end no text merges with the prefix, so that every row begins with it.
+    prompt = PROMPT.model_copy(update={"template": "Classify the text as ham or spam. Text:\n{text}\nLabel:"})
+    monkeypatch.setitem(globals(), "PROMPT", prompt)
+    monkeypatch.setattr(packing, "PACKED_LENGTH", 1)
+    made, network = twins(tiny_base("llama"), layers="all")[0]
+    packed_by = dataset.choose_packing(made, architectures.unwrap(network))
+    assert packed_by is not None
+    given = rows(made)
+    owners = Collator(pad_id=0, packing=packed_by)([given[row] for row in range(len(given))])["owners"]
+    assert int((owners[:, 0] == packing.PREFIX).sum()) >= 2
+    expected, fast = (
+        gradients(*twin, known=False, side_by_side=True) for twin in twins(tiny_base("llama"), layers="all")
+    )
+    for name, gradient in expected.items():
+        torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
