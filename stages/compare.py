@@ -21,9 +21,9 @@ def main() -> None:
     with files.unchanged({"predictions": PREDICTIONS, "baselines": ANSWERS}):
         labels = LabelSet.load(LABELS)
         ours, others = comparison.read_answers(PREDICTIONS, ANSWERS, labels)
-        missing = files.read_json(CHOSEN)["zero_shot"]["missing"]
+        chosen = files.read_json(CHOSEN)
         found = comparison.compare(
-            ours, others, labels, missing=missing, seed=settings.seed, resamples=settings.resamples
+            ours, others, labels, chosen=chosen, seed=settings.seed, resamples=settings.resamples
         )
         files.write_metrics(COMPARISON, found)
     # Costs are printed and never written, so that the comparison depends on answers alone.

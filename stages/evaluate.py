@@ -41,7 +41,7 @@ def main() -> None:
         labels = np.array(record.labels.index(rows["label"].tolist()))
         figures = metrics.summarise(labels, given, names)
         figures["intervals"] = metrics.intervals(labels, given, **bootstrap)
-        trust = calibration.analyse(answers.logits, labels, record.calibration, **bootstrap)
+        trust = calibration.analyse(answers.logits, labels, record.calibration)
         files.write_table(PREDICTIONS, answers.table(rows))
         files.write_metrics(METRICS, figures)
         files.write_metrics(CONFIDENCE, trust)

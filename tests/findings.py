@@ -13,6 +13,8 @@ import labeltune
 from labeltune.config import resolve
 from labeltune.config.evaluation import Calibrate
 from labeltune.evaluation import calibration, metrics
+from labeltune.evaluation.comparison import decide
+from labeltune.evaluation.metrics import paired_test
 from labeltune.inference.classifier import Predictions
 from labeltune.modeling import device
 from labeltune.runtime.files import write_json, write_metrics, write_table, write_text
@@ -48,7 +50,7 @@ def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: 
     figures["intervals"] = metrics.intervals(labels, answers.probabilities, **BOOTSTRAP)
     write_table(folder / "data/predictions/test.csv", answers.table(rows))
     write_metrics(folder / "metrics/metrics.json", figures)
-    write_metrics(folder / "metrics/confidence_analysis.json", calibration.analyse(logits, labels, fitted, **BOOTSTRAP))
+    write_metrics(folder / "metrics/confidence_analysis.json", calibration.analyse(logits, labels, fitted))
     write_metrics(folder / "metrics/robustness_result.json", robustness(figures["accuracy"], len(rows)))
     write_table(folder / "data/robustness/flips.csv", flips(rows, names))
     write_metrics(folder / "metrics/baseline_comparison.json", comparison(figures))
@@ -97,6 +99,7 @@ def perturbed(before: float, after: float, flipped: float, rows: int, kind: str 
         "accuracy": after, "accuracy_interval": around(after), "flip_rate": flipped,
         "flip_rate_interval": around(flipped, 0.03, "exact"), "confidence_drop": (before - after) / 2,
         "confidence_drop_interval": around((before - after) / 2, 0.02),
+        "paired": paired_test(np.arange(rows) < round(before * rows), np.arange(rows) < round(after * rows)).record(),
     }  # fmt: skip
 
 
@@ -141,7 +144,7 @@ def comparison(figures: dict[str, Any]) -> dict[str, Any]:
         accuracy, f1 = figures["accuracy"] - lost, figures["macro_f1"] - lost
         return {
             "accuracy": accuracy, "accuracy_interval": around(accuracy), "macro_f1": f1,
-            "macro_f1_interval": around(f1), "roc_auc": 0.9, "n": figures["n"],
+            "macro_f1_interval": around(f1), "roc_auc": 0.9, "n": figures["n"], "training_rows": 781,
         }  # fmt: skip
 
     def against(lost: float, p_value: float) -> dict[str, Any]:
@@ -152,15 +155,16 @@ def comparison(figures: dict[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
         return measured(lost) | {"paired": paired}
 
-    zero_shot = against(0.38, 1.2e-14)
+    zero_shot = against(0.38, 1.2e-14) | {"training_rows": 0}
+    models = {
+        "majority": against(0.45, 3.1e-21), "tfidf": against(0.0089, 0.727), "hidden_states": against(0.04, 0.022),
+        "zero_shot": zero_shot,
+    }  # fmt: skip
     return {
         "fine_tuned_model": measured(0.0),
         "baseline_model": {"name": "zero_shot"} | {key: zero_shot[key] for key in zero_shot if key != "paired"},
         "improvement": {"absolute": 0.38, "relative": 0.38 / zero_shot["accuracy"]},
-        "models": {
-            "majority": against(0.45, 3.1e-21), "tfidf": against(0.0089, 0.727),
-            "hidden_states": against(0.04, 0.022), "zero_shot": zero_shot,
-        },
+        "models": models, "verdict": decide(models, figures["n"]).record(),
         "as_good": ["tfidf"],
     }  # fmt: skip
 

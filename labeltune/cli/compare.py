@@ -174,7 +174,7 @@ def compare(runs: Sequence[Run], *, seed: int, resamples: int) -> Comparison:
     pairs = list(combinations(ordered, 2))
     if len(pairs) > MOST_PAIRS:
         pairs = [(ordered[0], run) for run in ordered[1:]]
-    tests = [(a.name, b.name, paired_test(a.right, b.right, seed=seed, resamples=resamples)) for a, b in pairs]
+    tests = [(a.name, b.name, paired_test(a.right, b.right)) for a, b in pairs]
     return Comparison(groups=groups, differences=differences, pairs=tests)
 
 

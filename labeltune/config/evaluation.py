@@ -55,9 +55,10 @@ class Baselines(Section):
 
     seed: Seed = 0
     """Seed of the samples of training and validation rows."""
-    probe_rows: Positive | Literal["all"] = 512
-    """Training rows of the regression on the base model's hidden states, and most validation rows that choose its
-    strength: stratified samples. Its layer is chosen on `train.probe_rows`."""
+    probe_rows: Positive | Literal["all"] = 10_000
+    """Most training rows of the regression on the base model's hidden states, and most validation rows that choose its
+    strength; of more rows, a stratified sample, which table and verdict then state. `all` has no bound, at the cost of
+    one pass of the base model over every row. Its layer is chosen on `train.probe_rows`."""
     zero_shot: bool = True
     """Score the test rows with the untuned base model."""
 

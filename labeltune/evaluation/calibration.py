@@ -11,7 +11,7 @@ from scipy.special import softmax
 from labeltune.config.evaluation import Calibrate
 from labeltune.console.terminal import say
 from labeltune.data.labels import Indices, Probabilities
-from labeltune.evaluation.metrics import Flags, Interval, accuracy_interval, log_loss, share_interval
+from labeltune.evaluation.metrics import Flags, Interval, log_loss, share_interval
 from labeltune.inference.calibration import Calibration, Logits
 from labeltune.runtime.errors import UserError
 
@@ -143,7 +143,7 @@ HIGH, LOW = 0.9, 0.6
 Confidence = NDArray[np.float64]
 
 
-def analyse(logits: Logits, labels: Indices, calibration: Calibration, *, seed: int, resamples: int) -> dict[str, Any]:
+def analyse(logits: Logits, labels: Indices, calibration: Calibration) -> dict[str, Any]:
     """Everything that confidence_analysis.json holds, of the test rows.
 
     Args:
@@ -173,7 +173,7 @@ def analyse(logits: Logits, labels: Indices, calibration: Calibration, *, seed: 
             "random_aurc": errors / len(right),
             "best_aurc": best_aurc(errors, len(right)),
         },
-        "abstention": _abstention(confidence, right, calibration, seed=seed, resamples=resamples),
+        "abstention": _abstention(confidence, right, calibration),
         "prediction_sets": _prediction_sets(given, labels, calibration),
     }
 
@@ -246,12 +246,10 @@ def best_aurc(errors: int, rows: int) -> float:
     return float((np.maximum(taken - (rows - errors), 0) / taken).mean())
 
 
-def _abstention(
-    confidence: Confidence, right: Flags, calibration: Calibration, *, seed: int, resamples: int
-) -> dict[str, Any]:
+def _abstention(confidence: Confidence, right: Flags, calibration: Calibration) -> dict[str, Any]:
     answered = confidence >= calibration.threshold
     hits = right[answered]
-    among = accuracy_interval(hits, seed=seed, resamples=resamples)
+    among = share_interval(int(hits.sum()), len(hits))
     return {
         "rule": calibration.abstain,
         "target": calibration.target,

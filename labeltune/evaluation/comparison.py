@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,12 @@ from labeltune.runtime.files import probabilities, read_predictions
 
 FINE_TUNED = "fine-tuned"
 BASELINE = "zero_shot"
-"""What fine-tuning is an improvement on: the same model before it."""
+"""The same model before fine-tuning."""
 SIGNIFICANT = 0.05
+"""Below this p value of the paired test one model counts as more accurate than another."""
+FEWEST_ROWS = 50
+"""With fewer test rows there is no verdict: even models that differ by 10 points are then rarely told apart."""
+Outcome = Literal["better", "as_good", "none", "too_few_rows", "unmeasured"]
 NAMES = {"zero_shot": "zero-shot", "hidden_states": "hidden states", "tfidf": "TF-IDF", "majority": "majority class"}
 """What users read."""
 COSTS = {
@@ -57,6 +61,45 @@ class Answers:
         return self.probabilities.argmax(axis=1) == self.labels
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a cheaper model is as good as the fine-tuned one."""
+
+    outcome: Outcome
+    """`better`: one is more accurate. `as_good`: for at least one, the paired test finds no difference, and none is
+    better. `none`: the fine-tuned model is more accurate than each. `too_few_rows`: fewer than `FEWEST_ROWS`.
+    `unmeasured`: there is no cheaper model."""
+    models: list[str]
+    """The models that `better` or `as_good` is about, else the most accurate one; best first."""
+    significance: float = SIGNIFICANT
+    """Largest p value that counts as a difference, exclusive."""
+    fewest_rows: int = FEWEST_ROWS
+    """Fewest test rows of a verdict."""
+
+    def record(self) -> dict[str, Any]:
+        """What baseline_comparison.json holds."""
+        return asdict(self)
+
+
+def decide(models: Mapping[str, Any], rows: int) -> Verdict:
+    """Decide by the paired tests whether a cheaper model is as good.
+
+    Args:
+        models: name -> figures of a cheaper model, with `paired`: the fine-tuned model's test against it.
+        rows: test rows.
+    """
+    ranked = sorted(models, key=lambda name: _rank(name, models[name]))
+    if not ranked:
+        return Verdict(outcome="unmeasured", models=[])
+    if rows < FEWEST_ROWS:
+        return Verdict(outcome="too_few_rows", models=ranked[:1])
+    better = [name for name in ranked if _significant(models[name]) and models[name]["paired"]["difference"] < 0]
+    if better:
+        return Verdict(outcome="better", models=better)
+    equal = [name for name in ranked if not _significant(models[name])]
+    return Verdict(outcome="as_good", models=equal) if equal else Verdict(outcome="none", models=ranked[:1])
+
+
 def read_answers(predictions: Path, baselines: Path, labels: LabelSet) -> tuple[Answers, dict[str, Answers]]:
     """Read the fine-tuned model's answers and those of the cheaper ones.
 
@@ -76,7 +119,13 @@ def read_answers(predictions: Path, baselines: Path, labels: LabelSet) -> tuple[
 
 
 def compare(
-    ours: Answers, others: Mapping[str, Answers], labels: LabelSet, *, missing: str | None, seed: int, resamples: int
+    ours: Answers,
+    others: Mapping[str, Answers],
+    labels: LabelSet,
+    *,
+    chosen: Mapping[str, Any],
+    seed: int,
+    resamples: int,
 ) -> dict[str, Any]:
     """Everything that baseline_comparison.json holds.
 
@@ -88,23 +137,31 @@ def compare(
     Args:
         ours: the fine-tuned model's answers.
         others: name -> a cheaper model's answers to the same rows.
-        missing: why the untuned base model's answers are missing, None if they are there.
+        chosen: metrics/baselines.json: how many training rows each model saw, and why one is missing.
         seed: of the bootstrap.
         resamples: of the bootstrap.
     """
     options = {"seed": seed, "resamples": resamples}
     found: dict[str, Any] = {}
     for name, theirs in others.items():
-        test = metrics.paired_test(ours.right, theirs.right, **options)
-        found[name] = {**figures(theirs, labels, **options), "paired": test.record()}
-    tuned = figures(ours, labels, **options)
-    baseline = {key: value for key, value in found[BASELINE].items() if key != "paired"} if BASELINE in found else None
+        test = metrics.paired_test(ours.right, theirs.right)
+        seen = {"training_rows": chosen.get(name, {}).get("rows", 0)}
+        found[name] = {**figures(theirs, labels, **options), **seen, "paired": test.record()}
+    every = chosen.get("majority", {}).get("rows")
+    tuned = {**figures(ours, labels, **options), "training_rows": every}
+    baseline = (
+        {key: value for key, value in found[BASELINE].items() if key not in ("paired", "training_rows")}
+        if BASELINE in found
+        else None
+    )
+    missing = chosen.get(BASELINE, {}).get("missing")
     return {
         "fine_tuned_model": tuned,
         "baseline_model": baseline and baseline | {"name": BASELINE},
         "baseline_missing": None if baseline else missing,
         "improvement": baseline and improvement(tuned["accuracy"], baseline["accuracy"]),
         "models": found,
+        "verdict": decide(found, tuned["n"]).record(),
         "as_good": sorted((name for name in found if _as_good(found[name])), key=lambda name: _rank(name, found[name])),
     }
 
@@ -125,7 +182,11 @@ def improvement(accuracy: float, before: float) -> dict[str, float | None]:
 
 def _as_good(model: Mapping[str, Any]) -> bool:
     paired = model["paired"]
-    return bool(paired["difference"] <= 0 or paired["p_value"] >= SIGNIFICANT)
+    return bool(paired["difference"] <= 0 or not _significant(model))
+
+
+def _significant(model: Mapping[str, Any]) -> bool:
+    return bool(model["paired"]["p_value"] < SIGNIFICANT)
 
 
 def _rank(name: str, model: Mapping[str, Any]) -> tuple[float, float, str]:
@@ -133,33 +194,40 @@ def _rank(name: str, model: Mapping[str, Any]) -> tuple[float, float, str]:
     return -model["accuracy"], -model["macro_f1"], name
 
 
-def verdict(found: Mapping[str, Any]) -> str:
-    """Whether something cheaper is as good, in one sentence."""
-    tuned, models = found["fine_tuned_model"], found["models"]
-    best = found["as_good"][0] if found["as_good"] else min(models, key=lambda name: _rank(name, models[name]))
-    paired, shown = models[best]["paired"], NAMES.get(best, best)
+def sentence(found: Mapping[str, Any]) -> str:
+    """The verdict in one sentence, for the terminal."""
+    verdict, tuned = found["verdict"], found["fine_tuned_model"]
+    if not verdict["models"]:
+        return "There is no cheaper model to compare with."
+    best = verdict["models"][0]
+    model = found["models"][best]
     against = (
-        f"{models[best]['accuracy']:.1%} against {tuned['accuracy']:.1%} of {tuned['n']:,} test rows, "
-        f"p {_p(paired['p_value'])}"
+        f"{NAMES.get(best, best)} answers {model['accuracy']:.1%} of {tuned['n']:,} test rows correctly, the "
+        f"fine-tuned model {tuned['accuracy']:.1%} (p {_p(model['paired']['p_value'])})"
     )
-    if not found["as_good"]:
-        return f"Nothing cheaper is as good as the fine-tuned model; the best, {shown}, has {against}."
-    if paired["difference"] < 0 and paired["p_value"] < SIGNIFICANT:
-        return f"Something cheaper is better than the fine-tuned model: {shown} has {against}."
-    return f"Something cheaper is as good, as far as these rows tell: {shown} has {against}."
+    seen, every = model["training_rows"], tuned["training_rows"]
+    if seen and every and seen < every:
+        against += f"; it was fitted to {seen:,} of the {every:,} training rows"
+    return {
+        "better": f"A cheaper model is better than the fine-tuned model: {against}.",
+        "as_good": f"A cheaper model is as good, as far as these rows can tell: {against}.",
+        "none": f"No cheaper model is as good as the fine-tuned model. The best of them: {against}.",
+        "too_few_rows": f"{tuned['n']:,} test rows are too few to tell whether a cheaper model is as good; a verdict "
+        f"takes {verdict['fewest_rows']}. The most accurate: {against}.",
+    }[verdict["outcome"]]
 
 
 def show(found: Mapping[str, Any], spent: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Print the verdict and the table.
+    """Print the verdict and the table; a positive difference means that the fine-tuned model is more accurate.
 
     Args:
         spent: name -> costs, where they are known.
     """
-    say(verdict(found))
+    say(sentence(found))
     models = sorted(found["models"].items(), key=lambda item: _rank(*item))
     rows = [_line(FINE_TUNED, found["fine_tuned_model"], spent.get(FINE_TUNED, {}))]
     rows += [_line(NAMES.get(name, name), model, spent.get(name, {})) for name, model in models]
-    columns = ["model", "accuracy", "95% interval", "macro F1", "behind by", "p", *COSTS.values()]
+    columns = ["model", "accuracy", "95% interval", "macro F1", "training rows", "difference", "p", *COSTS.values()]
     table(f"{found['fine_tuned_model']['n']:,} test rows", columns, rows)
     if found["baseline_missing"]:
         say(f"no zero-shot answers: {found['baseline_missing']}")
@@ -173,6 +241,7 @@ def _line(name: str, model: Mapping[str, Any], spent: Mapping[str, float]) -> li
         f"{model['accuracy']:.4f}",
         f"{between['low']:.4f} to {between['high']:.4f}" if between else "undefined",
         f"{model['macro_f1']:.4f}",
+        "" if model["training_rows"] is None else f"{model['training_rows']:,}",
         f"{paired['difference']:+.4f}" if paired else "",
         _p(paired["p_value"]).removeprefix("= ") if paired else "",
         *(f"{spent[key]:,.{0 if spent[key] >= LARGE else 1}f}" if key in spent else "" for key in COSTS),

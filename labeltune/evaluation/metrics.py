@@ -1,5 +1,6 @@
 """Classification metrics, confidence intervals, and paired tests between two models on the same rows."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.optimize import brentq
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from labeltune.console.terminal import say, table
@@ -20,6 +22,9 @@ CELLS = 5_000_000
 """Most row positions that are resampled at once."""
 LOST = 0.01
 """From this share of resamples without a value, no interval is given."""
+
+EDGE = 1e-12
+"""A difference this near to -1 or 1 is at the end of its range."""
 
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -34,7 +39,8 @@ class Interval:
     high: float
     """Its upper end."""
     method: str
-    """`bootstrap`, or `exact`: Clopper and Pearson's for a share."""
+    """`bootstrap`; `exact`: Clopper and Pearson's, for a share; or `paired`: for a difference of two shares of the same
+    rows."""
 
     def record(self) -> dict[str, Any]:
         """What the metrics files hold."""
@@ -83,20 +89,14 @@ def share_interval(hits: int, count: int) -> Interval | None:
     return Interval(low=float(found.low), high=float(found.high), method="exact")
 
 
-def accuracy_interval(right: Flags, *, seed: int, resamples: int) -> Interval | None:
-    """Bootstrap interval of the accuracy; exact where every row is right or every row is wrong."""
-    found = bootstrap(lambda rows: right[rows].mean(axis=-1), len(right), seed=seed, resamples=resamples)
-    return found or share_interval(int(right.sum()), len(right))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Paired:
     """One model against another on the same rows."""
 
     difference: float
     """Accuracy of the first less that of the second."""
-    interval: Interval | None
-    """Of the difference; None where no row tells the two apart."""
+    interval: Interval
+    """Of the difference; it excludes 0 exactly where `p_value` is below 0.05."""
     only_first: int
     """Rows that the first alone answers rightly."""
     only_second: int
@@ -109,21 +109,64 @@ class Paired:
         return asdict(self)
 
 
-def paired_test(first: Flags, second: Flags, *, seed: int, resamples: int) -> Paired:
-    """Compare two models by which rows each answers rightly, `[rows]` in the same order.
+def paired_test(first: Flags, second: Flags) -> Paired:
+    """Compare two models by which rows each answers rightly, `[rows]` in the same order, at least one.
 
     The exact test takes the rows on which only one is right as throws of a fair coin (McNemar 1947).
     """
-    gains = first.astype(np.int64) - second.astype(np.int64)  # [rows], 1, 0 or -1
-    only_first, only_second = int((gains > 0).sum()), int((gains < 0).sum())
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     disagreeing = only_first + only_second
     return Paired(
-        difference=float(gains.mean()),
-        interval=bootstrap(lambda rows: gains[rows].mean(axis=-1), len(gains), seed=seed, resamples=resamples),
+        difference=(only_first - only_second) / len(first),
+        interval=paired_interval(only_first, only_second, len(first)),
         only_first=only_first,
         only_second=only_second,
         p_value=float(stats.binomtest(only_first, disagreeing).pvalue) if disagreeing else 1.0,
     )
+
+
+def paired_interval(only_first: int, only_second: int, count: int) -> Interval:
+    """Interval of the difference of two shares of the same rows, consistent with the exact McNemar test.
+
+    Each end is the outer one of two intervals: Tango's score interval (Tango 1998, doi:10.1002/(SICI)1097-0258
+    (19980430)17:8<891::AID-SIM780>3.0.CO;2-B), which knows that the number of disagreements varies too, and the
+    Clopper-Pearson interval of the first's share among the disagreements, which inverts the exact test. The second
+    contains 0 exactly where p is 0.05 or more, and where it does not, the first does not either.
+
+    Args:
+        only_first: rows that the first alone answers rightly.
+        only_second: rows that the second alone answers rightly.
+        count: all rows.
+    """
+    low, high = _score_ends(only_first, only_second, count)
+    disagreeing = only_first + only_second
+    share = share_interval(only_first, disagreeing)
+    if share is not None:
+        low = min(low, (2 * share.low - 1) * disagreeing / count)
+        high = max(high, (2 * share.high - 1) * disagreeing / count)
+    return Interval(low=low, high=high, method="paired")
+
+
+def _score_ends(only_first: int, only_second: int, count: int) -> tuple[float, float]:
+    """Ends of Tango's interval: the differences at which the score statistic is at the level's quantile."""
+    found, quantile = (only_first - only_second) / count, float(stats.norm.ppf((1 + LEVEL) / 2))
+    if not only_first and not only_second:
+        end = quantile**2 / (count + quantile**2)
+        return -end, end
+
+    def statistic(difference: float, sign: float) -> float:
+        linear = -only_first - only_second + (2 * count - only_first + only_second) * difference
+        constant = -only_second * difference * (1 - difference)
+        root = math.sqrt(max(linear**2 - 8 * count * constant, 0.0))
+        variance = count * ((root - linear) / (2 * count) + difference * (1 - difference))
+        # Both sides are multiplied by the deviation, which is 0 at the ends of the range.
+        return sign * count * (found - difference) - quantile * math.sqrt(max(variance, 0.0))
+
+    ends = [
+        bound if abs(found - bound) < EDGE else float(brentq(statistic, found, bound, args=(sign,)))
+        for bound, sign in ((-1.0, 1.0), (1.0, -1.0))
+    ]
+    return ends[0], ends[1]
 
 
 def accuracy(labels: Indices, guesses: Indices) -> float:
@@ -227,7 +270,7 @@ def intervals(
     guesses, count, rows = probabilities.argmax(axis=1), probabilities.shape[1], len(labels)
     listed = [1] if count == 2 else range(count)
     found: dict[str, Interval | None] = {
-        "accuracy": accuracy_interval(labels == guesses, seed=seed, resamples=resamples),
+        "accuracy": share_interval(int((labels == guesses).sum()), rows),
         "macro_f1": bootstrap(_resampled_f1(labels, guesses, count), rows, seed=seed, resamples=resamples),
         "roc_auc": bootstrap(
             _resampled_auc([(labels == label, probabilities[:, label]) for label in listed]),

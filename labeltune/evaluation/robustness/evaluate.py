@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from labeltune.config.evaluation import Robustness
 from labeltune.console import terminal
 from labeltune.data.labels import LabelSet
-from labeltune.evaluation.metrics import bootstrap, share_interval
+from labeltune.evaluation.metrics import bootstrap, paired_test, share_interval
 from labeltune.evaluation.robustness import characters, editing, words
 from labeltune.evaluation.robustness.editing import Draw, Language, language
 from labeltune.runtime.files import probabilities, read_predictions
@@ -215,7 +215,10 @@ def measure(given: Given, trials: Iterable[Trial], answers: Answers, settings: R
 
 
 def _figures(given: Given, trial: Trial, answers: Answers, seed: int) -> dict[str, Any]:
-    """The figures of one trial over all of its rows, changed or not; undefined where nothing was changed."""
+    """The figures of one trial over all of its rows, changed or not; undefined where nothing was changed.
+
+    `paired` compares the answers before the change with those after it: its difference is the accuracy lost.
+    """
     before = given.probabilities[trial.rows]  # [rows, num_labels]
     after = np.array([answers[text] for text in trial.texts])
     answered, labels = before.argmax(axis=1), given.labels[trial.rows]
@@ -232,7 +235,7 @@ def _figures(given: Given, trial: Trial, answers: Answers, seed: int) -> dict[st
     }
     if not changed:
         keys = ("accuracy", "flip_rate", "confidence_drop")
-        return figures | {key + end: None for key in keys for end in ("", "_interval")}
+        return figures | {key + end: None for key in keys for end in ("", "_interval")} | {"paired": None}
     intervals = {
         "accuracy_interval": share_interval(int(right.sum()), len(right)),
         "flip_rate_interval": share_interval(int(flipped.sum()), len(flipped)),
@@ -244,6 +247,7 @@ def _figures(given: Given, trial: Trial, answers: Answers, seed: int) -> dict[st
         "accuracy": float(right.mean()),
         "flip_rate": float(flipped.mean()),
         "confidence_drop": float(drop.mean()),
+        "paired": paired_test(answered == labels, right).record(),
     }
     return figures | {name: interval.record() if interval else None for name, interval in intervals.items()}
 

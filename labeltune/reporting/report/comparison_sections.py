@@ -1,6 +1,7 @@
 """Report sections on robustness and on cheaper models."""
 
 import json
+import math
 
 from labeltune.reporting.report.document import (
     Block,
@@ -18,17 +19,15 @@ from labeltune.reporting.report.document import (
 from labeltune.reporting.report.i18n import Wording
 from labeltune.reporting.report.results import Figures, RunResults, gallery
 
-SURE = 0.05
-"""Below this p value a difference counts as one."""
 COMPARISON_COLUMNS = (
-    "model", "accuracy", "macro_f1", "difference", "p_value", "only_one", "train_seconds", "rows_per_second",
-    "peak_memory_mib", "size_mib",
+    "model", "accuracy", "macro_f1", "training_rows", "difference", "p_value", "only_one", "train_seconds",
+    "rows_per_second", "peak_memory_mib", "size_mib",
 )  # fmt: skip
 SPENT = ("train_seconds", "rows_per_second", "peak_memory_mib", "size_mib")
 
 
 def comparison_section(evidence: RunResults, wording: Wording) -> Section:
-    """One table of all models, and what follows from it."""
+    """One table of all models, after the verdict."""
     found = evidence.comparison
     blocks: list[Block] = [Paragraph(wording.line("word.missing"))]
     if found is not None:
@@ -39,33 +38,20 @@ def comparison_section(evidence: RunResults, wording: Wording) -> Section:
         ]
         if evidence.baselines is not None:
             chosen = json.dumps(evidence.baselines, ensure_ascii=False, indent=2, sort_keys=True)
-            blocks.append(Listing(title=wording.line("rivals.chosen"), text=chosen, language="json"))
-    return Section(anchor="cheaper", title=wording.text("rivals.title"), blocks=blocks)
-
-
-def better(found: Figures) -> list[str]:
-    """The cheaper models that beat the fine-tuned one beyond chance, the best first."""
-    return [
-        name
-        for name in _ranked(found)
-        if found["models"][name]["paired"]["difference"] < 0 and found["models"][name]["paired"]["p_value"] < SURE
-    ]
+            blocks.append(Listing(title=wording.line("baselines.chosen"), text=chosen, language="json"))
+    return Section(anchor="cheaper", title=wording.text("baselines.title"), blocks=blocks)
 
 
 def verdict(found: Figures, wording: Wording) -> Line:
-    """Whether something cheaper does as well."""
-    if not found["models"]:
-        return wording.line("rivals.unmeasured")
-    ahead = better(found)
-    equal = [name for name in found["as_good"] if name not in ahead]
-    if ahead or equal:
-        named = [_against(found, name, wording) for name in ahead or equal]
-        return wording.line("rivals.better" if ahead else "rivals.as_good", named=wording.listed(named))
-    best = _ranked(found)[0]
+    """Put the verdict on cheaper models into words."""
+    decided = found["verdict"]
+    named = wording.listed([_against(found, name, wording) for name in decided["models"]])
     return wording.line(
-        "rivals.worse",
+        f"baselines.{decided['outcome']}",
+        named=named,
         models=wording.count("cheaper", len(found["models"])),
-        best=_against(found, best, wording),
+        rows=wording.count("rows", found["fine_tuned_model"]["n"]),
+        fewest=f"{decided['fewest_rows']:,}",
     )
 
 
@@ -74,28 +60,40 @@ def _ranked(found: Figures) -> list[str]:
 
 
 def _against(found: Figures, name: str, wording: Wording) -> Line:
-    """A cheaper model and how far the fine-tuned one is ahead of it."""
-    figures = found["models"][name]
-    return wording.line(
-        "rivals.against",
+    """A cheaper model, its accuracy, and how much more or less accurate the fine-tuned model is."""
+    figures, every = found["models"][name], found["fine_tuned_model"]["training_rows"]
+    paired, seen = figures["paired"], figures["training_rows"]
+    line = wording.line(
+        "baselines.against",
         name=wording.named("model", name),
         accuracy=wording.percent(figures["accuracy"]),
-        difference=wording.points(figures["paired"]["difference"]),
-        interval=wording.within(figures["paired"]["interval"], "points"),
-        chance=wording.chance(figures["paired"]["p_value"]),
+        difference=_difference(paired["difference"], wording),
+        interval=wording.within(paired["interval"], "points"),
+        chance=wording.chance(paired["p_value"]),
     )
+    if seen and every and seen < every:
+        line += wording.line("baselines.fewer_rows", seen=f"{seen:,}", every=f"{every:,}")
+    return line
+
+
+def _difference(value: float, wording: Wording) -> str:
+    """The sign of the difference in words: a number of points is never negative here."""
+    points = f"{abs(100 * value):.1f}"
+    if float(points) == 0:
+        return wording.text("baselines.level")
+    return wording.text("baselines.ahead" if value > 0 else "baselines.trailing", points=points)
 
 
 def _zero_shot(found: Figures, wording: Wording) -> Line:
     base, gained = found["baseline_model"], found["improvement"]
     if base is None:
-        return wording.line("rivals.no_base", why=Name(str(found.get("baseline_missing") or "–")))
+        return wording.line("baselines.no_base", why=Name(str(found.get("baseline_missing") or "–")))
     return wording.line(
-        "rivals.base",
+        "baselines.base_lower" if gained["absolute"] < 0 else "baselines.base",
         accuracy=wording.percent(base["accuracy"]),
         interval=wording.within(base["accuracy_interval"]),
-        gained=wording.points(gained["absolute"]),
-        relative=wording.text("word.undefined") if gained["relative"] is None else f"{gained['relative']:+.1%}",
+        tuned=wording.percent(found["fine_tuned_model"]["accuracy"]),
+        gained=f"{abs(100 * gained['absolute']):.1f}",
     )
 
 
@@ -114,11 +112,14 @@ def _comparison_table(evidence: RunResults, wording: Wording) -> Table:
     for name in _ranked(found):
         spent = costs.get("baselines", {}).get(name, {})
         rows.append(_row(wording.named("model", name), found["models"][name], spent, wording))
-    notes = [wording.line("rivals.note"), wording.line("rivals.costs")]
+    notes = [
+        wording.line("baselines.note", significance=f"{found['verdict']['significance']:g}"),
+        wording.line("baselines.costs"),
+    ]
     if evidence.settings["train"]["method"] != "full":
-        notes.append(wording.line("rivals.adapter"))
+        notes.append(wording.line("baselines.adapter"))
     return Table(
-        title=wording.line("rivals.table"),
+        title=wording.line("baselines.table"),
         header=[wording.line(f"column.{key}") for key in COMPARISON_COLUMNS],
         rows=rows,
         strong=0,
@@ -139,6 +140,7 @@ def _row(name: Line, figures: Figures, spent: Figures, wording: Wording) -> list
         name,
         wording.sure(figures["accuracy"], figures["accuracy_interval"]),
         wording.sure(figures["macro_f1"], figures["macro_f1_interval"], "figure"),
+        ("–" if figures["training_rows"] is None else f"{figures['training_rows']:,}",),
         *against,
         *((wording.amount(spent.get(key)),) for key in SPENT),
     ]
@@ -158,7 +160,7 @@ def robustness_section(evidence: RunResults, wording: Wording, shown: int) -> Se
         blocks = [
             Paragraph(
                 wording.line(
-                    "weaknesses.score",
+                    "robustness.score",
                     before=wording.percent(found["original_accuracy"]),
                     after=wording.percent(found["perturbed_accuracy"]),
                     score=wording.figure(found["robustness_score"]),
@@ -174,47 +176,56 @@ def robustness_section(evidence: RunResults, wording: Wording, shown: int) -> Se
             *(_robustness_table(found, kind, wording) for kind in KINDS if of_kind(found, kind)),
             *_flips(evidence, wording, shown),
         ]
-    return Section(anchor="robustness", title=wording.text("weaknesses.title"), blocks=blocks)
+    return Section(anchor="robustness", title=wording.text("robustness.title"), blocks=blocks)
 
 
 def of_kind(found: Figures, kind: str) -> dict[str, Figures]:
-    """The perturbations of a kind, the one that costs most accuracy first."""
+    """The perturbations of a kind, first the one that surely costs most accuracy; those that changed no row last."""
     tests = {name: test for name, test in found["perturbation_tests"].items() if test["kind"] == kind}
-    return dict(sorted(tests.items(), key=lambda item: (-fall(item[1]), -(item[1]["flip_rate"] or 0), item[0])))
+    return dict(sorted(tests.items(), key=lambda item: (-sure_fall(item[1]), -(item[1]["flip_rate"] or 0), item[0])))
 
 
-def fall(test: Figures) -> float:
-    """Accuracy that a perturbation costs, on the same rows; none where no row can be changed so."""
-    return 0.0 if test["accuracy"] is None else float(test["original_accuracy"] - test["accuracy"])
+def sure_fall(test: Figures) -> float:
+    """Lower end of the interval of the accuracy lost; minus infinity where the perturbation changed no row."""
+    return -math.inf if test["paired"] is None else float(test["paired"]["interval"]["low"])
 
 
 def falls(found: Figures, wording: Wording) -> Line:
-    """Which change that keeps the label costs most accuracy, and how many cost none."""
-    tests = of_kind(found, KINDS[0])
+    """Which label-preserving perturbation surely costs most accuracy, or how large a fall the rows exclude."""
+    tests = {name: test for name, test in of_kind(found, KINDS[0]).items() if test["paired"] is not None}
     if not tests:
-        return wording.line("weaknesses.none_tried")
+        return wording.line("robustness.none_tried")
     name, worst = next(iter(tests.items()))
-    if fall(worst) <= 0:
-        return wording.line("weaknesses.none_breaks", changes=wording.count("changes", len(tests)))
+    if sure_fall(worst) <= 0:
+        least, most = (f"{100 * edge(test['paired']['interval']['high'] for test in tests.values()):.1f}"
+                       for edge in (min, max))  # fmt: skip
+        return wording.line(
+            "robustness.none_breaks", changes=wording.count("changes", len(tests)), least=least, most=most
+        )
     return wording.line(
-        "weaknesses.breaks",
+        "robustness.breaks",
         name=wording.named("perturbation", name),
         before=wording.percent(worst["original_accuracy"]),
         after=wording.percent(worst["accuracy"]),
-        interval=wording.within(worst["accuracy_interval"]),
+        fall=f"{100 * worst['paired']['difference']:.1f}",
+        interval=wording.within(worst["paired"]["interval"], "points"),
         flips=wording.percent(worst["flip_rate"]),
         rows=wording.count("rows", worst["rows"]),
     )
 
 
 def _severities(found: Figures, wording: Wording) -> Line | None:
-    curves = {name: curve for name, curve in found["severities"].items() if len(curve) > 1 and curve[0]["rows"]}
+    """How accuracy changes from the weakest to the strongest severity that changed a row."""
+    measured = {
+        name: [point for point in curve if point["accuracy"] is not None] for name, curve in found["severities"].items()
+    }
+    curves = {name: curve for name, curve in measured.items() if len(curve) > 1}
     if not curves:
         return None
     steepest = max(curves, key=lambda name: curves[name][0]["accuracy"] - curves[name][-1]["accuracy"])
     first, last = curves[steepest][0], curves[steepest][-1]
     return wording.line(
-        "weaknesses.severity" if last["accuracy"] < first["accuracy"] else "weaknesses.severity_flat",
+        "robustness.severity" if last["accuracy"] < first["accuracy"] else "robustness.severity_flat",
         name=wording.named("perturbation", steepest),
         low=wording.percent(first["severity"]),
         high=wording.percent(last["severity"]),
@@ -226,7 +237,7 @@ def _severities(found: Figures, wording: Wording) -> Line | None:
 
 
 def _robustness_table(found: Figures, kind: str, wording: Wording) -> Table:
-    notes = [(*wording.line(f"weaknesses.{kind}_note"), *wording.line("weaknesses.note"))]
+    notes = [(*wording.line(f"robustness.{kind}_note"), *wording.line("robustness.note"))]
     if any(test["accuracy"] is None for test in of_kind(found, kind).values()):
         notes.append(wording.line("undefined.perturbation"))
     rows: list[list[Line]] = [
@@ -243,7 +254,7 @@ def _robustness_table(found: Figures, kind: str, wording: Wording) -> Table:
         for name, test in of_kind(found, kind).items()
     ]
     return Table(
-        title=wording.line(f"weaknesses.{kind}"),
+        title=wording.line(f"robustness.{kind}"),
         header=[wording.line(f"column.{key}") for key in ROBUSTNESS_COLUMNS],
         rows=rows,
         notes=notes,
@@ -253,11 +264,11 @@ def _robustness_table(found: Figures, kind: str, wording: Wording) -> Table:
 def _flips(evidence: RunResults, wording: Wording, shown: int) -> list[Block]:
     flips = evidence.flips
     if flips is None or flips.empty:
-        return [Paragraph(wording.line("weaknesses.no_flips"))]
+        return [Paragraph(wording.line("robustness.no_flips"))]
     items = [
         Exhibit(
             heading=wording.line(
-                "weaknesses.flip",
+                "robustness.flip",
                 id=Code(row["id"]),
                 name=wording.named("perturbation", row["perturbation"]),
                 label=Name(row["label"]),
@@ -268,7 +279,7 @@ def _flips(evidence: RunResults, wording: Wording, shown: int) -> list[Block]:
             ),
             quotes=list(
                 zip(
-                    (wording.line("weaknesses.text"), wording.line("weaknesses.changed_text")),
+                    (wording.line("robustness.text"), wording.line("robustness.changed_text")),
                     compare(row["text"], row["changed_text"]),
                     strict=True,
                 )
@@ -278,7 +289,7 @@ def _flips(evidence: RunResults, wording: Wording, shown: int) -> list[Block]:
     ]
     count = wording.count("flips", len(flips))
     return (
-        [Exhibits(title=wording.line("weaknesses.flips", shown=f"{len(items):,}", flips=count), items=items)]
+        [Exhibits(title=wording.line("robustness.flips", shown=f"{len(items):,}", flips=count), items=items)]
         if items
         else []
     )

@@ -14,7 +14,7 @@ def accuracy_section(evidence: RunResults, wording: Wording) -> Section:
     figures = evidence.metrics
     blocks: list[Block] = [
         Paragraph(
-            wording.line("quality.scope", rows=wording.count("rows", figures["n"]), step=_step(figures, wording))
+            wording.line("accuracy.scope", rows=wording.count("rows", figures["n"]), step=_step(figures, wording))
         ),
         _overall(figures, wording),
         *gallery(
@@ -28,7 +28,7 @@ def accuracy_section(evidence: RunResults, wording: Wording) -> Section:
         ),
         _per_class(figures, wording),
     ]
-    return Section(anchor="quality", title=wording.text("quality.title"), blocks=blocks)
+    return Section(anchor="quality", title=wording.text("accuracy.title"), blocks=blocks)
 
 
 def _step(figures: Figures, wording: Wording) -> str:
@@ -38,7 +38,7 @@ def _step(figures: Figures, wording: Wording) -> str:
 def why_undefined(figures: Figures, wording: Wording) -> Line:
     """The reason for which the area under the ROC curve has no value."""
     (only,) = (name for name, row in figures["per_class"].items() if row["support"])
-    return wording.line("quality.one_class", label=Name(only))
+    return wording.line("accuracy.one_class", label=Name(only))
 
 
 def _overall(figures: Figures, wording: Wording) -> Table:
@@ -52,13 +52,13 @@ def _overall(figures: Figures, wording: Wording) -> Table:
         for key in OVERALL
     ]
     rows.append([(wording.text("figure.log_loss"),), (wording.figure(figures["log_loss"]),), ("–",)])
-    notes = [wording.line("quality.interval")]
+    notes = [wording.line("accuracy.interval")]
     if figures["roc_auc"] is None:
         notes.append(why_undefined(figures, wording))
     if any(figures[key] is not None and figures["intervals"][key] is None for key in OVERALL):
-        notes.append(wording.line("quality.no_interval"))
+        notes.append(wording.line("accuracy.no_interval"))
     return Table(
-        title=wording.line("quality.overall"),
+        title=wording.line("accuracy.overall"),
         header=[wording.line(f"column.{key}") for key in ("figure", "value", "interval")],
         rows=rows,
         notes=notes,
@@ -75,13 +75,13 @@ def confusions(figures: Figures, wording: Wording) -> Line:
     ]
     errors = sum(count for count, _, _ in pairs)
     if not errors:
-        return wording.line("quality.no_errors", rows=wording.count("rows", figures["n"]))
+        return wording.line("accuracy.no_errors", rows=wording.count("rows", figures["n"]))
     most = sorted(pairs, key=lambda pair: -pair[0])[:MOST_CONFUSED]
     named = [
-        wording.line("quality.confusion", count=f"{count:,}", label=Name(label), guess=Name(guess))
+        wording.line("accuracy.confusion", count=f"{count:,}", label=Name(label), guess=Name(guess))
         for count, label, guess in most
     ]
-    key = "quality.confusions_all" if len(pairs) == len(most) else "quality.confusions"
+    key = "accuracy.confusions_all" if len(pairs) == len(most) else "accuracy.confusions"
     return wording.line(key, errors=wording.count("errors", errors), named=wording.listed(named))
 
 
@@ -92,11 +92,11 @@ def ranking(figures: Figures, wording: Wording) -> Line:
     names = list(figures["per_class"])
     if len(names) == 2:
         share = wording.percent(figures["roc_auc"])
-        return wording.line("quality.ranking", first=Name(names[1]), second=Name(names[0]), share=share)
+        return wording.line("accuracy.ranking", first=Name(names[1]), second=Name(names[0]), share=share)
     areas = {name: row["roc_auc"] for name, row in figures["per_class"].items() if row["roc_auc"] is not None}
     worst = min(areas, key=lambda name: areas[name])
     return wording.line(
-        "quality.rankings",
+        "accuracy.rankings",
         mean=wording.figure(figures["roc_auc"]),
         label=Name(worst),
         area=wording.figure(areas[worst]),
@@ -110,7 +110,7 @@ def finding(figures: Figures, wording: Wording) -> Line:
     if len(names) == 2:
         row = classes[names[1]]
         return wording.line(
-            "quality.finding",
+            "accuracy.finding",
             label=Name(names[1]),
             precision=wording.percent(row["precision"]),
             recall=wording.percent(row["recall"]),
@@ -120,7 +120,7 @@ def finding(figures: Figures, wording: Wording) -> Line:
         known = {name: row[key] for name, row in classes.items() if row[key] is not None}
         lowest[key] = min(known, key=lambda name: known[name])
     return wording.line(
-        "quality.findings",
+        "accuracy.findings",
         imprecise=Name(lowest["precision"]),
         precision=wording.percent(classes[lowest["precision"]]["precision"]),
         missed=Name(lowest["recall"]),
@@ -145,7 +145,7 @@ def _per_class(figures: Figures, wording: Wording) -> Table:
         if undefined:
             notes.append(wording.line(f"undefined.{key}", labels=wording.listed(undefined)))
     return Table(
-        title=wording.line("quality.per_class"),
+        title=wording.line("accuracy.per_class"),
         header=[wording.line(f"column.{key}") for key in ("label", *shares, *areas, "rows")],
         rows=rows,
         notes=notes,
@@ -176,7 +176,7 @@ def confidence_section(evidence: RunResults, wording: Wording) -> Section:
             Paragraph(_sets(found, wording)),
             _distribution(found, wording),
         ]
-    return Section(anchor="confidence", title=wording.text("trust.title"), blocks=blocks)
+    return Section(anchor="confidence", title=wording.text("confidence.title"), blocks=blocks)
 
 
 def gap(value: float, wording: Wording) -> str:
@@ -188,35 +188,41 @@ def temperature(found: Figures, asked: bool, wording: Wording) -> Line:
     """What dividing the logits did."""
     fitted = found["calibration"]
     if not fitted["fitted"]:
-        return wording.line("trust.unidentified" if asked else "trust.not_asked")
-    return wording.line("trust.temperature", temperature=wording.figure(fitted["temperature"], 2))
+        return wording.line("confidence.unidentified" if asked else "confidence.not_asked")
+    return wording.line("confidence.temperature", temperature=wording.figure(fitted["temperature"], 2))
 
 
 def _bias(found: Figures, accuracy: float, wording: Wording) -> Line:
     mean = found["avg_confidence"]
-    key = "trust.fair" if abs(mean - accuracy) < NOTABLE else "trust.over" if mean > accuracy else "trust.under"
+    key = (
+        "confidence.fair"
+        if abs(mean - accuracy) < NOTABLE
+        else "confidence.over"
+        if mean > accuracy
+        else "confidence.under"
+    )
     return wording.line(key, confidence=wording.percent(mean), accuracy=wording.percent(accuracy))
 
 
 def _calibration(found: Figures, wording: Wording) -> Table:
     before, after = found["calibration"]["before"], found["calibration"]["after"]
     return Table(
-        title=wording.line("trust.calibration"),
+        title=wording.line("confidence.calibration"),
         header=[wording.line(f"column.{key}") for key in ("figure", "before", "after")],
         rows=[
             [(wording.text(f"figure.{key}"),), (wording.figure(before[key]),), (wording.figure(after[key]),)]
             for key in ("ece", "brier", "log_loss")
         ],
-        notes=[wording.line("trust.lower")],
+        notes=[wording.line("confidence.lower")],
     )
 
 
 def _reliability(found: Figures, wording: Wording) -> Line:
     before, after = (found["calibration"][when]["ece"] for when in ("before", "after"))
     if not found["calibration"]["fitted"]:
-        return wording.line("trust.gap", gap=gap(after, wording))
+        return wording.line("confidence.gap", gap=gap(after, wording))
     same = round(before, 3) == round(after, 3)
-    key = "trust.gap_same" if same else "trust.gap_smaller" if after < before else "trust.gap_larger"
+    key = "confidence.gap_same" if same else "confidence.gap_smaller" if after < before else "confidence.gap_larger"
     return wording.line(key, before=gap(before, wording), after=gap(after, wording))
 
 
@@ -224,10 +230,10 @@ def _sorting(found: Figures, wording: Wording) -> Line:
     areas = found["selective"]
     room = areas["random_aurc"] - areas["best_aurc"]
     if room <= 0:
-        return wording.line("trust.nothing_to_sort")
+        return wording.line("confidence.nothing_to_sort")
     way = (areas["random_aurc"] - areas["aurc"]) / room
     return wording.line(
-        "trust.sorting" if way > 0 else "trust.sorting_fails",
+        "confidence.sorting" if way > 0 else "confidence.sorting_fails",
         way=f"{way:.0%}",
         area=wording.figure(areas["aurc"], 4),
         random=wording.figure(areas["random_aurc"], 4),
@@ -240,14 +246,14 @@ def abstention(found: Figures, wording: Wording) -> Line:
     rule = found["abstention"]
     test = rule["test"]
     if rule["rule"] == "never":
-        return wording.line("trust.never")
+        return wording.line("confidence.never")
     if not rule["threshold"]:
-        return wording.line("trust.answers_all")
+        return wording.line("confidence.answers_all")
     threshold = wording.figure(rule["threshold"])
     if not test["answered"]:
-        return wording.line("trust.answers_none", threshold=threshold)
+        return wording.line("confidence.answers_none", threshold=threshold)
     return wording.line(
-        "trust.abstains",
+        "confidence.abstains",
         threshold=threshold,
         coverage=wording.percent(test["coverage"]),
         coverage_interval=wording.within(test["coverage_interval"]),
@@ -269,12 +275,12 @@ def _answered(found: Figures, wording: Wording) -> Table:
         rows.append([(wording.text(f"split.{split}"),), (f"{part['rows']:,}",), *shown])
     notes = []
     if rule["target"] is not None:
-        notes = [wording.line(f"trust.rule_{rule['rule']}", target=wording.percent(rule["target"]))]
+        notes = [wording.line(f"confidence.rule_{rule['rule']}", target=wording.percent(rule["target"]))]
     if None in (rule["validation"]["accuracy"], rule["test"]["accuracy"]):
         notes.append(wording.line("undefined.answered"))
     columns = ("split", "rows", "answered", "right")
     return Table(
-        title=wording.line("trust.answered"),
+        title=wording.line("confidence.answered"),
         header=[wording.line(f"column.{key}") for key in columns],
         rows=rows,
         notes=notes,
@@ -284,13 +290,13 @@ def _answered(found: Figures, wording: Wording) -> Table:
 def _sets(found: Figures, wording: Wording) -> Line:
     sets = found["prediction_sets"]
     if sets["target"] is None:
-        return wording.line("trust.no_sets")
+        return wording.line("confidence.no_sets")
     sizes = [
-        wording.line("trust.size", rows=wording.count("rows", rows), labels=wording.count("labels", int(size)))
+        wording.line("confidence.size", rows=wording.count("rows", rows), labels=wording.count("labels", int(size)))
         for size, rows in sorted(sets["sizes"].items(), key=lambda item: int(item[0]))
     ]
     return wording.line(
-        "trust.sets",
+        "confidence.sets",
         target=wording.percent(sets["target"]),
         coverage=wording.percent(sets["coverage"]),
         interval=wording.within(sets["interval"]),
@@ -303,7 +309,7 @@ def _distribution(found: Figures, wording: Wording) -> Table:
     counts = found["confidence_distribution"]
     total = sum(counts.values())
     return Table(
-        title=wording.line("trust.distribution"),
+        title=wording.line("confidence.distribution"),
         header=[wording.line(f"column.{key}") for key in ("confidence", "rows", "share")],
         rows=[
             [(bin_.replace("-", "–"),), (f"{rows:,}",), (wording.percent(rows / total),)]
@@ -311,7 +317,7 @@ def _distribution(found: Figures, wording: Wording) -> Table:
         ],
         notes=[
             wording.line(
-                "trust.high_low",
+                "confidence.high_low",
                 high=wording.percent(found["high_confidence_ratio"]),
                 low=wording.count("rows", found["low_confidence_samples"]),
             )

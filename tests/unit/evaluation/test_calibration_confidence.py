@@ -68,7 +68,7 @@ def test_the_analysis_holds_what_it_promises() -> None:
     )  # fmt: skip
     given = calibration.probabilities(logits)
     labels = (RNG.random(400) > given[:, 0]).astype(int)
-    figures = analyse(logits, labels, calibration, seed=0, resamples=300)
+    figures = analyse(logits, labels, calibration)
     said = given.max(axis=1)
     assert figures["avg_confidence"] == pytest.approx(said.mean())
     assert figures["high_confidence_ratio"] == pytest.approx((said > 0.9).mean())
@@ -92,13 +92,13 @@ def test_the_analysis_holds_what_it_promises() -> None:
 
 def test_a_classifier_that_answers_nothing_has_no_accuracy() -> None:
     logits = np.zeros((4, 2), dtype=np.float32)
-    figures = calibration.analyse(logits, np.zeros(4, dtype=int), Calibration(threshold=0.9), seed=0, resamples=100)
+    figures = calibration.analyse(logits, np.zeros(4, dtype=int), Calibration(threshold=0.9))
     assert figures["abstention"]["test"]["accuracy"] is None
     assert figures["abstention"]["test"]["coverage"] == 0
 
 
 def test_a_prediction_set_always_holds_the_answer() -> None:
     logits = np.array([[3.0, 0.0], [0.1, 0.0]], dtype=np.float32)
-    sets = calibration.analyse(logits, np.array([0, 1]), Calibration(set_threshold=0.99), seed=0, resamples=100)
+    sets = calibration.analyse(logits, np.array([0, 1]), Calibration(set_threshold=0.99))
     assert sets["prediction_sets"]["sizes"] == {"1": 2}
     assert sets["prediction_sets"]["coverage"] == 0.5

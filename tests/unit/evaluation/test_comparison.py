@@ -31,7 +31,8 @@ def answers(wrong: range | list[int], seed: int = 0) -> Answers:
 
 
 def compare(ours: Answers, others: dict[str, Answers], missing: str | None = None) -> dict[str, Any]:
-    return comparison.compare(ours, others, SPAM, missing=missing, **BOOTSTRAP)
+    chosen = {name: {"rows": 300} for name in ("majority", *others)} | {"zero_shot": {"missing": missing}}
+    return comparison.compare(ours, others, SPAM, chosen=chosen, **BOOTSTRAP)
 
 
 def test_every_figure_against_scikit_learn_and_scipy() -> None:
@@ -53,7 +54,9 @@ def test_every_figure_against_scikit_learn_and_scipy() -> None:
         "absolute": pytest.approx(0.95 - 0.82),
         "relative": pytest.approx((0.95 - 0.82) / 0.82),
     }
-    assert found["baseline_model"] == {key: model[key] for key in model if key != "paired"} | {"name": "zero_shot"}
+    assert found["baseline_model"] == {key: model[key] for key in model if key not in ("paired", "training_rows")} | {
+        "name": "zero_shot"
+    }
     assert found["baseline_missing"] is None
     json.dumps(found, allow_nan=False)
 
@@ -83,14 +86,21 @@ def test_as_good_names_what_is_not_significantly_worse_best_first() -> None:
     assert found["models"]["tfidf"]["paired"]["p_value"] == pytest.approx(stats.binomtest(22, 39).pvalue)
     assert found["models"]["hidden_states"]["paired"]["p_value"] < 0.05  # significantly better counts as good
     assert found["as_good"] == ["hidden_states", "zero_shot", "tfidf"]
-    assert "better than the fine-tuned model: hidden states has 95.0% against 90.0%" in comparison.verdict(found)
+    assert found["verdict"] == {
+        "outcome": "better", "models": ["hidden_states"], "significance": 0.05, "fewest_rows": 50,
+    }  # fmt: skip
+    assert comparison.sentence(found).startswith(
+        "A cheaper model is better than the fine-tuned model: hidden states answers 95.0% of 200 test rows correctly, "
+        "the fine-tuned model 90.0% (p "
+    )
 
 
 @pytest.mark.parametrize(("wins", "good"), [(14, True), (15, False)])
 def test_the_border_lies_where_the_docstring_says(wins: int, good: bool) -> None:
     found = compare(answers(range(20 - wins)), {"tfidf": answers(range(50, 50 + wins))})
     assert found["as_good"] == (["tfidf"] if good else [])
-    assert ("Something cheaper is as good" in comparison.verdict(found)) is good
+    assert found["verdict"]["outcome"] == ("as_good" if good else "none")
+    assert comparison.sentence(found).startswith("A cheaper model is as good") is good
 
 
 def test_a_missing_baseline_says_why_and_no_improvement_is_made_up() -> None:
@@ -98,7 +108,9 @@ def test_a_missing_baseline_says_why_and_no_improvement_is_made_up() -> None:
     assert found["baseline_model"] is None
     assert found["improvement"] is None
     assert found["baseline_missing"] == "it is an encoder"
-    assert comparison.verdict(found).startswith("Nothing cheaper is as good as the fine-tuned model; the best, TF-IDF,")
+    assert comparison.sentence(found).startswith(
+        "No cheaper model is as good as the fine-tuned model. The best of them: TF-IDF"
+    )
 
 
 def test_no_share_of_nothing() -> None:
@@ -148,9 +160,32 @@ def test_the_table_shows_costs_where_they_are_known(tmp_path: Path, capsys: pyte
     paths = [tmp_path / name for name in ("baselines.json", "evaluate.json", "train.json")]
     comparison.show(found, comparison.costs(*paths), Path("metrics/baseline_comparison.json"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Nothing cheaper is as good as the fine-tuned model; the best, TF-IDF, has 70.0%")
+    assert lines[0].startswith(
+        "No cheaper model is as good as the fine-tuned model. The best of them: TF-IDF answers 70.0%"
+    )
     (tuned,) = (line for line in lines if line.startswith("fine-tuned "))
     (cheaper,) = (line for line in lines if line.startswith("TF-IDF "))
     assert tuned.split()[-4:] == ["77.0", "17.0", "1,234", "3.0"]
     assert cheaper.split()[-7:] == ["+0.2500", "<", "0.001", "1.5", "4,321", "400", "2.5"]
     assert comparison.costs(*(tmp_path / "none.json" for _ in range(3))) == {"fine-tuned": {}}
+
+
+def test_too_few_rows_give_no_verdict_however_far_apart_the_models_are() -> None:
+    models = {"majority": {"accuracy": 0.3, "macro_f1": 0.2, "paired": {"difference": 0.6, "p_value": 0.001}}}
+    assert comparison.decide(models, 49).outcome == "too_few_rows"
+    assert comparison.decide(models, 50).outcome == "none"
+    assert comparison.decide({}, 500).outcome == "unmeasured"
+    ours = Answers(ids=["a"] * 10, labels=LABELS[:10], probabilities=answers([]).probabilities[:10])
+    wrong = Answers(ids=["a"] * 10, labels=LABELS[:10], probabilities=answers(range(5)).probabilities[:10])
+    said = comparison.sentence(compare(ours, {"majority": wrong}))
+    assert said.startswith("10 test rows are too few to tell whether a cheaper model is as good; a verdict takes 50.")
+
+
+def test_a_model_that_saw_fewer_training_rows_is_said_to_have() -> None:
+    chosen = {"majority": {"rows": 900}, "tfidf": {"rows": 512}, "zero_shot": {"missing": "left out"}}
+    given = {"tfidf": answers(range(60))}
+    found = comparison.compare(answers(range(10)), given, SPAM, chosen=chosen, **BOOTSTRAP)
+    assert "it was fitted to 512 of the 900 training rows" in comparison.sentence(found)
+    chosen["tfidf"] = {"rows": 900}
+    found = comparison.compare(answers(range(10)), given, SPAM, chosen=chosen, **BOOTSTRAP)
+    assert "fitted to" not in comparison.sentence(found)

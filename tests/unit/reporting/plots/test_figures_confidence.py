@@ -29,7 +29,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
 
 
 def trust(calibration: Calibration) -> dict:
-    return analyse(LOGITS, LABELS, calibration, seed=0, resamples=100)
+    return analyse(LOGITS, LABELS, calibration)
 
 
 def test_reliability_shows_both_curves_where_a_temperature_was_fitted(saved: list[Axes], tmp_path: Path) -> None:
