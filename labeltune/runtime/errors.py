@@ -53,7 +53,8 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in WRITING_FAILED:
             raise
-        print(f"error: {error.filename}: {WRITING_FAILED[error.errno]}", file=sys.stderr)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}{WRITING_FAILED[error.errno]}", file=sys.stderr)
         sys.exit(1)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)

@@ -47,7 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def sweep(folder: Path, name: str = "*") -> None:
     """Delete what killed processes left half-written beside a file or folder of this name."""
     for left in folder.glob(f".{name}.*.part"):
-        if not psutil.pid_exists(int(left.suffixes[-2][1:])):
+        process = left.suffixes[-2][1:]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             _delete(left)
 
 

@@ -136,8 +136,14 @@ def workspace() -> Iterator[None]:
     """Keep other trainings out of the working folder, also where `dvc` was killed and its training lives on.
 
     Raises:
-        UserError: a training runs here already.
+        UserError: a training runs here already, or this is one of several processes of a launcher.
     """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UserError(
+            f"WORLD_SIZE is {processes}, as torchrun and accelerate set it: training on several processes is not "
+            "supported; run `dvc repro`, or `python -m stages.train` without a launcher"
+        )
     folder = Path.cwd().resolve()
 
     def refuse(process: int | None) -> None:

@@ -276,7 +276,7 @@ def _arguments(settings: Train, dtype: str, every: int, folder: Path) -> Trainin
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun: DataParallel is slow and splits batches
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel is slow and splits batches
     return arguments
 
 

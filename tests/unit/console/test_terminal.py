@@ -91,3 +91,9 @@ def test_the_console_imports_nothing_of_the_library() -> None:
             if isinstance(node, ast.ImportFrom):
                 assert node.module is not None
                 assert not node.module.startswith("labeltune")
+
+
+def test_a_full_disk_of_an_unnamed_file_is_no_file_called_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        errors.run(failing(OSError(errno.ENOSPC, "No space left on device")))
+    assert capsys.readouterr().err == "error: the disk is full; free some space\n"

@@ -123,3 +123,9 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"X\.csv is a folder"), replacing(tmp_path / "X.csv") as partial:
         partial.write_text("b")
     assert [path.name for path in tmp_path.rglob("*")] == ["X.csv", "part-0"]
+
+
+def test_a_file_of_the_user_that_looks_like_a_part_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".out.csv.old.part").write_text("a")
+    write_text(tmp_path / "out.csv", "b")
+    assert (tmp_path / ".out.csv.old.part").read_text() == "a"

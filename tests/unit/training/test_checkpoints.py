@@ -618,3 +618,9 @@ def test_the_same_training_in_another_workspace_is_waited_for(monkeypatch: pytes
             monkeypatch.setattr(checkpoints, "say", pytest.fail)
             with pytest.raises(pytest.fail.Exception, match="waiting for it"), open_store(fingerprint(), keep=1):
                 pass
+
+
+def test_one_of_several_processes_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, .* not supported"), checkpoints.workspace():
+        pass
