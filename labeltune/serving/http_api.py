@@ -27,6 +27,7 @@ from labeltune.console import terminal
 from labeltune.inference.classifier import Answer, Classifier
 from labeltune.modeling.device import choose_threads
 from labeltune.runtime.errors import UserError
+from labeltune.serving.hosts import LOCAL, restrict_hosts
 
 TOGETHER = 128
 """Most texts of a forward pass."""
@@ -352,7 +353,6 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 KEY = "LABELTUNE_KEY"
-HOME = ("127.0.0.1", "localhost", "::1")
 WARMING = "a text to warm up with"
 
 
@@ -370,10 +370,11 @@ def serve(folder: Path, *, host: str, port: int, limits: Limits, chat: bool = Fa
     torch.set_num_threads(choose_threads("auto"))
     classifier = Classifier.load(folder)
     classifier.predict([WARMING])
-    if host not in HOME and key is None:
+    if host not in LOCAL and key is None:
         terminal.say(f"anybody who reaches {host}:{port} is answered: set {KEY} to ask for a key")
     terminal.say(f"http://{host}:{port}/predict answers; /docs describes it; Ctrl-C stops")
     app = create_app(classifier, limits, key)
+    restrict_hosts(app, host)
     if chat:
         from labeltune.serving.chat.app import mount
 

@@ -13,17 +13,18 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from labeltune.console import terminal
 from labeltune.inference.classifier import Classifier
 from labeltune.runtime.errors import UserError
 from labeltune.serving.chat.conversation import Conversation
 from labeltune.serving.chat.messages import KEPT, Messages
+from labeltune.serving.hosts import restrict_hosts
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,7 +34,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST = 24_000_000
 """Most bytes of a request: a file of the largest size that is taken, and what wraps it."""
+LARGEST_JSON = 64_000
+"""Most bytes of a button's request."""
 SOCKET = "/ws/socket.io"
+SESSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+"""Ids as the page makes them: random UUIDs (RFC 9562, version 4) in lower case, which name no path."""
 FILE = "/project/file/"
 PATHS = {
     "GET": re.compile(
@@ -77,11 +82,10 @@ def secured(page: str) -> tuple[bytes, str]:
 class SecurityMiddleware:
     """An ASGI application around Chainlit's that serves the page itself and lets through what the page needs."""
 
-    def __init__(self, app: App, page: str, hosts: Collection[str] | None = None) -> None:
-        """Take the page's HTML; `hosts` are the names under which it may be asked for, None takes any."""
+    def __init__(self, app: App, page: str) -> None:
+        """Take the page's HTML."""
         self.app = app
         self.page, self.policy = secured(page)
-        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or connection."""
@@ -89,6 +93,18 @@ class SecurityMiddleware:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         kind = scope["type"]
         refusal = self._refusal(kind, scope.get("method", "GET"), path, headers)
+        if refusal is None and not _known_ids(parse_qsl(scope.get("query_string", b"").decode("latin-1"))):
+            refusal = FOREIGN_ID
+        if refusal is None and scope.get("method") == "POST" and path in JSON_PATHS:
+            body = await _body(receive)
+            receive = _replayed(body, receive)
+            try:
+                given = json.loads(body)
+            except (ValueError, RecursionError):
+                refusal = 400, "the body is not JSON"
+            else:
+                if not isinstance(given, dict) or not _known_ids(given.items()):
+                    refusal = FOREIGN_ID
         if kind == "websocket":
             await (send({"type": "websocket.close", "code": 1008}) if refusal else self.app(scope, receive, send))
         elif refusal:
@@ -103,15 +119,15 @@ class SecurityMiddleware:
     def _refusal(self, kind: str, method: str, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         """Why a request is not for this page: status and words."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
-            return 400, f"ask for this chat as one of {', '.join(sorted(self.hosts))}"
         # A page of somebody else's must not speak for the reader, to sockets above all, which browsers don't hinder.
         if origin is not None and urlsplit(origin).netloc != host:
             return 403, "this chat answers its own page only"
         if not (path.startswith(SOCKET) or (kind == "http" and _needed(method, path))):
             return 404, "nothing is here"
-        if method == "POST" and not 0 <= int(headers.get("content-length", -1)) <= LARGEST:
-            return 413, f"at most {LARGEST // 1_000_000} MB are taken"
+        if method == "POST":
+            most, length = LARGEST_JSON if path in JSON_PATHS else LARGEST, headers.get("content-length", "")
+            if not (length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= most):
+                return 413, f"a request that states its size, of at most {most:,} bytes, is taken"
         return None
 
     def _extra(self) -> list[tuple[bytes, bytes]]:
@@ -139,6 +155,40 @@ class SecurityMiddleware:
         return guarded
 
 
+JSON_PATHS = ("/project/action", "/set-session-cookie")
+FOREIGN_ID = 400, "a session's id is a random UUID in lower case, as the page makes it"
+
+
+def _known_ids(fields: Iterable[tuple[str, Any]]) -> bool:
+    """Whether each session id among a request's fields has the form of the page's own."""
+    return all(is_session_id(value) for name, value in fields if name in ("session_id", "sessionId"))
+
+
+def is_session_id(value: object) -> bool:
+    """Tell whether a value has the form of the ids that the page makes."""
+    return isinstance(value, str) and SESSION_ID.fullmatch(value) is not None
+
+
+async def _body(receive: Receive) -> bytes:
+    """Read the body of a request, whose size has been checked: the server takes no more than was announced."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return body
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Give a body that has been read to the next application, then what else arrives."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
+
+
 def _needed(method: str, path: str) -> bool:
     if path == "/":
         return method in ("GET", "HEAD")
@@ -151,8 +201,6 @@ if TYPE_CHECKING:
 FILES = Path(__file__).with_name("page")
 TRANSLATIONS = {"en": "en-US", "zh": "zh-CN"}
 """Chainlit's names of the languages."""
-LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Names of this machine: under another one a page that a browser was lured to could speak to the chat."""
 
 
 def run(folder: Path, *, host: str, port: int, language: str, corrections: Path) -> None:
@@ -168,8 +216,8 @@ def run(folder: Path, *, host: str, port: int, language: str, corrections: Path)
     with _listening(host, port) as listener:
         classifier = Classifier.load(folder)
         app = Starlette()
-        hosts = LOCAL | {host} if host in LOCAL else None
-        talk = mount(app, classifier, path="/", language=language, corrections=corrections, hosts=hosts)
+        talk = mount(app, classifier, path="/", language=language, corrections=corrections)
+        restrict_hosts(app, host)
         address = f"[{host}]" if ":" in host else host
         terminal.say(
             f"{folder} chats at http://{address}:{listener.getsockname()[1]}/ and keeps corrections in {corrections}; "
@@ -189,7 +237,6 @@ def mount(
     path: str = "/chat",
     language: str = "en",
     corrections: Path = KEPT,
-    hosts: Collection[str] | None = None,
 ) -> Conversation:
     """Put the chat into a Starlette or FastAPI application, once in a process: Chainlit's settings are the process's.
 
@@ -198,7 +245,6 @@ def mount(
 
     Args:
         path: where the page is, "/" for all of the application.
-        hosts: names under which the page may be asked for; None takes any.
     """
     _require_chainlit()
     if "chainlit.config" in sys.modules:
@@ -217,7 +263,8 @@ def mount(
     chainlit.action_callback("correct")(talk.correct)
     settings.code.data_layer = lambda: None  # nothing is stored, whatever keys of other services are set
     server.sio.eio.max_http_buffer_size = LARGEST
-    app.mount(base or "/", SecurityMiddleware(server.app, server.get_html_template(base), hosts))
+    guard_sessions()
+    app.mount(base or "/", SecurityMiddleware(server.app, server.get_html_template(base)))
 
     inner = app.router.lifespan_context
 
@@ -229,6 +276,32 @@ def mount(
 
     app.router.lifespan_context = lifespan
     return talk
+
+
+def guard_sessions() -> None:
+    """Let connections in only under ids of the page's form, and keep a session's files in a folder of our naming.
+
+    Chainlit 2.12.0 joins the client's session id to its folder of files, makes that folder for an upload, and removes
+    it when the session ends: `../..` or `/home/user` would be removed.
+    """
+    import chainlit.config
+    import chainlit.session
+    import chainlit.socket  # registers the handlers of events
+    from chainlit.server import sio
+
+    inner = sio.handlers["/"]["connect"]
+
+    async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
+        if not isinstance(auth, dict) or not is_session_id(auth.get("sessionId")):
+            raise ConnectionRefusedError(FOREIGN_ID[1])
+        return await inner(sid, environ, auth)
+
+    sio.on("connect", connect)
+
+    def files_dir(session: Any) -> Path:
+        return chainlit.config.FILES_DIRECTORY / hashlib.sha256(str(session.id).encode()).hexdigest()
+
+    chainlit.session.BaseSession.files_dir = property(files_dir)
 
 
 def _require_chainlit() -> None:

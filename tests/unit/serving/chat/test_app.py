@@ -3,12 +3,18 @@
 import asyncio
 import base64
 import hashlib
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from labeltune.serving.chat.app import LARGEST, SecurityMiddleware, secured
+from labeltune.serving.chat.app import LARGEST, SecurityMiddleware, is_session_id, secured
 
 PAGE = """<!doctype html><html><head>
 <link rel="preconnect" href="https://fonts.example.com" />
@@ -28,22 +34,31 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": scope["path"].encode()})
 
 
-def ask(method: str, path: str, *, root: str = "", hosts: Any = None, kind: str = "http", **headers: str) -> list[Any]:
+def ask(
+    method: str,
+    path: str,
+    *,
+    root: str = "",
+    kind: str = "http",
+    query: str = "",
+    body: bytes = b"{}",
+    **headers: str,
+) -> list[Any]:
     """The messages that answer a request."""
     given = {"host": "127.0.0.1:8001"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    scope: dict[str, Any] = {"type": kind, "path": root + path, "root_path": root}
+    scope: dict[str, Any] = {"type": kind, "path": root + path, "root_path": root, "query_string": query.encode()}
     scope["headers"] = [(name.encode(), value.encode()) for name, value in given.items()]
     if kind == "http":
         scope["method"] = method
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request"}
+        return {"type": "http.request", "body": body}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(SecurityMiddleware(application, PAGE, hosts)(scope, receive, send))
+    asyncio.run(SecurityMiddleware(application, PAGE)(scope, receive, send))
     return sent
 
 
@@ -100,16 +115,80 @@ def test_only_its_own_page_may_speak() -> None:
     assert ask("GET", "/elsewhere", kind="websocket", origin=own)[0]["type"] == "websocket.close"
 
 
-def test_under_another_name_nothing_is_answered() -> None:
-    hosts = {"localhost", "127.0.0.1", "::1"}
-    for host in ("localhost:8001", "127.0.0.1", "[::1]:8001", "LOCALHOST"):
-        assert status("GET", "/", hosts=hosts, host=host) == 200
-    for host in ("example.com", "127.0.0.1.example.com", ""):
-        assert status("GET", "/", hosts=hosts, host=host) == 400
-    assert status("GET", "/", host="example.com") == 200
-
-
 def test_a_request_that_is_too_large_or_does_not_say_is_refused() -> None:
     assert status("POST", "/project/file", content_length=str(LARGEST)) == 200
     assert status("POST", "/project/file", content_length=str(LARGEST + 1)) == 413
     assert status("POST", "/project/file") == 413
+
+
+OWN_ID = "3f2b8c1e-5d4a-4e6f-9a7b-0c1d2e3f4a5b"
+FOREIGN_IDS = [
+    "", ".", "..", "../..", "/etc", "a/b", OWN_ID.upper(), f"{OWN_ID}/..", f"../{OWN_ID}", f"{OWN_ID}\n", "%2e%2e",
+]  # fmt: skip
+
+
+def test_only_ids_that_the_page_makes_pass_in_queries_and_bodies() -> None:
+    assert is_session_id(OWN_ID)
+    assert status("POST", "/project/file", content_length="9", query=f"session_id={OWN_ID}") == 200
+    assert status("GET", "/project/file/1", query=f"session_id={OWN_ID}") == 200
+    for path, name in (("/project/action", "sessionId"), ("/set-session-cookie", "session_id")):
+        assert status("POST", path, content_length="9", body=json.dumps({name: OWN_ID}).encode()) == 200
+        for value in [*FOREIGN_IDS, None, 1, [OWN_ID]]:
+            assert status("POST", path, content_length="9", body=json.dumps({name: value}).encode()) == 400, value
+        for body in (b"", b"[]", b"{", b"\xff", b"[" * 50_000):
+            assert status("POST", path, content_length="9", body=body) == 400
+    for value in FOREIGN_IDS[1:]:
+        query = urlencode({"session_id": value})
+        for given in (query, f"session_id={OWN_ID}&{query}", f"{query}&session_id={OWN_ID}"):
+            assert status("POST", "/project/file", content_length="9", query=given) == 400, value
+            assert status("GET", "/project/file/1", query=given) == 400, value
+
+
+def test_a_size_that_is_no_number_is_refused() -> None:
+    for length in ("", "-1", "x", "1e3", "+1", "\u00b2", "9" * 5000):
+        assert status("POST", "/project/file", content_length=length) == 413
+
+
+def test_a_socket_connects_under_the_pages_ids_only_and_its_files_lie_in_a_folder_of_our_naming(tmp_path: Path) -> None:
+    """In a process of its own: Chainlit's settings are the process's."""
+    script = f"""
+import asyncio, types
+from pathlib import Path
+import chainlit.config, chainlit.session
+from chainlit.server import sio
+from labeltune.serving.chat.app import guard_sessions
+import chainlit.socket
+seen = []
+async def inner(sid, environ, auth):
+    seen.append(auth["sessionId"])
+sio.on("connect", inner)
+guard_sessions()
+connect = sio.handlers["/"]["connect"]
+for value in {[*FOREIGN_IDS, None, 1, [OWN_ID]]!r}:
+    try:
+        asyncio.run(connect("1", {{}}, {{"sessionId": value}}))
+    except ConnectionRefusedError:
+        continue
+    raise SystemExit(f"{{value!r}} passed")
+for auth in (None, "x", [], {{}}):
+    try:
+        asyncio.run(connect("1", {{}}, auth))
+    except ConnectionRefusedError:
+        continue
+    raise SystemExit(f"{{auth!r}} passed")
+asyncio.run(connect("1", {{}}, {{"sessionId": {OWN_ID!r}}}))
+assert seen == [{OWN_ID!r}]
+root = chainlit.config.FILES_DIRECTORY
+for value in {[*FOREIGN_IDS, OWN_ID]!r}:
+    session = chainlit.session.HTTPSession(id=value, client_type="webapp")
+    assert session.files_dir.resolve().parent == root.resolve() and session.files_dir.resolve() != root.resolve()
+victim = Path("victim")
+victim.mkdir()
+asyncio.run(chainlit.session.HTTPSession(id=str(victim.resolve()), client_type="webapp").delete())
+assert victim.is_dir()
+"""
+    home = {"CHAINLIT_APP_ROOT": str(tmp_path), "CHAINLIT_ENV_FILE": os.devnull}
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | home, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

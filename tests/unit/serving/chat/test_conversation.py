@@ -160,7 +160,7 @@ def test_memory_is_bounded(started: Conversation, page: list[Said]) -> None:
     ("name", "content", "words"),
     [
         ("picture.png", b"", "is not a file that I can read"),
-        ("empty.csv", b"", "there are no rows"),
+        ("empty.csv", b"", "the file is empty"),
         ("other.csv", b"a,b\n1,2\n", "no column has a usual name of a text"),
         ("<b>.csv", b"text\n\xff\xfe\n", "`<b>.csv"),
         ("many.txt", b"x\n" * (conversation.ROWS + 1), "2,001 rows; at most 2,000 rows"),
