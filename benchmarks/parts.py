@@ -61,7 +61,7 @@ def main() -> None:
     lengths = [len(ids) + plain.extra_tokens for ids in given.input_ids]
     first = range(min(settings.batch_size, len(given)))
     states = dataset.states(plain, given.input_ids, pad_id=pad_id) if below else None
-    collator = dataset.Collator(pad_id=pad_id, binning=dataset.choose_packing(plan, plain))
+    collator = dataset.Collator(pad_id=pad_id, packing=dataset.choose_packing(plan, plain))
     batch = collator([given[row] | ({"states": states[row]} if states else {}) for row in first])
     batch = {name: tensor.to(device.device()) for name, tensor in batch.items() if name != "rows"}
 
