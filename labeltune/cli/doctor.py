@@ -109,7 +109,7 @@ class Estimate:
 
 
 def estimate(
-    shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, padded: float, front: int, gflops: float
+    shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, padded: float, prefix: int, gflops: float
 ) -> Estimate:
     """Estimate a training; of `depth: auto` the least depth that it may take.
 
@@ -118,7 +118,7 @@ def estimate(
         validation: rows of the validation split.
         tokens: of a row with its prompt, on average.
         padded: of the longest row of a batch, on average.
-        front: of them those that every prompt begins with.
+        prefix: of them those that every prompt begins with.
         gflops: rate of matrix products on this machine, in 1e9 operations a second.
     """
     depth = train.depth if isinstance(train.depth, int) else shape.layers
@@ -130,7 +130,7 @@ def estimate(
     back = BACKWARD + (WEIGHTS if train.method == "full" else 0)
     held = validation * validations_per_epoch(train.epochs) * train.epochs * FORWARD
     pooled = shape.decoder and train.head != "label_scoring"
-    own = tokens - front if pooled else tokens
+    own = tokens - prefix if pooled else tokens
     learnt = own if pooled and train.packing is not False else padded
     trunk = FORWARD * below * shape.layer_weights * (rows + validation) * own
     trained = top * shape.layer_weights * (rows * train.epochs * learnt * (FORWARD + back) + tokens * held)
@@ -210,7 +210,7 @@ def _software() -> None:
 
 def _plans(recipe: str | None, rates: dict[str, float]) -> None:
     resolved = resolve.resolve(recipe=recipe)
-    rows, validation, lengths, front = _rows(resolved)
+    rows, validation, lengths, prefix = _rows(resolved)
     tokens = sum(lengths) / len(lengths)
     padded = longest(lengths, resolved.train.batch_size)
     shape = Shape.of(load_config(open_base(resolved.model).folder))
@@ -221,7 +221,7 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
         for top in dict.fromkeys((resolved.train.layers, "all")):
             settings = resolved.train.model_copy(update={"method": method, "layers": top})
             found = estimate(
-                shape, settings, rows=rows, validation=validation, tokens=tokens, padded=padded, front=front,
+                shape, settings, rows=rows, validation=validation, tokens=tokens, padded=padded, prefix=prefix,
                 gflops=gflops,
             )  # fmt: skip
             fits = "yes" if found.memory_mib < 1024 * free else "no: not enough memory"

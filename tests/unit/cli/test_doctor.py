@@ -7,7 +7,7 @@ from labeltune.cli.doctor import START_SECONDS, Shape, estimate
 from labeltune.config.model import Train
 
 SMOLLM2 = Shape(layers=30, layer_weights=3_538_944, embedding_weights=28_311_552, width=576, decoder=True)
-LOAD = {"rows": 781, "validation": 112, "tokens": 53.0, "padded": 80.0, "front": 10, "gflops": 325.0}
+LOAD = {"rows": 781, "validation": 112, "tokens": 53.0, "padded": 80.0, "prefix": 10, "gflops": 325.0}
 
 
 def settings(**given: object) -> Train:
@@ -67,11 +67,11 @@ MEASURED = {"tokens": 52.0, "padded": 80.0, "gflops": 294.0}
         (SMOLLM2, OPEN | {"method": "full"}, {}, 85.5, 2071),
         (SMOLLM2, OPEN | {"method": "qlora"}, {}, 29.8, 1498),
         (MINILM, {"method": "full", "head": "linear", "epochs": 2, "batch_size": 16},
-         {"tokens": 33.0, "padded": 68.0, "front": 0}, 51.4, 1478),
+         {"tokens": 33.0, "padded": 68.0, "prefix": 0}, 51.4, 1478),
         (GEMMA, {"layers": 6, "head": "linear", "epochs": 2},
-         {"rows": 250, "validation": 35, "tokens": 11.0, "padded": 18.0, "front": 0}, 15.5, 2440),
+         {"rows": 250, "validation": 35, "tokens": 11.0, "padded": 18.0, "prefix": 0}, 15.5, 2440),
         (SMOLLM2, {"layers": 8}, {"gflops": 325.0}, 88.8, 2013),
-        (SMOLLM2, OPEN | {"epochs": 2}, {"tokens": 37.0, "padded": 58.0, "front": 0, "gflops": 1330.0}, 15.9, 1201),
+        (SMOLLM2, OPEN | {"epochs": 2}, {"tokens": 37.0, "padded": 58.0, "prefix": 0, "gflops": 1330.0}, 15.9, 1201),
     ],
     ids=["default", "full", "4 bits", "MiniLM", "Gemma", "label scoring", "bf16 with AMX"],
 )  # fmt: skip
