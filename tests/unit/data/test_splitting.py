@@ -172,6 +172,32 @@ def test_balance_takes_the_smallest_class_and_keeps_the_books() -> None:
     assert books_balance(ledger, frames)
 
 
+def test_balance_draws_at_random_by_the_seed() -> None:
+    """The first rows of a table are often of one source or time."""
+
+    def kept(seed: int) -> list[int]:
+        frames, _ = split({"all": frame(*distinct("a", 300), *distinct("b", 30))}, balance="smallest", seed=seed)
+        texts = pd.concat(list(frames.values())).query("label == 'a'")["text"]
+        return sorted(int(text[1:5]) for text in texts)
+
+    assert kept(1) == kept(1) != kept(2)
+    assert 100 < sum(kept(1)) / 30 < 200
+
+
+def test_near_copies_stand_in_one_split_and_no_count_changes() -> None:
+    words = [f"{word}{i:03d}{word[::-1]}" for i, word in enumerate(["lorem", "ipsum", "dolor", "amet"] * 15)]
+    copies = [
+        ("a", f"{' '.join(words[i * 10 : i * 10 + 10])} {end}") for i in range(5) for end in ("one", "two", "3", "4")
+    ]
+    frames, ledger = split({"all": frame(*copies, *distinct("a", 60), *distinct("b", 80))}, near_threshold=0.7)
+    home = {text: name for name, part in frames.items() for text in part["text"]}
+    groups = [{home[text] for _, text in copies[start : start + 4]} for start in range(0, 20, 4)]
+    assert [len(group) for group in groups] == [1] * 5
+    assert ledger.moved > 0
+    assert not sum(counts.total() for counts in ledger.dropped.values())
+    assert {name: len(part) for name, part in frames.items()} == {"train": 112, "validation": 16, "test": 32}
+
+
 def test_balance_leaves_a_given_test_set_alone() -> None:
     frames, _ = split(
         {

@@ -95,6 +95,15 @@ def test_reading_ends_behind_two_layers_that_are_surely_worse(
     assert settled.train.depth == 4
 
 
+@pytest.mark.parametrize(("errors", "taken"), [(0.9, 0), (1.1, 1), (2.5, 1)])
+def test_one_standard_error_is_the_limit(errors: float, taken: int) -> None:
+    rng = np.random.default_rng(3)
+    best, noise = rng.exponential(size=400), rng.normal(size=400)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    worse = best + 0.1 * (noise + errors / 400**0.5)  # so many standard errors of the mean difference
+    assert layer_selection.select_depth(np.stack([worse, best]), [True] * 2) == (taken, 1)
+
+
 def test_a_layer_that_is_surely_worse_is_not_taken_and_an_unsure_one_is() -> None:
     rng = np.random.default_rng(1)
     hard = rng.exponential(size=200)  # what every layer finds hard counts for none

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,18 @@ def test_a_known_flip_rate_is_measured_right() -> None:
     error = 1.96 * 0.7 * np.sqrt(0.75 * 0.25 / 40)
     assert [interval["low"], interval["high"]] == pytest.approx([0.525 - error, 0.525 + error], abs=0.03)
     assert (table[table["perturbation"] == "letter_case"]["changed_prediction"] == "spam").all()
+
+
+def test_an_injection_asks_for_a_label_that_the_row_has_not() -> None:
+    texts = [f"call me at {i} tonight" for i in range(20)]
+    labels = [i % 2 for i in range(20)]
+    _, table, _ = run(texts, Stub(lambda text: 0.9 if "spam" in text else 0.1), labels)
+    injected = table[table["perturbation"] == "prompt_injection"]
+    assert set(injected["label"]) == {"ham", "spam"}
+    for row in injected.itertuples():
+        other = {"ham": "spam", "spam": "ham"}[row.label]
+        assert re.search(rf"\b{other}\b", row.changed_text.removeprefix(row.text))
+        assert not re.search(rf"\b{row.label}\b", row.changed_text.removeprefix(row.text))
 
 
 def test_a_model_that_goes_by_the_last_mark_flips_where_it_changes() -> None:
