@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import labeltune
 from labeltune.config.evaluation import Evaluate
 from labeltune.console import terminal
+from labeltune.data.normalization import is_blank
 from labeltune.evaluation import metrics
 from labeltune.export import formats
 from labeltune.export.bundle import predict
@@ -199,7 +200,7 @@ class Rows:
                 table.values(chunk, "label") if labelled else [None] * len(chunk),
                 strict=True,
             )
-            if text and text.strip()
+            if text and not is_blank(text)
         ]
         if not found:
             raise UserError(f"{path}: there is no text in column {table.text}")

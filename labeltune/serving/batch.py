@@ -12,6 +12,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from labeltune.console.terminal import Bar
+from labeltune.data.normalization import is_blank
 from labeltune.data.readers import Row, as_text
 from labeltune.inference.artifact import MANIFEST
 from labeltune.inference.classifier import Answer, Classifier
@@ -123,10 +124,11 @@ def answers(
         batch_tokens: as in `Classifier.predict`.
         progress: called with the number of texts done since the last call.
     """
-    places = [place for place, text in enumerate(texts) if text and text.strip()]
+    texts = [None if text is None or is_blank(text) else text for text in texts]
+    places = [place for place, text in enumerate(texts) if text is not None]
     found: list[Answer | None] = [None] * len(texts)
     if places:
-        given = [text for text in texts if text and text.strip()]
+        given = [text for text in texts if text is not None]
         said = classifier.predict(given, batch_tokens=batch_tokens, progress=progress)
         for place, answer in zip(places, said, strict=True):
             found[place] = answer

@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect
 
 import labeltune
 from labeltune.console import terminal
+from labeltune.data.normalization import is_blank
 from labeltune.inference.classifier import Answer, Classifier
 from labeltune.modeling.device import choose_threads
 from labeltune.runtime.errors import UserError
@@ -330,7 +331,7 @@ def _checked(body: bytes, limits: Limits) -> list[str]:
         raise HTTPException(422, f'{where}: {first["msg"]}; expected {{"texts": ["...", ...]}}') from None
     if len(texts) > limits.texts:
         raise HTTPException(422, f"texts: {len(texts)} of them; a request may have {limits.texts}")
-    blank = next((place for place, text in enumerate(texts) if not text.strip()), None)
+    blank = next((place for place, text in enumerate(texts) if is_blank(text)), None)
     if blank is not None:
         raise HTTPException(422, f"texts.{blank}: is blank")
     return texts

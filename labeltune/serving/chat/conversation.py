@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labeltune.data.normalization import is_blank
 from labeltune.inference.classifier import Answer, Classifier
 from labeltune.reporting.report.document import Code
 from labeltune.reporting.report.render import escape
@@ -99,7 +100,7 @@ class Conversation:
         for element in message.elements:
             await self._answer_file(element)
         text = whole(message.content)
-        if text.strip() or not message.elements:
+        if not is_blank(text) or not message.elements:
             await self._answer(text)
 
     @_politely

@@ -23,7 +23,7 @@ from labeltune.inference.classifier import Predictions
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_json
 from labeltune.serving import batch, tables
-from labeltune.serving.batch import answer_blocks, answer_file
+from labeltune.serving.batch import answer_blocks, answer_file, answers
 from labeltune.serving.tables import Table
 
 ROWS = [{"id": f"{i:03}", "text": f"text {i}" if i % 7 else " ", "label": "mine"} for i in range(40)]
@@ -107,6 +107,12 @@ def test_every_row_keeps_its_columns_and_place(stub: Stub, tmp_path: Path, sourc
     assert summary.labels == {"even": 17, "odd": 17}
     assert summary.renamed == {"label": "predicted_label"}
     assert {path.name for path in tmp_path.iterdir()} == {f"in.{source}", out.name, "classifier"}
+
+
+def test_a_text_of_zero_width_characters_has_no_answer_and_stops_nobody_elses(stub: Stub) -> None:
+    found = answers(stub, ["text 1", "\u200b", "\ufeff \n", " ", "", None, "text 2"])
+    assert [answer and answer.label for answer in found] == ["odd", None, None, None, None, None, "even"]
+    assert stub.asked == ["text 1", "text 2"]
 
 
 def test_a_stopped_run_goes_on_behind_its_last_answer(stub: Stub, tmp_path: Path) -> None:

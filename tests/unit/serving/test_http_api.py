@@ -79,12 +79,25 @@ def test_every_text_is_answered_in_order_with_the_five_fields(client: TestClient
         (b'{"texts": "one"}', 422, "texts: Input should be a valid array"),
         (b'{"texts": ["a", 3]}', 422, "texts.1: Input should be a valid string"),
         (b'{"texts": ["a", " "]}', 422, "texts.1: is blank"),
+        (b'{"texts": ["\\u200b\\n"]}', 422, "texts.0: is blank"),
         (b'{"texts": ["a"], "more": 1}', 422, "more: Extra inputs"),
         (b'{"texts": ["a", "b", "c", "d", "e"]}', 422, "texts: 5 of them; a request may have 4"),
         (b'{"texts": ["\\ud800"]}', 422, "Invalid JSON"),
         (b'{"texts": ["' + b"a" * 1000 + b'"]}', 413, "more than 1,000 bytes"),
     ],
-    ids=["broken", "deep", "none", "no list", "number", "blank", "unknown", "many", "half a character", "large"],
+    ids=[
+        "broken",
+        "deep",
+        "none",
+        "no list",
+        "number",
+        "blank",
+        "zero width",
+        "unknown",
+        "many",
+        "half a character",
+        "large",
+    ],
 )
 def test_what_is_not_asked_rightly_is_refused_in_words(
     client: TestClient, stub: Stub, body: bytes, status: int, error: str

@@ -42,20 +42,6 @@ def draw_all(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
-    """Collect the axes of every figure that is saved."""
-    collected: list[Axes] = []
-    save = figures.save
-
-    def keep(axes: Axes, path: Path) -> None:
-        save(axes, path)
-        collected.append(axes)
-
-    monkeypatch.setattr(figures, "save", keep)
-    return collected
-
-
 def legend(axes: Axes) -> list[str]:
     found = axes.get_legend()
     assert found is not None

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from matplotlib.axes import Axes
 
 from labeltune.evaluation.calibration import analyse
@@ -12,20 +11,6 @@ RNG = np.random.default_rng(2)
 LOGITS = RNG.normal(0, 3, (200, 2)).astype(np.float32)
 GIVEN = Calibration(temperature=2.0).probabilities(LOGITS)
 LABELS = (RNG.random(200) > GIVEN[:, 0]).astype(int)
-
-
-@pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
-    """Collect the axes of every picture that is saved."""
-    collected: list[Axes] = []
-    save = figures.save
-
-    def keep(axes: Axes, path: Path) -> None:
-        save(axes, path)
-        collected.append(axes)
-
-    monkeypatch.setattr(figures, "save", keep)
-    return collected
 
 
 def trust(calibration: Calibration) -> dict:
