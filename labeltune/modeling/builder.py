@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from labeltune.config.model import Train
+from labeltune.console.terminal import say
 from labeltune.data.labels import LabelSet
 from labeltune.modeling import architectures, classifiers
 from labeltune.modeling.adapters import adapt, prepare_quantized, quantization_config
@@ -100,6 +101,8 @@ def load_network(
         )
     if not scoring:
         _set_head(base, network, labels, settings, words, fresh=fresh)
+        if fresh and network.pooling == NATIVE_HEADS and is_finetuned(base):
+            _renew_output(network, labels, settings)
     return network
 
 
@@ -154,11 +157,15 @@ def _load(
             config=config,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the head of a base model that was fine-tuned for other labels
             trust_remote_code=False,
             **options,
             **attributes,
         )
     fresh = [] if scoring else head_parts(network)  # a language model's own output is no head to be made anew
+    misfits = sorted(name for name, *_ in report["mismatched_keys"] if not _inside(name, fresh))
+    if misfits:
+        raise UserError(f"model: weights of {base.name} have other sizes than its config.json says: {misfits[:3]}")
     missing = [name for name in report["missing_keys"] if not _inside(name, fresh)]
     if missing:
         raise UserError(f"model: {base.name} lacks weights of its own layers, such as {sorted(missing)[:3]}")
@@ -184,8 +191,19 @@ def _describe(
     return config
 
 
+def is_finetuned(base: Base) -> bool:
+    """Whether a base model was saved with a classifier, whose labels are not those of this task."""
+    return _stored_class(base).endswith("ForSequenceClassification")
+
+
+def _stored_class(base: Base) -> str:
+    """Return the class that wrote the base model, or an empty string."""
+    content = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    return str((content.get("architectures") or [""])[0])
+
+
 def _require_language_model(base: Base, config: PretrainedConfig) -> None:
-    stored = (json.loads((base.folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""])[0]
+    stored = _stored_class(base)
     if is_encoder(config) or not stored.endswith(("ForCausalLM", "LMHeadModel")):
         raise UserError(
             f"train.head: label_scoring needs a causal language model, and {base.name} is {stored or 'not one'}; "
@@ -220,6 +238,18 @@ def _set_head(
         setattr(network, network.head_name, _build_head(network, labels, settings, rows))
     for part in head_parts(network):
         network.get_submodule(part).float()
+
+
+def _renew_output(network: Any, labels: LabelSet, settings: Train) -> None:
+    """Draw the weights of a native head's output layer anew: those that it has belong to other labels."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    spread = getattr(network.config, "initializer_range", 0.02)
+    for part in head_parts(network):
+        for module in network.get_submodule(part).modules():
+            if isinstance(module, nn.Linear) and module.out_features == len(labels):
+                nn.init.normal_(module.weight.data, std=spread, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias.data)
 
 
 def _build_head(network: Network, labels: LabelSet, settings: Train, rows: torch.Tensor | None) -> nn.Module:
@@ -318,6 +348,8 @@ class NetworkSpec:
 
     def build(self) -> nn.Module:
         """Load the network on its device, so that exactly the weights that the method names train."""
+        if is_finetuned(self.base):
+            say(f"{self.base.name} was fine-tuned for other labels: its head is replaced by a fresh one")
         network: Any = self.load().to(device())
         scoring = isinstance(network, LabelScoring)
         if scoring:

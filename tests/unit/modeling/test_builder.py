@@ -237,3 +237,35 @@ def test_adapters_and_heads_on_a_bf16_base_are_fp32(tiny_base: Bases, tmp_path: 
         fp32 = any(part in name for part in (".lora_", ".score.", ".classifier.", ".pooler.", ".head."))
         assert weight.dtype == (torch.float32 if fp32 else torch.bfloat16), name
     assert (logits(made, reloaded(made, network, tmp_path / "saved").network) == logits(made, network)).all()
+
+
+@pytest.mark.parametrize("before", [2, 3])
+@pytest.mark.parametrize("pooling", ["auto", "mean"])
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_a_base_that_was_fine_tuned_for_other_labels_gets_a_fresh_head_and_says_so(
+    tiny_base: Bases, tmp_path: Path, capsys: pytest.CaptureFixture[str], architecture: str, pooling: str, before: int
+) -> None:
+    """Three labels against two is another shape; two against two would pass for the same labels."""
+    tuned = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tiny_base(architecture), num_labels=before, pad_token_id=0
+    )
+    tuned.save_pretrained(tmp_path / "tuned")
+    tokenizer(architecture in ENCODERS).save_pretrained(tmp_path / "tuned")
+    made = plan(tmp_path / "tuned", head="linear", method="full", pooling=pooling)
+    network = made.build()
+    output = next(m for m in reversed(list(network.modules())) if getattr(m, "out_features", 0) == 2)
+    old = next(m for m in reversed(list(tuned.modules())) if getattr(m, "out_features", 0) == before)
+    assert output.weight.shape[0] == 2
+    assert not torch.allclose(output.weight, old.weight[:2].float())
+    assert torch.equal(output.weight, made.load().get_submodule(network.head_name).weight)  # by the seed alone
+    assert "fine-tuned for other labels" in capsys.readouterr().out
+
+
+def test_weights_of_another_size_than_the_configuration_says_are_refused(tiny_base: Bases, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base("bert"), folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    save_file(weights | {name: weights[name][:-5]}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="have other sizes than its config.json says"):
+        plan(folder, head="linear", method="full").load()
