@@ -101,7 +101,7 @@ def load_network(
         )
     if not scoring:
         _set_head(base, network, labels, settings, words, fresh=fresh)
-        if fresh and network.pooling == NATIVE_HEADS and is_finetuned(base):
+        if fresh and is_finetuned(base):
             _renew_output(network, labels, settings)
     return network
 
@@ -242,6 +242,8 @@ def _set_head(
 
 def _renew_output(network: Any, labels: LabelSet, settings: Train) -> None:
     """Draw the weights of a native head's output layer anew: those that it has belong to other labels."""
+    if network.pooling != NATIVE_HEADS:
+        return  # it has been replaced as a whole
     generator = torch.Generator().manual_seed(settings.seed)
     spread = getattr(network.config, "initializer_range", 0.02)
     for part in head_parts(network):
