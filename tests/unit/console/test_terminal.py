@@ -1,49 +1,13 @@
 import ast
-import errno
 import io
 from collections.abc import Callable, Iterator
 from inspect import isfunction
 from pathlib import Path
 from typing import get_type_hints
 
-import pytest
 from rich.console import Console
 
-from labeltune.cli import main
 from labeltune.console import terminal
-from labeltune.runtime import errors
-from labeltune.runtime.errors import UserError
-
-
-def failing(error: BaseException):
-    def main() -> None:
-        raise error
-
-    return main
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "message"),
-    [
-        (UserError("train.depth: 9"), 1, "error: train.depth: 9\n"),
-        (PermissionError(errno.EACCES, "x", "models/classifier"), 1, "error: models/classifier: permission denied\n"),
-        (OSError(errno.ENOSPC, "x", "data/a.csv"), 1, "error: data/a.csv: the disk is full; free some space\n"),
-        (KeyboardInterrupt(), 130, "stopped\n"),
-    ],
-)
-def test_a_users_mistake_is_one_message_and_a_status(
-    error: BaseException, status: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        errors.run(failing(error))
-    assert stopped.value.code == status
-    assert capsys.readouterr().err == message
-
-
-@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(errno.ECONNRESET, "x")])
-def test_a_fault_of_the_program_keeps_its_traceback(error: Exception) -> None:
-    with pytest.raises(type(error)):
-        errors.run(failing(error))
 
 
 def test_progress_on_a_terminal_is_a_bar_and_elsewhere_lines() -> None:
@@ -57,21 +21,6 @@ def test_progress_on_a_terminal_is_a_bar_and_elsewhere_lines() -> None:
         assert "layers/s" in stream.getvalue()
         assert "loss 0.5" in stream.getvalue()
         assert ("\x1b[" in stream.getvalue()) == is_terminal
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"), [("recipes", "default"), ("datasets", "sms-spam"), ("models", "smollm2-135m")]
-)
-def test_the_command_lists_what_can_be_chosen(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main.main([kind])
-    out = capsys.readouterr().out
-    assert any(line.startswith(name) and len(line) > 40 for line in out.splitlines())
-
-
-def test_the_command_without_a_project_says_where_to_run_it(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="run this in the project's top folder"):
-        main.main(["recipes"])
 
 
 def test_nothing_of_what_is_printed_comes_back() -> None:
@@ -91,9 +40,3 @@ def test_the_console_imports_nothing_of_the_library() -> None:
             if isinstance(node, ast.ImportFrom):
                 assert node.module is not None
                 assert not node.module.startswith("labeltune")
-
-
-def test_a_full_disk_of_an_unnamed_file_is_no_file_called_none(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        errors.run(failing(OSError(errno.ENOSPC, "No space left on device")))
-    assert capsys.readouterr().err == "error: the disk is full; free some space\n"

@@ -14,7 +14,6 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from labeltune.config.data import Dataset
-from labeltune.data.columns import find_columns
 from labeltune.data.loading import read_split
 from labeltune.runtime.errors import UserError
 
@@ -115,53 +114,6 @@ def test_delimited_refused(content, keys, said):
     message = refused(**keys)
     for part in said:
         assert part in message
-
-
-# --- columns
-
-
-@pytest.mark.parametrize(
-    ("columns", "keys", "said"),
-    [
-        ("text,txt,label", {"text": "Text2"}, ["no column 'Text2'. Did you mean 'text'? There are: text, txt, label"]),
-        ("a,b,label", {"text": "zzz"}, ["no column 'zzz'. There are: a, b, label. Edit text: in " + CONF]),
-        ("a,b,c", {"text": 3, "label": 7}, ["no column at position 3, they are 0 to 2", "position 7", "label: in"]),
-        ("a,b,c", {"text": -1, "label": 0}, ["no column at position -1"]),
-        ("a,b,c", {}, ["usual name of a text; columns: a, b, c: set text: in " + CONF, "set label:"]),
-        ("text,review,label", {}, ["text and review may each be the text", "set text: in " + CONF]),
-        ("a,text,class,topic", {}, ["class and topic may each be the label", "set label: in " + CONF]),
-        ("text,label,text", {}, ["column names stand twice: text; columns: text, label, text"]),
-        ("text,label,c", {"text": "text", "label": 0}, ["text: and label: name the same column"]),
-        ("text,label,c", {"text": "text", "header": False}, ["have no names (header: false)", "'text' to text:"]),
-        (
-            "text,label,c",
-            {"header": False},
-            ["its 3 columns have no names: set text: to a position, 0 to 2, in " + CONF],
-        ),
-    ],
-)
-def test_columns_refused(columns, keys, said):
-    write("a.csv", columns + "\n" + "x," * columns.count(",") + "x\n")
-    message = refused(**keys)
-    assert message.count("a.csv:1") >= 1
-    for part in said:
-        assert part in message
-
-
-@pytest.mark.parametrize(
-    ("names", "keys", "found"),
-    [
-        (["id", "Message", "Category"], (None, None), (1, 2)),
-        (["whatever", "tag"], (None, None), (0, 1)),
-        (["text", "whatever"], (None, None), (0, 1)),
-        (["text", "review", "label"], ("review", None), (1, 2)),
-        (["text", "comment"], (None, "text"), (1, 0)),
-        (["内容", "标签"], (None, None), (0, 1)),
-        (2, (1, None), (1, 0)),
-    ],
-)
-def test_columns_found(names, keys, found):
-    assert find_columns(names, *keys, "file", "conf") == found
 
 
 # --- encodings

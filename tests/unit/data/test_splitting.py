@@ -5,7 +5,6 @@ import pytest
 
 from labeltune.config.data import Prepare
 from labeltune.data.cleaning import DataStatistics, clean
-from labeltune.data.sampling import stratified
 from labeltune.data.splitting import split_rows
 from labeltune.runtime.errors import UserError
 
@@ -33,29 +32,6 @@ def split(frames: dict[str, pd.DataFrame], **changes: Any) -> tuple[dict[str, pd
 def books_balance(ledger: DataStatistics, frames: dict[str, pd.DataFrame]) -> bool:
     dropped = sum(sum(counts.values()) for counts in ledger.dropped.values())
     return sum(ledger.read.values()) == sum(map(len, frames.values())) + dropped
-
-
-def test_split_sizes_are_exact_and_stratified() -> None:
-    table = pd.DataFrame({"label": ["ham"] * 747 + ["spam"] * 747})
-    parts = stratified(table, [0.7, 0.1], seed=0)
-    assert [len(part) for part in parts] == [1045, 149, 300]
-    for part in parts:
-        counts = part["label"].value_counts()
-        assert abs(counts["ham"] - counts["spam"]) <= 1
-
-
-@pytest.mark.parametrize("rows", [3, 10, 29, 100, 101])
-def test_split_loses_and_repeats_no_row(rows: int) -> None:
-    table = pd.DataFrame({"label": [f"c{i % 3}" for i in range(rows)], "row": range(rows)})
-    parts = stratified(table, [0.29, 0.5], seed=1)
-    assert [len(part) for part in parts[:2]] == [rows * 29 // 100, rows // 2]
-    assert sorted(row for part in parts for row in part["row"]) == list(range(rows))
-
-
-def test_split_depends_on_the_seed_and_on_nothing_else() -> None:
-    table = pd.DataFrame({"label": ["a", "b"] * 50, "row": range(100)})
-    first, again, other = (stratified(table, [0.5], seed=seed)[0]["row"].tolist() for seed in (1, 1, 2))
-    assert first == again != other
 
 
 def test_texts_are_normalised() -> None:

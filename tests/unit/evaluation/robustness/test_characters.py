@@ -2,18 +2,14 @@ import random
 import re
 import unicodedata
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
-from labeltune.data.labels import LabelSet
-from labeltune.evaluation.robustness import characters, editing, words
-from labeltune.evaluation.robustness.editing import language, quota
-from labeltune.evaluation.robustness.evaluate import PERTURBATIONS, perturb
-from labeltune.runtime import downloads
-from tests.lexicon import fill_lexicons
+from labeltune.evaluation.robustness import characters
+from labeltune.evaluation.robustness.editing import language
+from labeltune.evaluation.robustness.evaluate import PERTURBATIONS
+from tests.unit.evaluation.robustness.conftest import LABELS, changed, many
 
-LABELS = LabelSet(names=("a", "b", "c"), words=("ham", "spam", "other"))
 ENGLISH = [
     "Win a free PRIZE now, the movie will begin at 9.30!",
     "see you at lunch; bring the film to www.example.com/a.b or call 08001234567",
@@ -27,21 +23,7 @@ TEXTS = ENGLISH + CHINESE + OTHERS
 GRADED = [name for name in PERTURBATIONS if PERTURBATIONS[name].graded]
 
 
-@pytest.fixture(autouse=True)
-def _lexicons(_own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(requirement: str, sha256: str) -> Path:
-        raise AssertionError(f"{requirement} is fetched")
-
-    monkeypatch.setattr(downloads, "fetch_archive", refuse)
-    fill_lexicons(downloads.cache_dir())
-
-
-def changed(name: str, text: str, *, row: str = "7", severity: float = 0.1, seed: int = 0, label: int = 0) -> str:
-    return perturb(name, text, row=row, label=label, labels=LABELS, severity=severity, seed=seed)
-
-
-def many(name: str, text: str, severity: float = 0.1) -> list[str]:
-    return [changed(name, text, row=str(row), severity=severity) for row in range(60)]
+pytestmark = pytest.mark.usefixtures("lexicons")
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
@@ -131,24 +113,6 @@ def test_additions_keep_the_text_and_an_injection_names_a_wrong_label() -> None:
             assert dictated == set(LABELS.words) - {LABELS.words[label]}
 
 
-def test_words_are_deleted_or_swapped_whole() -> None:
-    text = "one two, three four five six seven eight nine ten"
-    for severity, count in ((0.1, 1), (0.3, 3), (0.99, 9)):
-        kept = re.findall(r"\w+", changed("word_deletion", text, severity=severity))
-        assert len(kept) == 10 - count
-        iterator = iter(re.findall(r"\w+", text))
-        assert all(word in iterator for word in kept), "the order is kept"
-    for result in many("word_swap", text, 0.4):
-        assert sorted(re.findall(r"\w+", result)) == sorted(re.findall(r"\w+", text))
-        moved = sum(a != b for a, b in zip(re.findall(r"\w+", result), re.findall(r"\w+", text), strict=True))
-        assert moved == 4
-    assert changed("word_swap", "same same") == "same same"
-    for result in many("word_swap", "老师的早餐很好", 0.4):
-        assert sorted(result) == sorted("老师的早餐很好")
-        assert "老师" in result
-        assert "早餐" in result
-
-
 def test_a_slip_stays_near_the_word_and_keeps_its_first_letter() -> None:
     text = "Please forward tomorrow's message, number 08001234567, to http://www.free.com/now or a@bc.de"
     for result in many("typo_insertion", text):
@@ -191,76 +155,3 @@ def test_latin_letters_are_taken_for_others_of_the_same_look() -> None:
     for result in many("look_alikes", "free prize now"):
         (pair,) = [(a, b) for a, b in zip("free prize now", result, strict=True) if a != b]
         assert pair[1] in characters.LATIN[pair[0]]
-
-
-def test_english_synonyms_agree_in_most_uses_of_both() -> None:
-    assert words.synonyms("movie", "en") == ["film"]
-    assert words.synonyms("begin", "en") == ["start"]
-    assert words.synonyms("bank", "en") == [], "most of its uses are another sense"
-    assert words.synonyms("depository", "en") == []
-    assert words.synonyms("toilet", "en") == [], "its synonym is a name"
-    assert words.synonyms("establish", "en") == [], "its synonym is a form of find"
-    assert words.synonyms("operating", "en") == [], "inflected"
-    assert words.synonyms("unheard", "en") == []
-
-
-def test_synonyms_keep_capitals_articles_names_and_contractions() -> None:
-    def replaced(text: str) -> str:
-        return changed("synonym_replace", text, severity=0.99)
-
-    assert replaced("MOVIE night. Movie night! the movie") == "FILM night. Film night! the film"
-    assert replaced("at the Prize office") == "at the Prize office", "perhaps a name"
-    assert replaced("an error") == "an error", "a mistake needs another article"
-    assert replaced("a movie, an award") == "a film, an award"
-    assert replaced("movie's re-start start2 @prize prize.com") == "movie's re-start start2 @prize prize.com"
-
-
-def test_chinese_synonyms_share_a_character_and_a_meaning() -> None:
-    assert words.synonyms("早餐", "zh") == ["早饭"]
-    for word, why in (
-        ("我们", "a pronoun"),
-        ("进来", "opposites"),
-        ("老师", "nothing shared"),
-        ("桌子", "related only"),
-    ):
-        assert words.synonyms(word, "zh") == [], why
-    assert changed("synonym_replace", "老师的早餐很好", severity=0.99) == "老师的早饭很好"
-    assert changed("synonym_replace", "早餐快乐", severity=0.99) == "早饭欢乐"
-
-
-def test_chinese_is_cut_into_its_most_probable_words() -> None:
-    assert editing.cut("房间太小") == ["房间", "太", "小"]
-    assert editing.cut("银行行走") == ["银行", "行走"]
-    assert editing.cut("鑫银行") == ["鑫", "银行"], "an unknown character is a word"
-    text = "wifi 很好，iPhone6 的服务"
-    assert [text[slice(*span)] for span in editing.words(text, "zh")] == [
-        "wifi",
-        "很",
-        "好",
-        "iPhone6",
-        "的",
-        "服务",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "spoken"),
-    [
-        ("hello", "en"),
-        ("café au lait", "en"),
-        ("I like 豆腐", "en"),
-        ("太慢", "zh"),
-        ("wifi太慢了", "zh"),
-        ("Привет", "other"),
-        ("日本語のテキスト", "other"),
-        ("한국어", "other"),
-        ("", "other"),
-        ("123", "other"),
-    ],
-)
-def test_the_language_is_told_by_the_script(text: str, spoken: str) -> None:
-    assert language(text) == spoken
-
-
-def test_a_severity_changes_at_least_one_place() -> None:
-    assert [quota(0.1, units) for units in (0, 1, 10, 14, 16, 100)] == [1, 1, 1, 1, 2, 10]

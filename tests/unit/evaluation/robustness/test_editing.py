@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from labeltune.evaluation.robustness import editing
+from labeltune.evaluation.robustness.editing import language, quota
 from labeltune.runtime import downloads
 from labeltune.runtime.errors import UserError
 
@@ -43,3 +44,42 @@ def test_every_lexicon_is_pinned_and_names_its_licence() -> None:
         assert len(lexicon.sha256) == 64
         assert lexicon.members
         assert lexicon.licence
+
+
+@pytest.mark.usefixtures("lexicons")
+def test_chinese_is_cut_into_its_most_probable_words() -> None:
+    assert editing.cut("房间太小") == ["房间", "太", "小"]
+    assert editing.cut("银行行走") == ["银行", "行走"]
+    assert editing.cut("鑫银行") == ["鑫", "银行"], "an unknown character is a word"
+    text = "wifi 很好，iPhone6 的服务"
+    assert [text[slice(*span)] for span in editing.words(text, "zh")] == [
+        "wifi",
+        "很",
+        "好",
+        "iPhone6",
+        "的",
+        "服务",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("hello", "en"),
+        ("café au lait", "en"),
+        ("I like 豆腐", "en"),
+        ("太慢", "zh"),
+        ("wifi太慢了", "zh"),
+        ("Привет", "other"),
+        ("日本語のテキスト", "other"),
+        ("한국어", "other"),
+        ("", "other"),
+        ("123", "other"),
+    ],
+)
+def test_the_language_is_told_by_the_script(text: str, spoken: str) -> None:
+    assert language(text) == spoken
+
+
+def test_a_severity_changes_at_least_one_place() -> None:
+    assert [quota(0.1, units) for units in (0, 1, 10, 14, 16, 100)] == [1, 1, 1, 1, 2, 10]
