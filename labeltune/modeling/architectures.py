@@ -1,7 +1,7 @@
 """Architectures: where a model family keeps its layers, embeddings and attention projections."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ class Architecture:
     """Linear layer that ends a layer's MLP."""
     encoder: bool = False
     """Whether every token sees the tokens behind it too."""
+    counts_from_pad: bool = False
+    """Whether positions are counted from the number after the pad token's id, as in fairseq, and not from 0."""
 
 
 _BERT = Architecture(
@@ -46,6 +48,7 @@ _BERT = Architecture(
     mlp_output="output.dense",
     encoder=True,
 )
+_ROBERTA = replace(_BERT, counts_from_pad=True)
 ARCHITECTURES = {
     "llama": Architecture(),
     "mistral": Architecture(),
@@ -61,8 +64,9 @@ ARCHITECTURES = {
         mlp_output="mlp.c_proj",
     ),
     "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "mpnet": replace(_ROBERTA, attention=("attn.q", "attn.k", "attn.v", "attn.o")),
     "modernbert": Architecture(
         norm="final_norm",
         stem="embeddings",
@@ -76,6 +80,12 @@ ARCHITECTURES = {
 def architecture_of(config: PretrainedConfig) -> Architecture | None:
     """The known architecture of a configuration, or None."""
     return ARCHITECTURES.get(config.model_type)
+
+
+def first_position(config: PretrainedConfig) -> int:
+    """Return the number of a row's first position in the position embeddings."""
+    known = architecture_of(config)
+    return config.pad_token_id + 1 if known and known.counts_from_pad else 0
 
 
 def truncate_config(config: PretrainedConfig, base_name: str, depth: int | str, layers: int | str) -> int:

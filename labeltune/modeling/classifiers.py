@@ -9,7 +9,15 @@ from torch import nn
 from transformers import DynamicCache, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from labeltune.modeling.architectures import ARCHITECTURES, architecture_of, layer_list, unwrap, view, without_pooler
+from labeltune.modeling.architectures import (
+    ARCHITECTURES,
+    architecture_of,
+    first_position,
+    layer_list,
+    unwrap,
+    view,
+    without_pooler,
+)
 from labeltune.modeling.forward import PromptPrefix, prefix_tokens, run_in_threads
 from labeltune.modeling.kernels import fused
 from labeltune.modeling.label_scoring import (
@@ -276,7 +284,8 @@ class PooledClassification(_Network):
                 return self._classified(unpadded.pooling_weights(pooling_weights) @ hidden[0].float())
             visible = packed_visibility(owners, encoder=ARCHITECTURES[self.config.model_type].encoder)
             masks = model_masks(self.config, visible, position_ids, self.autocast or self.dtype)
-            hidden = self.run(input_ids if states is None else None, masks, states, position_ids=position_ids).float()
+            numbers = position_ids + first_position(self.config)
+            hidden = self.run(input_ids if states is None else None, masks, states, position_ids=numbers).float()
             return self._classified(pooling_weights @ hidden.flatten(0, 1))
         assert attention_mask is not None, "padding can't be told from tokens without the mask"
         if input_ids is not None and states is None:

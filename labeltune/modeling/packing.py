@@ -12,7 +12,7 @@ from labeltune.runtime.errors import UserError
 
 MASK_PER_KIND_OF_LAYER = ("gemma3_text", "qwen2", "qwen3")
 ONE_MASK = ("gpt2", "llama", "mistral")
-BOTH_WAYS = ("bert",)
+BOTH_WAYS = ("bert", "roberta", "xlm-roberta", "mpnet")
 """Encoders that take one mask, and positions that start anew in every row."""
 PREFIX, PADDING = -1, -2
 """Owners of tokens that belong to no row."""

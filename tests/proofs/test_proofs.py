@@ -145,6 +145,7 @@ ADAPTED = {  # the default targets, as suffixes of module names
     "gpt2": ("attn.c_attn", "attn.c_proj"),
     "bert": ("query", "key", "value", "attention.output.dense", "intermediate.dense", ".output.dense"),
     "roberta": ("query", "key", "value", "attention.output.dense", "intermediate.dense", ".output.dense"),
+    "mpnet": ("attn.q", "attn.k", "attn.v", "attn.o", "intermediate.dense", "output.dense"),
     "modernbert": ("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"),
 }
 ADAPTED["xlm-roberta"] = ADAPTED["roberta"]
@@ -188,6 +189,7 @@ DROPOUTS = {
     "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     "xlm-roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "mpnet": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
 }
 SCRIPT = """
 import sys, json, torch

@@ -35,6 +35,7 @@ QKVO = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o
 MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 BERT = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
 FEED_FORWARD = ["intermediate.dense", "output.dense"]
+MPNET = ["attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"]
 GPT2 = ["attn.c_attn", "attn.c_proj"]
 MODERN = ["attn.Wqkv", "attn.Wo"]
 NEOX = ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"]
@@ -58,6 +59,10 @@ TARGETS: list[tuple[str, Any, str, list[str]]] = [
     ("roberta", "auto", "roberta.encoder.layer", BERT + FEED_FORWARD),
     ("roberta", "attention", "roberta.encoder.layer", BERT),
     ("roberta", ["dense"], "roberta.encoder.layer", ["attention.output.dense", *FEED_FORWARD]),
+    ("mpnet", "auto", "mpnet.encoder.layer", MPNET + FEED_FORWARD),
+    ("mpnet", "attention", "mpnet.encoder.layer", MPNET),
+    ("mpnet", "attention+mlp-output", "mpnet.encoder.layer", [*MPNET, "output.dense"]),
+    ("mpnet", ["dense"], "mpnet.encoder.layer", FEED_FORWARD),
     ("modernbert", "auto", "model.layers", [*MODERN, "mlp.Wi", "mlp.Wo"]),
     ("modernbert", "attention", "model.layers", MODERN),
     ("modernbert", ["Wo"], "model.layers", ["attn.Wo", "mlp.Wo"]),

@@ -1,6 +1,8 @@
 """Folders of base models: from packages, local folders and the Hub; what is refused, and what is said."""
 
 import hashlib
+import io
+import zipfile
 from pathlib import Path
 
 import httpx2
@@ -41,6 +43,61 @@ def test_joined_parts_of_another_hash_are_refused_and_not_kept(sandbox):
     assert "0" * 64 in str(caught.value)
     assert hashlib.sha256(b"GGUFmore").hexdigest() in str(caught.value)
     assert not list((cache_dir() / "models").glob("tiny*"))
+
+
+FILES = ["config.json", "model.safetensors"]
+
+
+def zip_bytes(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def test_the_parts_of_a_zip_file_are_joined_and_only_the_named_files_taken_out(sandbox):
+    files = {
+        "m/config.json": b"{}",
+        "m/model.safetensors": b"w" * 99,
+        "m/run.py": b"",
+        "m/1_Pooling/config.json": b"[]",
+    }
+    whole = zip_bytes(files)
+    parts = [{"z-part/in/m.zip.001": whole[:80]}, {"a-part/in/m.zip.002": whole[80:]}]
+    members = [name for part in parts for name in part]
+    right = hashlib.sha256(whole).hexdigest()
+    folder = model_folder(package_model(sandbox, parts, members, sha256=right, unpack=FILES))
+    assert {str(path.relative_to(folder)): path.is_file() for path in folder.rglob("*")} == dict.fromkeys(FILES, True)
+    assert (folder / "model.safetensors").read_bytes() == b"w" * 99
+    # Other files out of the same archives are another folder.
+    more = model_folder(package_model(sandbox, parts, members, sha256=right, unpack=[*FILES, "1_Pooling/config.json"]))
+    assert more != folder
+    assert (more / "1_Pooling/config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sha256": "0" * 64}, r"conf/models/tiny\.yaml: sha256: tiny\.zip has [0-9a-f]{64}, pinned is 0{64}"),
+        ({"unpack": ["config.json", "weights.bin"]}, r"tiny\.zip: no member 'weights\.bin'"),
+        ({"members": ["b", "a"]}, r"sha256: tiny\.zip has"),
+    ],
+)
+def test_a_joined_zip_file_that_is_not_what_was_pinned_leaves_nothing_behind(sandbox, changes, said):
+    whole = zip_bytes({"config.json": b"{}" * 99, "model.safetensors": bytes(range(256))})
+    parts = [{"a": whole[:40]}, {"b": whole[40:]}]
+    right = {"members": ["a", "b"], "unpack": FILES, "sha256": hashlib.sha256(whole).hexdigest()}
+    with pytest.raises(UserError, match=said):
+        model_folder(package_model(sandbox, parts, **right | changes))
+    assert not [path for path in (cache_dir() / "models").rglob("tiny*") if path.suffix != ".lock"]
+
+
+def test_what_is_unpacked_is_pinned_and_comes_from_archives(sandbox):
+    with pytest.raises(ValueError, match="unpack: takes files out of members, which source: hub has not"):
+        Model(name="far", source="hub", hub="org/tiny", unpack=FILES)
+    with pytest.raises(ValueError, match="unpack: needs the key 'sha256'"):
+        package_model(sandbox, [{"a": b""}], ["a"], unpack=FILES)
 
 
 def test_a_transformers_folder_inside_a_package(sandbox):

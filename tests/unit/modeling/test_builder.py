@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,8 @@ def test_a_base_that_lacks_weights_of_its_own_is_refused_and_never_filled_up_by_
 
 
 @pytest.mark.parametrize(
-    ("architecture", "positions"), [("gpt2", 256), ("bert", 256), ("roberta", 254), ("llama", 256), (UNKNOWN, 256)]
+    ("architecture", "positions"),
+    [("gpt2", 256), ("bert", 256), ("roberta", 254), ("mpnet", 254), ("llama", 256), (UNKNOWN, 256)],
 )
 def test_prompts_longer_than_the_models_positions_are_refused(
     tiny_base: Bases, architecture: str, positions: int
@@ -269,3 +271,15 @@ def test_weights_of_another_size_than_the_configuration_says_are_refused(tiny_ba
     save_file(weights | {name: weights[name][:-5]}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="have other sizes than its config.json says"):
         plan(folder, head="linear", method="full").load()
+
+
+def test_what_transformers_cannot_do_with_a_family_is_refused_or_left_to_auto(tiny_base: Bases) -> None:
+    settings = {"head": "linear", "method": "full"}
+    asked = plan(tiny_base("mpnet"), attention="sdpa", **settings)
+    with pytest.raises(UserError, match="train.attention: Transformers has no sdpa for tiny; set it to auto or eager"):
+        replace(asked, machine=replace(asked.machine, attention="sdpa")).load()
+    left = plan(tiny_base("mpnet"), **settings)
+    network = replace(left, machine=replace(left.machine, attention="sdpa")).load()
+    assert network.config._attn_implementation == "eager"
+    with pytest.raises(UserError, match="train.gradient_checkpointing: Transformers can't .* 'mpnet'; set it to false"):
+        plan(tiny_base("mpnet"), gradient_checkpointing=True, **settings).build()
