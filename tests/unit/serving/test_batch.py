@@ -22,7 +22,7 @@ from labeltune.inference.calibration import Calibration
 from labeltune.inference.classifier import Predictions
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_json
-from labeltune.serving import batch, tables
+from labeltune.serving import batch
 from labeltune.serving.batch import answer_blocks, answer_file, answers
 from labeltune.serving.tables import Table
 
@@ -266,35 +266,6 @@ def test_answers_half_written_before_a_power_cut_are_dropped(stub: Stub, tmp_pat
     part.write_bytes(part.read_bytes()[:-9])  # the note arrived on the disk, the answers did not
     assert answer_file(stub, table, out).resumed == 0
     assert len(read(out)) == 40
-
-
-def arriving(*blocks: bytes, format: str = "txt", **options: str) -> list[list[dict[str, Any]]]:
-    return list(tables.stream_lines(iter([*blocks, b""]).__next__, format=format, **{"text": "text"} | options))
-
-
-def test_rows_of_a_pipe_come_as_they_are_there() -> None:
-    euro = "\ufeffone €\r\ntwo".encode()
-    found = arriving(euro[:8], euro[8:], b" 2\n\nthr", b"ee")
-    assert found == [[{"text": "one €"}], [{"text": "two 2"}, {"text": ""}], [{"text": "three"}]]
-    assert arriving("你好\n".encode("gb18030"), encoding="gb18030") == [[{"text": "你好"}]]
-    assert arriving(b'{"text": "a", "n": 1}\n\n"b"\n', format="jsonl") == [[{"text": "a", "n": 1}, {"text": "b"}]]
-    assert arriving() == []
-
-
-@pytest.mark.parametrize(
-    ("blocks", "options", "message"),
-    [
-        ([b'"a"\n', b'"b"\n{'], {"format": "jsonl"}, "-:3: not valid JSON"),
-        ([b'{"body": "a"}\n'], {"format": "jsonl"}, "no 'text' in {'body': 'a'}; name it with --text-column"),
-        ([b"a\n", b"\xff\n"], {}, "-:2 or later: .*name the encoding with --encoding"),
-        ([b"\xe2\x82"], {}, "-:1 or later: .*unexpected end of data"),
-        ([], {"encoding": "klingon"}, "--encoding: 'klingon' is unknown"),
-        ([], {"format": "csv"}, "--format: 'csv' can't come through a pipe, only txt and jsonl"),
-    ],
-)
-def test_a_bad_pipe_is_told(blocks: list[bytes], options: dict[str, str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        arriving(*blocks, **options)
 
 
 def test_blocks_are_answered_row_by_row(stub: Stub) -> None:
