@@ -1,7 +1,6 @@
 """The cheaper models against scikit-learn's own, put together by hand."""
 
 import json
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,16 +115,6 @@ def test_the_majority_gives_training_shares() -> None:
     assert found.probabilities.shape == (20, 2)
     np.testing.assert_array_equal(found.probabilities, np.tile(shares, (20, 1)))
     assert found.chosen["label"] == "ham"
-
-
-def test_a_label_without_a_training_row_gets_nothing_and_a_lone_label_everything() -> None:
-    rows = np.random.default_rng(0).normal(size=(6, 3))
-    lacking = regression.Regression.fit(rows, np.array([0, 2, 0, 2, 0, 2]), 4, c=1.0, standardise=True)
-    given = lacking.probabilities(rows)
-    np.testing.assert_allclose(given.sum(axis=1), 1)
-    assert (given[:, [1, 3]] == 0).all()
-    lone = regression.Regression.fit(rows, np.array([1] * 6), 3, c=1.0, standardise=True)
-    np.testing.assert_array_equal(lone.probabilities(rows[:2]), [[0, 1, 0], [0, 1, 0]])
 
 
 def planted() -> tuple[LayerProbes, dict[str, Split]]:
@@ -261,7 +250,3 @@ def test_what_is_written_is_complete_and_free_of_times(tmp_path: Path) -> None:
     spent = baselines.costs(found)["tfidf"]
     assert set(spent) == {"train_seconds", "rows_per_second", "peak_memory_mib", "size_mib"}
     assert spent["peak_memory_mib"] > 10
-
-
-def test_sizes_are_those_of_the_fitted_models() -> None:
-    assert regression.size("x" * 100_000) == len(pickle.dumps(("x" * 100_000,)))
