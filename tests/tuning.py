@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from labeltune.modeling.device import Machine
 from labeltune.modeling.forward import compute_logits
 from labeltune.modeling.prompts import EncodedRows, Encoder
 from labeltune.training import checkpoints, finetune
+from labeltune.training.dataset import Collator
 from labeltune.training.tracking import History
+from labeltune.training.trainer import RowTrainer
 
 CUE = "\nLabel:"
 TEXTS = ["win a free prize now", "see you at home for lunch later, call me", "x", "free cash", "lunch", "call", "now"]
@@ -79,6 +82,16 @@ def tune(
         patch.setitem(os.environ, "DVC_ROOT", folder)
         with checkpoints.open_store(artifact.fingerprint(record(made)), keep=made.train.checkpoints) as store:
             return finetune.fine_tune(made, given, given, store=store, callbacks=callbacks)
+
+
+def trainer_of(made: NetworkSpec, folder: Path, given: EncodedRows | None = None) -> RowTrainer:
+    """The trainer of a plan before its first step; it keeps no checkpoint."""
+    given = given or rows(made)
+    weights = finetune.class_weights(made.train, made.labels, given.labels)
+    store: Any = SimpleNamespace(folder=folder)
+    return finetune._trainer(
+        made.build(), given, given, made.train, "fp32", Collator(pad_id=0), weights, store, None, []
+    )
 
 
 def reloaded(made: NetworkSpec, network: Any, folder: Path, *, merge: bool = False) -> Classifier:

@@ -4,7 +4,6 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from pydantic import ValidationError
 from scipy import special
 from sklearn.utils.class_weight import compute_class_weight
-from torch.nn import functional
 from transformers import TrainerCallback
 
 from labeltune.config.model import Train
@@ -22,9 +20,8 @@ from labeltune.data.labels import LabelSet
 from labeltune.inference import artifact
 from labeltune.runtime.errors import UserError
 from labeltune.training import checkpoints, finetune, tracking
-from labeltune.training.dataset import Collator
 from labeltune.training.tracking import validation_figures
-from tests.tuning import ANSWERS, plan, record, rows, tune
+from tests.tuning import plan, record, rows, trainer_of, tune
 
 Bases = Callable[..., Path]
 LABELS = LabelSet(names=("a", "b", "c"), words=("a", "b", "c"))
@@ -36,14 +33,6 @@ def train(**changes: Any) -> Train:
 
 def arguments(tmp_path: Path, **changes: Any) -> Any:
     return finetune._arguments(train(**changes), "fp32", 7, tmp_path)
-
-
-def trainer_for(made: Any, tmp_path: Path, store: Any = None) -> Any:
-    given, weights = rows(made), finetune.class_weights(made.train, made.labels, ANSWERS)
-    store = store or SimpleNamespace(folder=tmp_path)
-    return finetune._trainer(
-        made.build(), given, given, made.train, "fp32", Collator(pad_id=0), weights, store, None, []
-    )
 
 
 class Watcher(TrainerCallback):
@@ -150,37 +139,6 @@ def test_a_weight_of_zero_is_refused() -> None:
         train(class_weights={"a": 0, "b": 1, "c": 1})
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize("weights", ["none", "balanced", {"ham": 0.5, "spam": 4.0}], ids=["none", "balanced", "given"])
-def test_the_loss_is_the_weighted_and_smoothed_cross_entropy(
-    tiny_base: Bases, tmp_path: Path, weights: Any, smoothing: float
-) -> None:
-    made = plan(tiny_base("llama"), head="linear", class_weights=weights, label_smoothing=smoothing)
-    trainer = trainer_for(made, tmp_path)
-    given = rows(made)
-    batch = Collator(pad_id=0)([given[row] for row in range(len(given))])
-    loss, output = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
-    logits = output.logits.detach()
-
-    share = [ANSWERS.count(0), ANSWERS.count(1)]
-    w = {"none": [1, 1], "balanced": [7 / (2 * count) for count in share]}.get(str(weights), [0.5, 4.0])
-    by_hand = 0.0
-    for row, answer in enumerate(ANSWERS):
-        log_p = (logits[row] - logits[row].exp().sum().log()).tolist()
-        by_hand -= (1 - smoothing) * w[answer] * log_p[answer]
-        by_hand -= smoothing / 2 * sum(w[label] * log_p[label] for label in (0, 1))
-    assert loss.item() == pytest.approx(by_hand / 7, rel=1e-5)
-    answers = torch.tensor(ANSWERS)
-    torchs = functional.cross_entropy(
-        logits, answers, weight=torch.tensor(w, dtype=torch.float32), label_smoothing=smoothing, reduction="sum"
-    )
-    assert loss.item() == pytest.approx(float(torchs) / 7, rel=1e-5)
-    # What is recorded stays comparable between runs: the plain cross-entropy.
-    assert trainer.progress.pending[0][0] == pytest.approx(
-        float(functional.cross_entropy(logits, answers, reduction="sum")), rel=1e-5
-    )
-
-
 class _Steps(TrainerCallback):
     """The optimiser's settings at each step."""
 
@@ -273,7 +231,7 @@ def test_the_optimiser_is_8_bit_adamw_with_qlora_unless_set(
 ) -> None:
     assert arguments(tmp_path, **changes).optim == name
     made = plan(tiny_base("llama"), head="linear", **changes)
-    optimizer = trainer_for(made, tmp_path).create_optimizer()
+    optimizer = trainer_of(made, tmp_path).create_optimizer()
     assert type(optimizer).__name__ == kind
     assert type(optimizer).__module__.split(".")[0] == ("bitsandbytes" if "8bit" in name else "torch")
     if "8bit" in name:
@@ -313,29 +271,3 @@ def test_a_run_takes_the_rate_of_its_method(tiny_base: Bases) -> None:
     rates = {"full": 1e-5, "lora": 2e-4}
     assert stepped(tiny_base("llama"), learning_rate=rates, eval_steps=1).rates == [2e-4]
     assert stepped(tiny_base("llama"), learning_rate=rates, method="full", eval_steps=1).rates == [1e-5]
-
-
-@pytest.mark.parametrize(("epochs", "steps"), [(0.5, 2), (1.0, 4), (2.0, 4), (4.0, 4)])
-def test_auto_validates_twice_an_epoch_and_twice_in_all(
-    tiny_base: Bases, tmp_path: Path, epochs: float, steps: int
-) -> None:
-    """An epoch has 7 steps."""
-    made = plan(tiny_base("llama"), head="linear", batch_size=1, epochs=epochs)
-    assert len(rows(made)) == 7
-    assert trainer_for(made, tmp_path).args.eval_steps == steps
-
-
-def test_a_training_shorter_than_eval_steps_is_validated_at_its_end(tiny_base: Bases) -> None:
-    _, history = tune(plan(tiny_base("llama"), head="linear", epochs=3.0, eval_steps=100))
-    assert [record["step"] for record in history.validation] == [3]
-    assert history.best_step == 3
-
-
-def test_early_stopping_keeps_the_best_validation(tiny_base: Bases) -> None:
-    settings = {"learning_rate": 3.0, "epochs": 40.0, "eval_steps": 1, "early_stopping": 3}
-    _, history = tune(plan(tiny_base("llama"), head="linear", **settings))
-    losses = [record["loss"] for record in history.validation]
-    assert len(losses) < 40
-    best = losses.index(min(losses))
-    assert history.best_step == best + 1
-    assert len(losses) == best + 1 + 3
