@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from labeltune.evaluation.robustness import editing
+from labeltune.runtime.cache import list_folder
 
 SENSES = [  # lemma, part of speech, synset, times counted
     ("movie", 1, 1, 20), ("film", 1, 1, 20), ("film", 1, 2, 2),
@@ -77,6 +78,8 @@ def fill_lexicons(cache: Path) -> None:
             path = cache / "lexicons" / lexicon.sha256[:12] / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+        folder = cache / "lexicons" / lexicon.sha256[:12]
+        list_folder(folder, folder)
 
 
 def _tree() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from labeltune.modeling.base_models import load_config, load_tokenizer, open_bas
 from labeltune.modeling.forward import prefix_tokens
 from labeltune.modeling.prompts import Encoder
 from labeltune.probing.layer_selection import compared_rows, fewest_layers, patience, trained_layers
-from labeltune.runtime.downloads import cache_dir
+from labeltune.runtime.cache import cache_dir
 from labeltune.runtime.files import read_prepared
 from labeltune.training.trainer import validations_per_epoch
 

@@ -194,7 +194,10 @@ def _list(kind: str) -> None:
 
 
 def _fetch(recipes: list[str]) -> None:
-    """Resolve each recipe as `dvc repro` would, and fetch its rows, base model, lexicons and the font of its labels."""
+    """Resolve each recipe as `dvc repro` would, and fetch its rows, base model and font.
+
+    Lexicons are fetched for the languages of its texts.
+    """
     from labeltune.data.discovery import find_source
     from labeltune.data.loading import pin_revision, read_split
     from labeltune.evaluation.robustness import editing
@@ -211,7 +214,8 @@ def _fetch(recipes: list[str]) -> None:
             else {str(label) for frame in frames.values() for label in frame["label"].dropna()}
         )
         font_families(sorted(names))
-        for lexicon in editing.ENGLISH + editing.CHINESE:
+        spoken = {editing.language(text) for frame in frames.values() for text in frame["text"].dropna()}
+        for lexicon in (each for name in sorted(spoken) for each in editing.LEXICONS.get(name, ())):
             editing.fetch(lexicon)
         base = open_base(resolved.model)
         rows = sum(map(len, frames.values()))

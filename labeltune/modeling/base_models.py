@@ -2,7 +2,7 @@
 
 import json
 import logging
-import os
+import re
 import shutil
 import sys
 import warnings
@@ -18,7 +18,6 @@ import gguf
 import httpx2
 import torch
 import transformers
-from filelock import FileLock
 from huggingface_hub import errors, snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
@@ -26,9 +25,10 @@ from transformers.utils import logging as transformers_logging
 from labeltune.config.model import Model
 from labeltune.console.terminal import say
 from labeltune.runtime.archives import extract, select
-from labeltune.runtime.downloads import cache_dir, fetch_members, members_folder
+from labeltune.runtime.cache import cached_folder
+from labeltune.runtime.downloads import fetch_members, members_folder
 from labeltune.runtime.errors import UserError
-from labeltune.runtime.files import digest
+from labeltune.runtime.files import known_digest
 
 # Never .bin or .py: pickles and a model's own code would be run when they are loaded.
 HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.jinja"]
@@ -95,7 +95,7 @@ def _check_gguf(path: Path, model: Model, conf: str) -> None:
 
 
 def _check_hash(path: Path, model: Model, conf: str) -> None:
-    if model.sha256 and (found := digest(path)) != model.sha256:
+    if model.sha256 and (found := known_digest(path)) != model.sha256:
         raise UserError(f"{conf}: sha256: {path.name} has {found}, pinned is {model.sha256}")
 
 
@@ -142,6 +142,11 @@ def _snapshot(model: Model) -> Path:
             "Run `labeltune fetch RECIPE` where there is a connection, or set HF_ENDPOINT to a mirror; the "
             "cache is the folder HF_HOME, which can be copied."
         ) from error
+    for file in Path(folder).iterdir():
+        # There a large file is a link to one whose name is its sha256.
+        named = file.resolve().name
+        if re.fullmatch("[0-9a-f]{64}", named) and known_digest(file) != named:
+            raise UserError(f"{key}: {file.resolve()} is damaged: delete it, then run `labeltune fetch RECIPE`")
     return _weights(Path(folder), key)
 
 
@@ -169,19 +174,15 @@ def open_base(model: Model) -> Base:
     folder = _converted(source, model) if source.suffix == ".gguf" else source
     kept = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".txt", ".model"))
     revision = folder.name if model.source == "hub" else None  # the Hub's cache names a folder by its commit
-    hashes = {file.name: digest(file) for file in kept}
+    hashes = {file.name: known_digest(file) for file in kept}
     return Base(name=model.title, folder=folder, files=hashes, revision=revision)
 
 
 def _converted(file: Path, model: Model) -> Path:
     """Convert a GGUF file into a Transformers folder, kept under the file's hash and the converter's version."""
-    folder = cache_dir() / "models" / f"{model.name}-{digest(file)[:12]}-transformers-{transformers.__version__}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return folder
+
+    def convert(partial: Path) -> None:
         print(f"converting {model.name} to safetensors, once", flush=True)
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
         options: dict[str, Any] = {"gguf_file": file.name}
         with quiet(), _read_once():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False, **options)
@@ -191,8 +192,9 @@ def _converted(file: Path, model: Model) -> Path:
             network.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
         _forget_origin(partial / "config.json")
-        os.replace(partial, folder)
-    return folder
+
+    name = f"{model.name}-{known_digest(file)[:12]}-transformers-{transformers.__version__}"
+    return cached_folder(f"models/{name}", model.name, convert)
 
 
 @contextmanager

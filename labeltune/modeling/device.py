@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import psutil
 import torch
 
 from labeltune.config.model import Train
-from labeltune.runtime.downloads import cache_dir
+from labeltune.console.terminal import say
+from labeltune.runtime.cache import cache_dir
 from labeltune.runtime.environment import KIB_PER_MIB, peak_memory
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_json
@@ -91,10 +93,14 @@ def matmul_rates() -> dict[str, float]:
     fp32. Kept, so that a noisy second measurement can't turn a repeated run into another one.
     """
     kept = cache_dir() / "matmul" / f"{cpu_name().replace(' ', '-')}-torch-{torch.__version__}.json"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    with suppress(FileNotFoundError, ValueError, LookupError, TypeError):  # not there, or damaged
+        rates = json.loads(kept.read_bytes())
+        return {name: float(rates[name]) for name in ("fp32", "bf16")}
     rates = measure_matmul()
-    write_json(kept, rates)
+    try:
+        write_json(kept, rates)
+    except OSError as error:
+        say(f"{kept} can't be written ({error.strerror}): the speed in bf16 is measured in each run")
     return rates
 
 

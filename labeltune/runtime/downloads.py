@@ -9,14 +9,13 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -32,8 +31,9 @@ from unearth.fetchers import Fetcher, PyPIClient
 
 from labeltune.console.terminal import say
 from labeltune.runtime.archives import extract
+from labeltune.runtime.cache import cache_dir, cached_folder, holding, writing_cache
 from labeltune.runtime.errors import UserError
-from labeltune.runtime.files import digest, replacing
+from labeltune.runtime.files import digest, known_digest
 
 # What a source that cannot be used raises: connection, status, address, broken page, unreadable folder.
 SOURCE_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError)
@@ -211,12 +211,6 @@ TRIES = 3
 CHUNK = 1 << 18
 
 
-def cache_dir() -> Path:
-    """Return the folder of everything fetched or converted: LABELTUNE_CACHE, or `~/.cache/labeltune`."""
-    chosen = os.environ.get("LABELTUNE_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "labeltune"
-
-
 def fetch_archive(requirement: str, sha256: str) -> Path:
     """Return the verified archive of a pinned requirement, from the cache or the user's package indexes.
 
@@ -234,7 +228,7 @@ def fetch_archive(requirement: str, sha256: str) -> Path:
     # Looked up before the lock is taken, so that a cache on a read-only disk works.
     found = _cached(folder, sha256)
     if found is None:
-        with writing_cache(), holding(folder / f"{sha256[:12]}.lock", requirement):
+        with writing_cache(requirement), holding(folder / f"{sha256[:12]}.lock", requirement):
             found = _cached(folder, sha256)
             if found is None:
                 _drop_damaged(folder, sha256)
@@ -242,41 +236,13 @@ def fetch_archive(requirement: str, sha256: str) -> Path:
     return found
 
 
-@contextmanager
-def holding(lock: Path, what: str) -> Iterator[None]:
-    """Hold a file lock, and say so when another process has it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    handle = FileLock(lock)
-    try:
-        handle.acquire(timeout=0.5)
-    except Timeout:
-        say(f"{what}: waiting for another process that is fetching it")
-        handle.acquire()
-    try:
-        yield
-    finally:
-        handle.release()
-
-
-@contextmanager
-def writing_cache() -> Iterator[None]:
-    """Turn a failed write below the cache into a message that names LABELTUNE_CACHE.
-
-    Raises:
-        UserError: The cache cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"The cache {cache_dir()} cannot be written ({error.strerror or error}): free some space, or set "
-            "LABELTUNE_CACHE to a folder that can be written"
-        ) from error
-
-
 def _cached(folder: Path, sha256: str) -> Path | None:
     """Find the file by the hash in its name: what it is called, only an index would know."""
-    return next((path for path in folder.glob(f"{sha256[:12]}-*") if digest(path) == sha256), None)
+    for path in folder.glob(f"{sha256[:12]}-*"):
+        with suppress(FileNotFoundError):  # another process removed it as damaged
+            if known_digest(path) == sha256:
+                return path
+    return None
 
 
 def _drop_damaged(folder: Path, sha256: str) -> None:
@@ -392,11 +358,11 @@ def fetch_members(
     *,
     finish: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Fetch archives, verify them and take members out of them, once.
+    """Fetch archives, verify them and take members out of them, once; see `cached_folder`.
 
     Args:
-        folder: where they go, below the cache: complete whenever it is there.
-        name: what a process that waits is told that another one is fetching.
+        folder: where they go, below the cache.
+        name: what the folder holds, for messages.
         archives: requirement, as `name==version` -> its pinned sha256.
         members: paths or patterns inside the archives.
         finish: what remains to be done in the folder before it counts as complete.
@@ -404,17 +370,14 @@ def fetch_members(
     Raises:
         UserError: an archive or a member could not be had, or the cache not be written.
     """
-    found = cache_dir() / folder
-    if found.is_dir():
-        return found
-    paths = [fetch_archive(requirement, sha256) for requirement, sha256 in archives.items()]
-    with writing_cache(), holding(found.with_name(f".{found.name}.lock"), name):
-        if not found.is_dir():
-            with replacing(found) as partial:
-                extract(paths, list(members), partial)
-                if finish:
-                    finish(partial)
-    return found
+
+    def fill(partial: Path) -> None:
+        paths = [fetch_archive(requirement, sha256) for requirement, sha256 in archives.items()]
+        extract(paths, list(members), partial)
+        if finish:
+            finish(partial)
+
+    return cached_folder(folder, name, fill)
 
 
 def members_folder(kind: str, name: str, archives: Mapping[str, str], members: Sequence[str]) -> str:

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -128,6 +130,54 @@ def digest(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+RACY_SECONDS = 2.0
+"""A file that changed this recently may change again without its time of change telling."""
+
+
+def known_digest(path: Path) -> str:
+    """sha256 of a file, computed once per process while its size, time of change and inode stay the same."""
+    stat = path.stat()
+    if abs(time.time() - stat.st_mtime) < RACY_SECONDS:
+        return digest(path)
+    return _digest_of(path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@cache
+def _digest_of(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+    """The arguments after the first tell a file from what was there before it."""
+    return digest(path)
+
+
+def list_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Path below a folder -> size in bytes and sha256, of each file in it."""
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": known_digest(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def damage(folder: Path, listed: Mapping[str, Mapping[str, Any]], *, alone: bool = False) -> str | None:
+    """Say in which file a folder differs from what `list_files` returned; None if it does not.
+
+    Args:
+        alone: whether the folder may hold no other file.
+    """
+    for name, kept in listed.items():
+        try:
+            size = (folder / name).stat().st_size
+            if size != kept["bytes"]:
+                return f"{name} has {size:,} of {kept['bytes']:,} bytes"
+            if known_digest(folder / name) != kept["sha256"]:
+                return f"{name} changed"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} can't be read: {error.strerror}"
+    others = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if alone and path.is_file())
+    return next((f"{name} is not a part of it" for name in others if name not in listed), None)
 
 
 @contextmanager

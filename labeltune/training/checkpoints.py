@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from labeltune.console.terminal import say
 from labeltune.runtime.environment import Fingerprint, sha256
 from labeltune.runtime.errors import WRITING_FAILED, UserError
-from labeltune.runtime.files import digest, held, repository
+from labeltune.runtime.files import damage, held, list_files, repository
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -39,11 +39,8 @@ def checkpoint_name(step: int) -> str:
 
 def write_manifest(folder: Path, step: int, best: int | None, fingerprint: Fingerprint) -> None:
     """Describe a checkpoint's files as they are now, with the training and the best step they belong to."""
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / NAME
-    }
+    (folder / NAME).unlink(missing_ok=True)  # of the checkpoint that this one is a copy of
+    files = list_files(folder)
     manifest = {"format": FORMAT, "step": step, "best": best, "fingerprint": fingerprint.content, "files": files}
     sealed = manifest | {SEAL: sha256(manifest)}
     # No line end: JSON would be as valid without it, and a truncated file should never be.
@@ -103,17 +100,8 @@ def _check_alone(folder: Path, fingerprint: Fingerprint) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is the checkpoint of step {manifest['step']} and must be named so")
     if different := fingerprint.differences(manifest["fingerprint"]):
         raise CheckpointError(f"{folder} is of another training ({'; '.join(different)})")
-    for name, kept in manifest["files"].items():
-        try:
-            size = (folder / name).stat().st_size
-            if size != kept["bytes"]:
-                raise CheckpointError(f"{folder} is damaged ({name} has {size:,} of {kept['bytes']:,} bytes)")
-            if digest(folder / name) != kept["sha256"]:
-                raise CheckpointError(f"{folder} is damaged ({name} changed)")
-        except FileNotFoundError:
-            raise CheckpointError(f"{folder} is damaged ({name} is missing)") from None
-        except OSError as error:
-            raise CheckpointError(f"{folder} is damaged ({name} can't be read: {error.strerror})") from None
+    if problem := damage(folder, manifest["files"]):
+        raise CheckpointError(f"{folder} is damaged ({problem})")
     return manifest
 
 

@@ -193,7 +193,8 @@ CHARACTERS = Lexicon(
 )
 """Chinese characters: frequency, order of strokes, four-corner code, structure."""
 
-ENGLISH, CHINESE = (WORDNET,), (CILIN, JIEBA, CHARACTERS)
+LEXICONS: dict[Language, tuple[Lexicon, ...]] = {"en": (WORDNET,), "zh": (CILIN, JIEBA, CHARACTERS)}
+"""What texts of a language are changed with; the other languages need none."""
 
 
 def fetch(lexicon: Lexicon) -> Path:

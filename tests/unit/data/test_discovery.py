@@ -10,7 +10,7 @@ from labeltune.config.base import Archive
 from labeltune.config.data import Dataset
 from labeltune.data.discovery import dataset_folder
 from labeltune.runtime import downloads
-from labeltune.runtime.downloads import cache_dir
+from labeltune.runtime.cache import cache_dir
 from labeltune.runtime.errors import UserError
 from tests.packages import ROWS, rows_wheel, sdist
 

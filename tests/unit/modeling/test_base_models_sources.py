@@ -7,12 +7,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import transformers
 from huggingface_hub import constants, errors
 
 from labeltune.config.model import Model
 from labeltune.modeling import base_models
 from labeltune.modeling.base_models import model_folder
-from labeltune.runtime.downloads import cache_dir
+from labeltune.runtime.cache import cache_dir, list_folder
 from labeltune.runtime.errors import UserError
 from tests.packages import wheel
 
@@ -160,6 +161,43 @@ def test_a_cached_hub_model_needs_no_network(sandbox, monkeypatch):
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"conf/models/far\.yaml: hub: org/tiny: .*holds no .safetensors"):
         model_folder(HUB)
+
+
+def test_a_damaged_file_in_the_hubs_cache_is_refused_by_name(sandbox, monkeypatch):
+    """The Hub's cache names a large file by its sha256 and links to it."""
+    weights = sandbox / "blobs" / hashlib.sha256(b"weights").hexdigest()
+    snapshot = sandbox / "snapshots" / "0123456789abcdef"
+    for folder in (weights.parent, snapshot):
+        folder.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    (snapshot / "model.safetensors").symlink_to(weights)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr(base_models, "snapshot_download", lambda *names, **options: str(snapshot))
+    assert model_folder(HUB) == snapshot
+    weights.write_bytes(b"wejghts")
+    with pytest.raises(UserError, match=rf"hub: org/tiny: .*{weights.name} is damaged: delete it"):
+        model_folder(HUB)
+
+
+def test_converted_weights_are_verified_and_converted_anew_where_a_bit_flipped(sandbox, monkeypatch):
+    Path("own.gguf").write_bytes(b"GGUFx")
+    name = f"own-{hashlib.sha256(b'GGUFx').hexdigest()[:12]}-transformers-{transformers.__version__}"
+    folder = cache_dir() / "models" / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    list_folder(folder, folder)
+
+    def convert(*names, **options):
+        raise UserError("converted anew")
+
+    monkeypatch.setattr(base_models.AutoTokenizer, "from_pretrained", convert)
+    base = base_models.open_base(local_model("own.gguf"))
+    assert base.folder == folder
+    assert base.files["model.safetensors"] == hashlib.sha256(b"weights").hexdigest()
+    (folder / "model.safetensors").write_bytes(b"wejghts")
+    with pytest.raises(UserError, match="converted anew"):
+        base_models.open_base(local_model("own.gguf"))
 
 
 def test_hub_without_network_or_with_a_bad_name(sandbox, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from labeltune.modeling import device
-from labeltune.runtime.downloads import cache_dir
+from labeltune.runtime.cache import cache_dir
 from labeltune.runtime.errors import UserError
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU does")
@@ -59,3 +59,26 @@ def test_running_queue_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert device.choose_threads("auto") == expected
     assert device.choose_threads(3) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"fp32": 1.0}', '{"fp32": null, "bf16": 1.0}'])
+def test_a_damaged_measurement_is_made_again(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(device, "MATMUL_SIZE", 8)
+    first = device.matmul_rates()
+    (kept,) = Path(cache_dir() / "matmul").iterdir()
+    kept.write_text(text)
+    monkeypatch.setattr(device, "measure_matmul", lambda: first)
+    assert device.matmul_rates() == first
+    assert json.loads(kept.read_text()) == first
+
+
+def test_a_measurement_that_cannot_be_kept_is_used_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, content: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(device, "MATMUL_SIZE", 8)
+    monkeypatch.setattr(device, "write_json", refuse)
+    assert device.matmul_rates().keys() == {"fp32", "bf16"}
+    assert "can't be written (Permission denied)" in capsys.readouterr().out

@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from labeltune.runtime import downloads
-from labeltune.runtime.downloads import cache_dir, fetch_archive, read_indexes
+from labeltune.runtime.cache import cache_dir
+from labeltune.runtime.downloads import fetch_archive, read_indexes
 from labeltune.runtime.errors import UserError
 from tests.packages import rows_wheel, wheel
 

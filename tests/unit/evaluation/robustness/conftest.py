@@ -6,7 +6,7 @@ import pytest
 
 from labeltune.data.labels import LabelSet
 from labeltune.evaluation.robustness.evaluate import perturb
-from labeltune.runtime import downloads
+from labeltune.runtime import cache, downloads
 from tests.lexicon import fill_lexicons
 
 LABELS = LabelSet(names=("a", "b", "c"), words=("ham", "spam", "other"))
@@ -20,7 +20,7 @@ def lexicons(_own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{requirement} is fetched")
 
     monkeypatch.setattr(downloads, "fetch_archive", refuse)
-    fill_lexicons(downloads.cache_dir())
+    fill_lexicons(cache.cache_dir())
 
 
 def changed(name: str, text: str, *, row: str = "7", severity: float = 0.1, seed: int = 0, label: int = 0) -> str:

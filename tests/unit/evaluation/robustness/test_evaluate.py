@@ -14,7 +14,7 @@ from labeltune.data.labels import LabelSet
 from labeltune.evaluation.robustness import evaluate
 from labeltune.evaluation.robustness.evaluate import NAMED, PERTURBATIONS
 from labeltune.reporting.plots import figures
-from labeltune.runtime import downloads, files
+from labeltune.runtime import cache, files
 from tests.lexicon import fill_lexicons
 
 LABELS = LabelSet(names=("ham", "spam"), words=("ham", "spam"))
@@ -22,7 +22,7 @@ LABELS = LabelSet(names=("ham", "spam"), words=("ham", "spam"))
 
 @pytest.fixture(autouse=True)
 def _lexicons(_own_cache: None) -> None:
-    fill_lexicons(downloads.cache_dir())
+    fill_lexicons(cache.cache_dir())
 
 
 class Stub:
