@@ -10,6 +10,7 @@ from labeltune.config import base
 from labeltune.config.data import Dataset
 from labeltune.config.evaluation import Calibrate
 from labeltune.console import terminal
+from labeltune.data.prevalence import FILE, Prevalence
 from labeltune.evaluation import calibration
 from labeltune.inference import artifact
 from labeltune.inference.classifier import Classifier
@@ -17,7 +18,8 @@ from labeltune.inference.model_card import model_card
 from labeltune.modeling import device
 from labeltune.runtime import errors, files
 
-VALIDATION = Path("data/prepared/validation.csv")
+PREPARED = Path("data/prepared")
+VALIDATION = PREPARED / "validation.csv"
 TRAINED = Path("models/trained")
 CLASSIFIER = Path("models/classifier")
 PREDICTIONS = Path("data/predictions/validation.csv")
@@ -29,12 +31,14 @@ def main() -> None:
     classifier = Classifier.load(TRAINED)
     record = classifier.record
     torch.set_num_threads(device.choose_threads(record.train.threads))
-    with files.unchanged({"validation": VALIDATION}):
+    with files.unchanged({"validation": VALIDATION, "prevalence": PREPARED / FILE}):
+        prevalence = Prevalence.load(PREPARED)
         rows = files.read_prepared(VALIDATION)
         with terminal.progress("predicting the validation rows", len(rows)) as progress:
             answers = classifier.predict(rows["text"].tolist(), allow_blank=True, progress=progress)
         labels = np.array(record.labels.index(rows["label"].tolist()))
-        fitted = calibration.calibrate(answers.logits, labels, settings)
+        weights = calibration.trained_weights(record.train, record.labels, prevalence)
+        fitted = calibration.calibrate(answers.logits, labels, settings, weights)
         record = replace(record, calibration=fitted, examples=examples)
         artifact.save_calibrated(CLASSIFIER, TRAINED, record, model_card(record))
         files.write_table(PREDICTIONS, replace(answers, calibration=fitted).table(rows))

@@ -9,7 +9,7 @@ import torch
 from labeltune.config import base
 from labeltune.config.evaluation import Evaluate
 from labeltune.console import terminal
-from labeltune.evaluation import calibration, metrics
+from labeltune.evaluation import confidence, metrics
 from labeltune.inference.classifier import Classifier
 from labeltune.modeling import device
 from labeltune.runtime import errors, files
@@ -37,18 +37,18 @@ def main() -> None:
             texts = rows["text"].tolist()
             answers = classifier.predict(texts, allow_blank=True, batch_tokens=limit, progress=progress)
         spent = time.perf_counter() - started
-        names, given = record.labels.names, answers.probabilities
+        names, given, guesses = record.labels.names, answers.probabilities, answers.guesses
         labels = np.array(record.labels.index(rows["label"].tolist()))
-        figures = metrics.summarise(labels, given, names)
-        figures["intervals"] = metrics.intervals(labels, given, **bootstrap)
-        trust = calibration.analyse(answers.logits, labels, record.calibration)
+        figures = metrics.summarise(labels, given, names, guesses)
+        figures["intervals"] = metrics.intervals(labels, given, guesses, **bootstrap)
+        trust = confidence.analyse(answers.logits, labels, record.calibration, names)
         files.write_table(PREDICTIONS, answers.table(rows))
         files.write_metrics(METRICS, figures)
         files.write_metrics(CONFIDENCE, trust)
         files.write_metrics(SUMMARY, metrics.summary(figures, trust))
         files.write_metrics(COSTS, device.costs(spent, len(rows), classifier.folders))
     metrics.show(figures, METRICS, PREDICTIONS)
-    calibration.show_confidence(trust, CONFIDENCE)
+    confidence.show_confidence(trust, CONFIDENCE)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ METRICS = Path("metrics/data.json")
 
 
 def main() -> None:
-    """Write the splits, labels.json and source.json into data/prepared/, and metrics/data.json."""
+    """Write splits, labels.json, prevalence.json and source.json into data/prepared/, and metrics/data.json."""
     dataset, settings = base.section("dataset", Dataset), base.section("prepare", Prepare)
     prompt, model = base.section("prompt", Prompt), base.section("model", Model)
     books = cleaning.DataStatistics()
@@ -44,6 +44,8 @@ def main() -> None:
             files.write_table(PREPARED / f"{split}.csv", rows)
         labels.save(PREPARED / "labels.json")
         cleaning.normalization(settings).save(PREPARED)
+        assert books.prevalence is not None, "the rows were split"
+        books.prevalence.save(PREPARED)
         files.write_json(PREPARED / "source.json", collected.source)
         figures = books.figures(frames, tokens, labels)
         files.write_metrics(METRICS, figures)

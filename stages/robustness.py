@@ -23,7 +23,7 @@ def main() -> None:
     classifier = Classifier.load(CLASSIFIER)
     torch.set_num_threads(device.choose_threads(classifier.record.train.threads))
     with files.unchanged({"predictions": PREDICTIONS}):
-        given = evaluate.Given.read(PREDICTIONS, classifier.record.labels)
+        given = evaluate.Given.read(PREDICTIONS, classifier.record.labels, classifier.record.calibration)
         trials = evaluate.plan(given, settings)
         answers = evaluate.predict(classifier, given, trials)
         result = evaluate.measure(given, trials, answers, settings)

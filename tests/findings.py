@@ -12,7 +12,7 @@ import pandas as pd
 import labeltune
 from labeltune.config import resolve
 from labeltune.config.evaluation import Calibrate
-from labeltune.evaluation import calibration, metrics
+from labeltune.evaluation import calibration, confidence, metrics
 from labeltune.evaluation.comparison import decide
 from labeltune.evaluation.metrics import paired_test
 from labeltune.inference.classifier import Predictions
@@ -46,11 +46,11 @@ def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: 
         spread_logits, np.array([names.index(label) for label in spread["label"]]), Calibrate()
     )
     answers = Predictions(names=names, logits=logits, truncated=[False] * len(rows), calibration=fitted)
-    figures = metrics.summarise(labels, answers.probabilities, names)
-    figures["intervals"] = metrics.intervals(labels, answers.probabilities, **BOOTSTRAP)
+    figures = metrics.summarise(labels, answers.probabilities, names, answers.guesses)
+    figures["intervals"] = metrics.intervals(labels, answers.probabilities, answers.guesses, **BOOTSTRAP)
     write_table(folder / "data/predictions/test.csv", answers.table(rows))
     write_metrics(folder / "metrics/metrics.json", figures)
-    write_metrics(folder / "metrics/confidence_analysis.json", calibration.analyse(logits, labels, fitted))
+    write_metrics(folder / "metrics/confidence_analysis.json", confidence.analyse(logits, labels, fitted, names))
     write_metrics(folder / "metrics/robustness_result.json", robustness(figures["accuracy"], len(rows)))
     write_table(folder / "data/robustness/flips.csv", flips(rows, names))
     write_metrics(folder / "metrics/baseline_comparison.json", comparison(figures))

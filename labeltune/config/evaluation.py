@@ -14,7 +14,8 @@ class Calibrate(Section):
 
     temperature: Literal["fit", "none"] = "fit"
     """`fit`: divide the logits by the temperature of the lowest validation log-loss (Guo et al. 2017,
-    arXiv:1706.04599); `none` leaves them."""
+    arXiv:1706.04599), with a penalty that keeps it near 1 where rows are few, and after a training with class weights
+    add a bias for each label, which takes the weights out of the confidence; `none` leaves them."""
     abstain: Literal["never", "coverage", "accuracy"] = "coverage"
     """Which target sets the confidence below which an answer is marked as abstained: the share of validation rows that
     are answered, or the accuracy among them."""

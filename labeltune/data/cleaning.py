@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from labeltune.console import terminal
 from labeltune.data.deduplication import Progress, find_near_duplicates
 from labeltune.data.labels import LabelSet
 from labeltune.data.normalization import Normalization
+from labeltune.data.prevalence import Prevalence
 from labeltune.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -59,6 +60,8 @@ class DataStatistics:
     """Training rows whose label a correction changed."""
     moved: int = 0
     """Rows that changed splits so that near copies of a text stand in one."""
+    prevalence: Prevalence | None = None
+    """Shares of the labels before and after balancing, once the rows are split."""
 
     def figures(self, frames: Frames, tokens: Mapping[str, Lengths], labels: LabelSet) -> dict[str, Any]:
         """Everything that metrics/data.json holds.
@@ -81,6 +84,7 @@ class DataStatistics:
             "dropped": {reason: self._total(self.dropped[reason]) for reason in REASONS},
             "leaks_left": leaks,
             "moved": self.moved,
+            "prevalence": asdict(self.prevalence) if self.prevalence else None,
             "relabelled": self.relabelled,
             "corrections": self.read[CORRECTIONS] - sum(counts[CORRECTIONS] for counts in self.dropped.values()),
             "tokens": {split: _lengths(encoded) for split, encoded in tokens.items()},

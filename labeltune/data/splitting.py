@@ -8,6 +8,7 @@ import pandas as pd
 from labeltune.config.data import Prepare
 from labeltune.data.cleaning import SPLITS, DataStatistics, Frames, check_across_splits, check_within_splits
 from labeltune.data.deduplication import Progress, find_near_duplicates
+from labeltune.data.prevalence import Prevalence
 from labeltune.data.sampling import stratified
 from labeltune.runtime.errors import UserError, bullet
 
@@ -73,9 +74,13 @@ def _keep_copies_together(frames: Frames, settings: Prepare, ledger: DataStatist
 
 
 def _balance(frame: pd.DataFrame, settings: Prepare, split: str, ledger: DataStatistics) -> pd.DataFrame:
-    """Down-sample every class to the smallest one, at random by the seed."""
-    if settings.balance == "none":
-        return frame
+    """Down-sample every class to the smallest one, at random by the seed, and note the shares before and after."""
+    balanced = frame if settings.balance == "none" else _down_sampled(frame, settings, split, ledger)
+    ledger.prevalence = Prevalence.of(frame["label"], balanced["label"], table=split == "all")
+    return balanced
+
+
+def _down_sampled(frame: pd.DataFrame, settings: Prepare, split: str, ledger: DataStatistics) -> pd.DataFrame:
     smallest = int(frame["label"].value_counts().min())
     order = np.random.default_rng(settings.seed).permutation(len(frame))
     rank = frame.iloc[order].groupby("label").cumcount().reindex(frame.index)

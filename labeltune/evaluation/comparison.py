@@ -45,20 +45,23 @@ class Answers:
     """Index of each row's label, `[rows]`."""
     probabilities: Probabilities
     """`[rows, num_labels]`."""
+    guesses: Indices
+    """Index of the label that is answered, `[rows]`."""
 
     @classmethod
     def of(cls, frame: pd.DataFrame, labels: LabelSet) -> "Answers":
-        """The answers of a table with the columns id, label and p_NAME."""
+        """The answers of a table with the columns id, label, prediction and p_NAME."""
         return cls(
             ids=frame["id"].tolist(),
             labels=np.array(labels.index(frame["label"].tolist())),
             probabilities=probabilities(frame, labels.names),
+            guesses=np.array(labels.index(frame["prediction"].tolist())),
         )
 
     @property
     def right(self) -> metrics.Flags:
         """Which rows are answered rightly, `[rows]`."""
-        return self.probabilities.argmax(axis=1) == self.labels
+        return self.guesses == self.labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +171,8 @@ def compare(
 
 def figures(answers: Answers, labels: LabelSet, *, seed: int, resamples: int) -> dict[str, Any]:
     """One model's accuracy, macro F1 and ROC-AUC with their intervals, as metrics.json has them."""
-    points = metrics.summarise(answers.labels, answers.probabilities, labels.names)
-    sure = metrics.intervals(answers.labels, answers.probabilities, seed=seed, resamples=resamples)
+    points = metrics.summarise(answers.labels, answers.probabilities, labels.names, answers.guesses)
+    sure = metrics.intervals(answers.labels, answers.probabilities, answers.guesses, seed=seed, resamples=resamples)
     return {"n": points["n"]} | {
         key: value for name in sure for key, value in ((name, points[name]), (f"{name}_interval", sure[name]))
     }

@@ -194,7 +194,9 @@ def roc_auc(labels: Indices, probabilities: Probabilities) -> list[float | None]
     return areas
 
 
-def summarise(labels: Indices, probabilities: Probabilities, names: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    labels: Indices, probabilities: Probabilities, names: Sequence[str], guesses: Indices | None = None
+) -> dict[str, Any]:
     """Everything that metrics.json holds.
 
     Macro figures are means over the classes that occur among the labels or the guesses, a class that is never
@@ -205,8 +207,9 @@ def summarise(labels: Indices, probabilities: Probabilities, names: Sequence[str
         labels: index of each row's label, `[rows]`.
         probabilities: `[rows, num_labels]`.
         names: label names, `[num_labels]`.
+        guesses: index of the label that is answered, `[rows]`; None for the likeliest one.
     """
-    guesses = probabilities.argmax(axis=1)
+    guesses = probabilities.argmax(axis=1) if guesses is None else guesses
     count = len(names)
     areas = roc_auc(labels, probabilities)
     known = [area for area in areas if area is not None]
@@ -257,17 +260,19 @@ def summary(figures: dict[str, Any], confidence: dict[str, Any]) -> dict[str, fl
 
 
 def intervals(
-    labels: Indices, probabilities: Probabilities, *, seed: int, resamples: int
+    labels: Indices, probabilities: Probabilities, guesses: Indices | None = None, *, seed: int, resamples: int
 ) -> dict[str, dict[str, Any] | None]:
     """95% intervals of accuracy, macro F1 and ROC-AUC as `summarise` defines them; None where there is none.
 
     Args:
         labels: index of each row's label, `[rows]`.
         probabilities: `[rows, num_labels]`.
+        guesses: as in `summarise`.
         seed: of the bootstrap.
         resamples: of the bootstrap.
     """
-    guesses, count, rows = probabilities.argmax(axis=1), probabilities.shape[1], len(labels)
+    guesses = probabilities.argmax(axis=1) if guesses is None else guesses
+    count, rows = probabilities.shape[1], len(labels)
     listed = [1] if count == 2 else range(count)
     found: dict[str, Interval | None] = {
         "accuracy": share_interval(int((labels == guesses).sum()), rows),

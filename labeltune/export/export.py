@@ -24,6 +24,7 @@ from labeltune.export import formats
 from labeltune.export.bundle import predict
 from labeltune.export.model_card import exported_card
 from labeltune.inference.artifact import CARD, MANIFEST, RECORD
+from labeltune.inference.calibration import Calibration
 from labeltune.inference.classifier import Classifier, Predictions
 from labeltune.inference.model_card import model_card
 from labeltune.modeling.base_models import load_tokenizer
@@ -132,13 +133,14 @@ def answers(folder: Path, texts: Sequence[str], progress: Callable[[int], None])
 
 def compare(expected: Predictions, found: Sequence[dict[str, Any]]) -> Comparison:
     """Put an export's answers beside the classifier's own."""
-    given = expected.probabilities
+    given, labels = expected.probabilities, np.array([answer["label"] for answer in found])
     other = np.array([list(answer["probabilities"].values()) for answer in found])
-    logits = expected.logits.astype(np.float64) / expected.calibration.temperature
-    apart = _centred(logits) - _centred(np.array([answer["logits"] for answer in found]))
+    apart = _centred(expected.calibration.scores(expected.logits)) - _centred(
+        np.array([answer["logits"] for answer in found])
+    )
     return Comparison(
         rows=len(found),
-        changed=np.flatnonzero(given.argmax(1) != other.argmax(1)).tolist(),
+        changed=np.flatnonzero(np.array(expected.names)[expected.guesses] != labels).tolist(),
         logit=float(np.abs(apart).max()),
         probability=float(np.abs(given - other).max()),
         cut=[row for row, answer in enumerate(found) if answer["truncated"] != expected.truncated[row]],
@@ -252,7 +254,7 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
             figures=figures,
         )
         write_text(partial / CARD, model_card(classifier.record, card))
-    _show(out, compared, own=own, hub=to == "hub-folder", temperature=classifier.record.calibration.temperature)
+    _show(out, compared, own=own, hub=to == "hub-folder", calibration=classifier.record.calibration)
 
 
 def _require_free(out: Path) -> None:
@@ -290,12 +292,12 @@ def write(classifier: Classifier, source: Path, to: str, folder: Path) -> bool:
         UserError: what this classifier has no form for.
     """
     _describe(classifier, source, to, folder)
-    temperature = classifier.record.calibration.temperature
+    calibration = classifier.record.calibration
     if not to.startswith("onnx"):
-        model = formats.merge(classifier.network, temperature)
+        model = formats.merge(classifier.network, calibration)
         model.save(folder)
         return model.own
-    formats.write(classifier.network, temperature, folder)
+    formats.write(classifier.network, calibration, folder)
     if to == "onnx-int8":
         formats.quantise(folder)
     return False
@@ -321,6 +323,7 @@ def _describe(classifier: Classifier, source: Path, to: str, folder: Path) -> No
             "pad_token_id": encoder.tokenizer.pad_token_id,
             "blank_token_id": encoder.filler(),
             "temperature": record.calibration.temperature,
+            "bias": record.calibration.bias,
             "threshold": record.calibration.threshold,
             "base": record.model.title,
             "data": {"name": record.dataset, "rows": record.rows, "sha256": record.data},
@@ -351,16 +354,17 @@ def _figures(classifier: Classifier, rows: Rows, found: list[dict[str, Any]]) ->
         return None
     labels = np.array(classifier.record.labels.index(rows.labels))
     given = np.array([list(answer["probabilities"].values()) for answer in found])
+    guesses = np.array(classifier.record.labels.index([answer["label"] for answer in found]))
     settings = Evaluate()
-    between = metrics.intervals(labels, given, seed=settings.seed, resamples=settings.resamples)
-    return metrics.summarise(labels, given, classifier.record.labels.names) | {"intervals": between}
+    between = metrics.intervals(labels, given, guesses, seed=settings.seed, resamples=settings.resamples)
+    return metrics.summarise(labels, given, classifier.record.labels.names, guesses) | {"intervals": between}
 
 
-def _show(out: Path, compared: Comparison, *, own: bool, hub: bool, temperature: float) -> None:
+def _show(out: Path, compared: Comparison, *, own: bool, hub: bool, calibration: Calibration) -> None:
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     terminal.say(str(compared))
-    if temperature != 1:
-        terminal.say(f"its logits are divided by the temperature {temperature:.3f} already")
+    if calibration.temperature != 1:
+        terminal.say(f"its logits are divided by the temperature {calibration.temperature:.3f} already")
     if own:
         terminal.say(
             "Transformers has no class with this head: pooled.py goes with the weights, and from_pretrained needs "

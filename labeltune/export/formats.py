@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from labeltune.export.bundle import pooled_classifier
+from labeltune.inference.calibration import Calibration
 from labeltune.modeling.base_models import quiet
 from labeltune.modeling.classifiers import NATIVE_HEADS, LabelScoring
 from labeltune.runtime.errors import UserError
@@ -37,16 +38,18 @@ class Merged:
             shutil.copyfile(str(pooled_classifier.__file__), folder / CODE)
 
 
-def merge(network: Any, temperature: float) -> Merged:
+def merge(network: Any, calibration: Calibration) -> Merged:
     """Make a loaded classifier, which is used up by this, a model of an ordinary class; else one of our own.
 
     Ordinary are a decoder's linear head on the last token, among them label words of one token each, and an encoder's
     own head. Softmax takes no notice of what label scoring subtracts from every label alike. The logits come out
-    divided by the temperature: dividing the last layer's weights and bias does that.
+    calibrated: the last layer's weights and bias are divided by the temperature, and the offset is added to the bias. A
+    decoder's linear head has no bias in Transformers, so that with an offset the class is our own.
 
     Raises:
         UserError: label words of several tokens.
     """
+    offset = calibration.offset
     if isinstance(network, LabelScoring):
         merged = Merged(network=_pooled(network, "last", [_rows(network)]), own=True)
     elif network.pooling == NATIVE_HEADS:
@@ -54,12 +57,25 @@ def merge(network: Any, temperature: float) -> Merged:
     else:
         head = getattr(network, network.head_name)
         ordinary = network.pooling == "last" and network.head_name == "score" and isinstance(head, nn.Linear)
+        ordinary = ordinary and (offset is None or head.bias is not None)
         layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+        if offset is not None and not ordinary:
+            layers = [_with_bias(layer) for layer in layers]
         merged = Merged(network=network if ordinary else _pooled(network, network.pooling, layers), own=not ordinary)
+    last = _last_layer(merged.network)
     with torch.no_grad():
-        for parameter in _last_layer(merged.network).parameters():
-            parameter.div_(temperature)
+        for parameter in last.parameters():
+            parameter.div_(calibration.temperature)
+        if offset is not None:
+            last.bias.add_(torch.tensor(offset, dtype=last.bias.dtype))
     return merged
+
+
+def _with_bias(layer: nn.Linear) -> nn.Linear:
+    """The layer with a bias of zeros where it has none."""
+    if getattr(layer, "bias", None) is None:
+        layer.bias = nn.Parameter(torch.zeros(layer.out_features, dtype=layer.weight.dtype))
+    return layer
 
 
 def _last_layer(network: Any) -> nn.Linear:
@@ -124,13 +140,15 @@ FLOAT = 1
 class _Graph(nn.Module):
     """What is exported: our own network's pass, without its Python objects."""
 
-    def __init__(self, network: Any, temperature: float) -> None:
+    def __init__(self, network: Any, calibration: Calibration) -> None:
         super().__init__()
         self.network = network
-        self.temperature = temperature
+        self.temperature = calibration.temperature
+        self.register_buffer("offset", torch.tensor(calibration.offset or [0.0], dtype=torch.float32))
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.network(input_ids=input_ids, attention_mask=attention_mask).logits / self.temperature
+        logits = logits + self.offset
         return logits, logits.softmax(1)
 
 
@@ -162,7 +180,7 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def write(network: Any, temperature: float, folder: Path) -> None:
+def write(network: Any, calibration: Calibration, folder: Path) -> None:
     """Write model.onnx in fp32, any number of rows and tokens long.
 
     Inputs are `input_ids` and `attention_mask`, int64 `[batch, length]`, padded on the right; outputs `logits` and
@@ -177,7 +195,7 @@ def write(network: Any, temperature: float, folder: Path) -> None:
     weight = sum(parameter.nbytes for parameter in network.parameters())
     with quiet(), _quiet_exporter(), torch.no_grad():
         torch.onnx.export(
-            _Graph(network, temperature).eval(),
+            _Graph(network, calibration).eval(),
             (ids, torch.ones_like(ids)),
             folder / NAME,
             input_names=["input_ids", "attention_mask"],

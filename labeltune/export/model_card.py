@@ -128,14 +128,20 @@ def _use(record: Record, *, onnx: bool, own: bool, compared: str) -> str:
         if own
         else ""
     )
+    weighted = (
+        "\nIt was trained with class weights, so that the label of least cost need not be the likeliest one printed "
+        "here: `predict.py` answers with it, the largest of the logits less `bias` in `labeltune.json`.\n"
+        if record.calibration.bias
+        else ""
+    )
     return f"""Exported by labeltune, which is not needed to use it. `verification.json`: {compared}.
 
-{trust}A text stands in a prompt, padding on the right; what comes out is calibrated, for logits are divided by the
-temperature already:
+{trust}A text stands in a prompt, padding on the right; what comes out is calibrated, for temperature and biases are
+applied to the logits already:
 
 ```python
 {shown}```
-
+{weighted}
 A prompt of more than {record.prompt.max_length} tokens must lose them from the middle of its text, and control tokens
 that are written in a text must be split. `predict.py` does both, and gives label, confidence, probabilities, and
 whether it abstains:

@@ -1,24 +1,29 @@
 """Applying calibration: from logits to calibrated probabilities, answers and prediction sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 Logits = NDArray[np.float32]
+Given = NDArray[np.float64]
+"""Calibrated probabilities, `[rows, num_labels]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What turns logits into probabilities, answers into abstentions, and probabilities into sets of labels."""
+    """What turns logits into probabilities and answers, answers into abstentions, and probabilities into label sets."""
 
     temperature: float = 1.0
     """The logits are divided by it."""
+    bias: list[float] = field(default_factory=list)
+    """Added to the logits after that, `[num_labels]`: it takes what `train.class_weights` added to them out of the
+    probabilities, while answers stay those of the weighted labels. Empty: nothing is added."""
     fitted: bool = False
-    """Whether the validation rows identify the temperature: not where all of them are right, or all are noise."""
+    """Whether temperature and bias were fitted."""
     rows: int = 0
-    """Validation rows that it was fitted on."""
+    """Validation rows that they were fitted on."""
     abstain: str = "never"
     """Target that set the threshold: never, coverage or accuracy."""
     target: float | None = None
@@ -34,10 +39,39 @@ class Calibration:
     set_threshold: float = 0.0
     """A prediction set holds the answer, and every label of at least this probability."""
 
-    def probabilities(self, logits: Logits) -> NDArray[np.float64]:
+    @property
+    def offset(self) -> list[float] | None:
+        """What is added to the logits after the temperature, `[num_labels]`; None where nothing is."""
+        return self.bias or None
+
+    def scores(self, logits: Logits) -> NDArray[np.float64]:
+        """Logarithms of the probabilities up to one constant a row, `[rows, num_labels]`."""
+        scaled: NDArray[np.float64] = logits.astype(np.float64) / self.temperature
+        return scaled if self.offset is None else scaled + self.offset
+
+    def probabilities(self, logits: Logits) -> Given:
         """Calibrated probabilities, `[rows, num_labels]`."""
-        shares: NDArray[np.float64] = softmax(logits.astype(np.float64) / self.temperature, axis=1)
+        shares: Given = softmax(self.scores(logits), axis=1)
         return shares
+
+    def answers(self, given: Given) -> NDArray[np.int64]:
+        """Index of the label that is answered, `[rows]`: the likeliest one, but after a training with class weights.
+
+        Class weights say that an error on one label costs more than on another, so that the answer of least cost need
+        not be the likeliest label (Elkan 2001). There the network's own answer stays, which was trained to be of least
+        cost, and its confidence, less than a half perhaps, is how likely it is.
+
+        Args:
+            given: what `probabilities` gave.
+        """
+        if not self.bias:
+            return given.argmax(axis=1)
+        with np.errstate(divide="ignore"):  # a probability of 0 is never the answer
+            return (np.log(given) - self.bias).argmax(axis=1)
+
+    def confidence(self, given: Given) -> NDArray[np.float64]:
+        """Probability of the label that is answered, `[rows]`."""
+        return given[np.arange(len(given)), self.answers(given)]
 
 
 NONE = Calibration()

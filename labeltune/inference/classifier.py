@@ -57,7 +57,7 @@ class Answer:
     """What the classifier says of one text."""
 
     label: str
-    """The likeliest label."""
+    """The likeliest label; after a training with class weights, the label of least expected cost."""
     confidence: float
     """Its calibrated probability."""
     probabilities: dict[str, float]
@@ -87,9 +87,14 @@ class Predictions(Sequence[Answer]):
         return self.calibration.probabilities(self.logits)
 
     @property
+    def guesses(self) -> NDArray[np.int64]:
+        """Index of the label that is answered, `[rows]`."""
+        return self.calibration.answers(self.probabilities)
+
+    @property
     def confidence(self) -> NDArray[np.float64]:
         """Probability of the label that is answered, `[rows]`."""
-        return self.probabilities.max(axis=1)
+        return self.calibration.confidence(self.probabilities)
 
     @property
     def abstained(self) -> list[bool]:
@@ -111,9 +116,8 @@ class Predictions(Sequence[Answer]):
         return next(iter(replace(self, logits=self.logits[row][None], truncated=[self.truncated[row]])))
 
     def __iter__(self) -> Iterator[Answer]:
-        given = self.probabilities
-        confidence = given.max(axis=1).tolist()
-        rows = zip(given.argmax(axis=1).tolist(), confidence, given.tolist(), self.truncated, strict=True)
+        confidence, given = self.confidence.tolist(), self.probabilities.tolist()
+        rows = zip(self.guesses.tolist(), confidence, given, self.truncated, strict=True)
         for guess, sure, shares, truncated in rows:
             yield Answer(
                 label=self.names[guess],
@@ -129,7 +133,7 @@ class Predictions(Sequence[Answer]):
         columns = {f"p_{name}": given[:, i] for i, name in enumerate(names)}
         columns |= {f"logit_{name}": self.logits[:, i].astype(np.float64) for i, name in enumerate(names)}
         return rows[["id", "text", "label"]].assign(
-            prediction=[names[guess] for guess in given.argmax(axis=1)],
+            prediction=[names[guess] for guess in self.guesses],
             confidence=self.confidence,
             abstained=self.abstained,
             truncated=self.truncated,

@@ -153,11 +153,17 @@ def _settings(train: Train) -> dict[str, object]:
 
 def _confidence(calibration: Calibration) -> str:
     """What its probabilities are worth, and when it abstains."""
+    biased = " and a bias of each label" if calibration.bias else ""
     if calibration.fitted:
         text = (
-            f"Its probabilities are calibrated: a temperature of {calibration.temperature:.3f}, fitted on "
+            f"Its probabilities are calibrated: a temperature of {calibration.temperature:.3f}{biased}, fitted on "
             f"{calibration.rows:,} validation rows."
         )
+        if calibration.bias:
+            text += (
+                " It was trained with class weights: its answer is the label of least cost, whose confidence may be "
+                "less than a half."
+            )
     else:
         text = "Its probabilities are the model's own, uncalibrated."
     if calibration.threshold:

@@ -17,6 +17,7 @@ from labeltune.data.labels import LabelSet
 from labeltune.evaluation.metrics import bootstrap, paired_test, share_interval
 from labeltune.evaluation.robustness import characters, editing, words
 from labeltune.evaluation.robustness.editing import Draw, Language, language
+from labeltune.inference.calibration import Calibration
 from labeltune.runtime.files import probabilities, read_predictions
 
 Kind = Literal["label_preserving", "label_agnostic"]
@@ -110,10 +111,12 @@ class Given:
     """`[rows, num_labels]`."""
     names: LabelSet
     """The labels."""
+    calibration: Calibration
+    """What gives answers from probabilities."""
 
     @classmethod
-    def read(cls, path: Path, names: LabelSet) -> "Given":
-        """Read the table of predictions."""
+    def read(cls, path: Path, names: LabelSet, calibration: Calibration) -> "Given":
+        """Read the table of predictions, whose probabilities the calibration gave."""
         rows = read_predictions(path)
         return cls(
             ids=rows["id"].tolist(),
@@ -121,6 +124,7 @@ class Given:
             labels=np.array(names.index(rows["label"].tolist())),
             probabilities=probabilities(rows, names.names),
             names=names,
+            calibration=calibration,
         )
 
     def sample(self, count: int, seed: int) -> list[int]:
@@ -199,7 +203,7 @@ def measure(given: Given, trials: Iterable[Trial], answers: Answers, settings: R
             severities[trial.name].append(figures)
         else:
             tests[trial.name] = figures
-    original = float((given.probabilities.argmax(axis=1) == given.labels).mean())
+    original = float((given.calibration.answers(given.probabilities) == given.labels).mean())
     named = [tests[name]["accuracy"] for name in NAMED if tests[name]["accuracy"] is not None]
     perturbed = float(np.mean(named)) if named else None
     return {
@@ -221,8 +225,9 @@ def _figures(given: Given, trial: Trial, answers: Answers, seed: int) -> dict[st
     """
     before = given.probabilities[trial.rows]  # [rows, num_labels]
     after = np.array([answers[text] for text in trial.texts])
-    answered, labels = before.argmax(axis=1), given.labels[trial.rows]
-    right, flipped = after.argmax(axis=1) == labels, after.argmax(axis=1) != answered
+    answered, labels = given.calibration.answers(before), given.labels[trial.rows]
+    guesses = given.calibration.answers(after)
+    right, flipped = guesses == labels, guesses != answered
     places = np.arange(len(labels))
     drop = before[places, answered] - after[places, answered]
     changed = sum(text != given.texts[row] for row, text in zip(trial.rows, trial.texts, strict=True))
@@ -290,13 +295,14 @@ COLUMNS = [
 
 def rows(given: Given, trials: Iterable[Trial], answers: Answers) -> pd.DataFrame:
     """One row per changed text, with both answers: the label and how confident it is."""
-    names = given.names.names
+    names, choose = given.names.names, given.calibration.answers
     lines: dict[tuple[str, float | None, int], dict[str, Any]] = {}
     for trial in trials:
         for row, text in zip(trial.rows, trial.texts, strict=True):
             key = (trial.name, trial.severity, row)  # a point of the severity curve may be one of the tests too
             if text != given.texts[row] and key not in lines:
-                before, after = given.probabilities[row], answers[text]
+                both = np.stack([given.probabilities[row], answers[text]])  # before and after, [2, num_labels]
+                (guess, changed), (sure, then) = choose(both), given.calibration.confidence(both)
                 lines[key] = {
                     "perturbation": trial.name,
                     "severity": trial.severity,
@@ -304,10 +310,10 @@ def rows(given: Given, trials: Iterable[Trial], answers: Answers) -> pd.DataFram
                     "label": names[given.labels[row]],
                     "text": given.texts[row],
                     "changed_text": text,
-                    "prediction": names[before.argmax()],
-                    "changed_prediction": names[after.argmax()],
-                    "confidence": before.max(),
-                    "changed_confidence": after.max(),
+                    "prediction": names[guess],
+                    "changed_prediction": names[changed],
+                    "confidence": sure,
+                    "changed_confidence": then,
                 }
     return pd.DataFrame(list(lines.values()), columns=[COLUMNS[0], "severity", *COLUMNS[1:]])
 

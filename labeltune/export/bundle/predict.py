@@ -85,9 +85,11 @@ class Classifier:
     def _answer(self, logits: NDArray[np.float64], truncated: bool) -> dict[str, Any]:
         exponential = np.exp(logits - logits.max())
         given = exponential / exponential.sum()
-        confidence = float(given.max())
+        # The answer of least cost after a training with class weights, whose effect on the logits the bias takes out.
+        guess = int((logits - (self.settings["bias"] or 0)).argmax())
+        confidence = float(given[guess])
         return {
-            "label": self.settings["labels"][int(given.argmax())],
+            "label": self.settings["labels"][guess],
             "confidence": confidence,
             "probabilities": dict(zip(self.settings["labels"], given.tolist(), strict=True)),
             "abstained": confidence < self.settings["threshold"],

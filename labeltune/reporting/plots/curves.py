@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
-from labeltune.evaluation.calibration import risk_coverage
+from labeltune.evaluation.confidence import risk_coverage
 
 MOST = 500
 """At most so many points a curve in a table: at most 1/250 of an axis between two of them."""

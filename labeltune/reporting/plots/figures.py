@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import confusion_matrix
 
-from labeltune.evaluation.calibration import Confidence, risk_coverage
+from labeltune.evaluation.confidence import Confidence, risk_coverage
 from labeltune.evaluation.metrics import Flags
 from labeltune.reporting.plots.curves import Curve, listed, precision_recall_curves, roc_curves
 from labeltune.reporting.plots.style import BLUE, DASHES, FAINT, INK, ORANGE, PALETTE, figure, save, shortened, style

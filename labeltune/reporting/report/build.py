@@ -39,9 +39,8 @@ def _good(evidence: RunResults, wording: Wording) -> Line:
 def _trust(evidence: RunResults, wording: Wording) -> Line:
     found = evidence.confidence
     assert found is not None, "asked for where confidence was analysed"
-    asked = evidence.settings["calibrate"]["temperature"] == "fit"
     stated = wording.line("verdict.gap", gap=model_sections.gap(found["calibration"]["after"]["ece"], wording))
-    return (*model_sections.abstention(found, wording), *stated, *model_sections.temperature(found, asked, wording))
+    return (*model_sections.abstention(found, wording), *stated, *model_sections.temperature(found, wording))
 
 
 def key_figures(evidence: RunResults, wording: Wording) -> list[KeyFigure]:

@@ -162,10 +162,10 @@ def confidence_section(evidence: RunResults, wording: Wording) -> Section:
     blocks: list[Block] = [Paragraph(wording.line("word.missing"))]
     if found is not None:
         accuracy = evidence.metrics["accuracy"]
-        asked = evidence.settings["calibrate"]["temperature"] == "fit"
         blocks = [
-            Paragraph((*_bias(found, accuracy, wording), *temperature(found, asked, wording))),
+            Paragraph((*_bias(found, accuracy, wording), *temperature(found, wording))),
             _calibration(found, wording),
+            _per_label(found, wording),
             *gallery(
                 evidence,
                 wording,
@@ -184,12 +184,13 @@ def gap(value: float, wording: Wording) -> str:
     return wording.text("word.gap", value=f"{100 * value:.1f}")
 
 
-def temperature(found: Figures, asked: bool, wording: Wording) -> Line:
-    """What dividing the logits did."""
+def temperature(found: Figures, wording: Wording) -> Line:
+    """What dividing the logits did, and what answers after a training with class weights are."""
     fitted = found["calibration"]
     if not fitted["fitted"]:
-        return wording.line("confidence.unidentified" if asked else "confidence.not_asked")
-    return wording.line("confidence.temperature", temperature=wording.figure(fitted["temperature"], 2))
+        return wording.line("confidence.not_asked")
+    line = wording.line("confidence.temperature", temperature=wording.figure(fitted["temperature"], 2))
+    return line + wording.line("confidence.biased") if fitted["bias"] else line
 
 
 def _bias(found: Figures, accuracy: float, wording: Wording) -> Line:
@@ -211,9 +212,37 @@ def _calibration(found: Figures, wording: Wording) -> Table:
         header=[wording.line(f"column.{key}") for key in ("figure", "before", "after")],
         rows=[
             [(wording.text(f"figure.{key}"),), (wording.figure(before[key]),), (wording.figure(after[key]),)]
-            for key in ("ece", "brier", "log_loss")
+            for key in ("ece", "classwise_ece", "brier", "log_loss")
         ],
         notes=[wording.line("confidence.lower")],
+    )
+
+
+def _per_label(found: Figures, wording: Wording) -> Table:
+    """How far the confidence of the answers with each label is from their accuracy."""
+    labels = found["calibration"]["after"]["per_label"]
+    rows: list[list[Line]] = [
+        [
+            (Name(name),),
+            (f"{row['answered']:,}",),
+            (wording.percent(row["confidence"]),),
+            wording.sure(row["accuracy"], row["accuracy_interval"]),
+            (wording.figure(row["classwise_ece"]),),
+        ]
+        for name, row in labels.items()
+    ]
+    notes = [wording.line("confidence.per_label_note")]
+    never: list[Line] = [(Name(name),) for name, row in labels.items() if not row["answered"]]
+    if never:
+        notes.append(wording.line("undefined.confidence", labels=wording.listed(never)))
+    return Table(
+        title=wording.line("confidence.per_label"),
+        header=[
+            wording.line(f"column.{key}")
+            for key in ("label", "answers", "mean_confidence", "accuracy", "classwise_ece")
+        ],
+        rows=rows,
+        notes=notes,
     )
 
 

@@ -186,6 +186,24 @@ def test_balance_leaves_a_given_test_set_alone() -> None:
     assert len(frames["test"]) == 10
 
 
+def test_the_shares_before_and_after_balancing_are_kept() -> None:
+    rows = frame(*distinct("a", 90), *distinct("b", 30))
+    _, ledger = split({"all": rows}, balance="smallest")
+    table = ledger.prevalence
+    assert table is not None
+    assert table.source == {"a": 0.75, "b": 0.25}
+    assert table.trained == table.measured == {"a": 0.5, "b": 0.5}
+    _, ledger = split({"train": rows, "test": frame(*distinct("a", 9, 500))}, balance="smallest")
+    given = ledger.prevalence
+    assert given is not None
+    assert given.trained == {"a": 0.5, "b": 0.5}
+    assert given.measured == given.source != given.trained
+    _, ledger = split({"all": rows}, train_rows=10)
+    plain = ledger.prevalence
+    assert plain is not None
+    assert plain.source == plain.trained == plain.measured == {"a": 0.75, "b": 0.25}
+
+
 def test_train_rows_takes_a_stratified_sample() -> None:
     frames, ledger = split({"all": frame(*distinct("a", 60), *distinct("b", 40))}, train_rows=10)
     assert frames["train"]["label"].value_counts().to_dict() == {"a": 6, "b": 4}

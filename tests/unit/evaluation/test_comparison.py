@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def answers(wrong: range | list[int], seed: int = 0) -> Answers:
     right[list(wrong)] = False
     spam = np.where(right == (LABELS == 1), sure, 1 - sure)
     ids = [f"row {i}" for i in range(ROWS)]
-    return Answers(ids=ids, labels=LABELS, probabilities=np.column_stack([1 - spam, spam]))
+    given = np.column_stack([1 - spam, spam])
+    return Answers(ids=ids, labels=LABELS, probabilities=given, guesses=given.argmax(axis=1))
 
 
 def compare(ours: Answers, others: dict[str, Answers], missing: str | None = None) -> dict[str, Any]:
@@ -122,9 +124,9 @@ def test_no_share_of_nothing() -> None:
 def write(folder: Path, ours: Answers, others: dict[str, Answers]) -> tuple[Path, Path]:
     def table(given: Answers) -> pd.DataFrame:
         names = [SPAM.names[label] for label in given.labels]
-        return pd.DataFrame(
-            {"id": given.ids, "label": names, "p_ham": given.probabilities[:, 0], "p_spam": given.probabilities[:, 1]}
-        )
+        shares = {f"p_{name}": given.probabilities[:, place] for place, name in enumerate(SPAM.names)}
+        guesses = [SPAM.names[guess] for guess in given.guesses]
+        return pd.DataFrame({"id": given.ids, "label": names, "prediction": guesses} | shares)
 
     write_table(folder / "test.csv", table(ours).assign(text="NA"))
     long = pd.concat([table(given).assign(model=name) for name, given in others.items()])
@@ -146,9 +148,21 @@ def test_answers_to_other_rows_are_refused(tmp_path: Path, change: str) -> None:
     ours = answers(range(4))
     keep = {"fewer": slice(0, 150), "order": slice(None, None, -1), "labels": slice(None)}[change]
     labels = 1 - LABELS if change == "labels" else LABELS
-    theirs = Answers(ids=ours.ids[keep], labels=labels[keep], probabilities=ours.probabilities[keep])
+    theirs = Answers(
+        ids=ours.ids[keep], labels=labels[keep], probabilities=ours.probabilities[keep], guesses=ours.guesses[keep]
+    )
     with pytest.raises(UserError, match="the answers of tfidf are to other rows.*run `dvc repro`"):
         comparison.read_answers(*write(tmp_path, ours, {"tfidf": theirs}), SPAM)
+
+
+def test_an_answer_need_not_be_the_likeliest_label(tmp_path: Path) -> None:
+    """After a training with class weights it is the label of least cost; right is who answers rightly."""
+    ours = replace(answers(range(4)), guesses=1 - LABELS)
+    read, _ = comparison.read_answers(*write(tmp_path, ours, {"tfidf": answers(range(60))}), SPAM)
+    assert not read.right.any()
+    found = compare(ours, {"tfidf": answers(range(60))})
+    assert found["fine_tuned_model"]["accuracy"] == 0.0
+    assert found["fine_tuned_model"]["accuracy_interval"]["high"] < 0.1
 
 
 def test_the_table_shows_costs_where_they_are_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,8 +189,10 @@ def test_too_few_rows_give_no_verdict_however_far_apart_the_models_are() -> None
     assert comparison.decide(models, 49).outcome == "too_few_rows"
     assert comparison.decide(models, 50).outcome == "none"
     assert comparison.decide({}, 500).outcome == "unmeasured"
-    ours = Answers(ids=["a"] * 10, labels=LABELS[:10], probabilities=answers([]).probabilities[:10])
-    wrong = Answers(ids=["a"] * 10, labels=LABELS[:10], probabilities=answers(range(5)).probabilities[:10])
+    ours, wrong = (
+        Answers(ids=["a"] * 10, labels=LABELS[:10], probabilities=made.probabilities[:10], guesses=made.guesses[:10])
+        for made in (answers([]), answers(range(5)))
+    )
     said = comparison.sentence(compare(ours, {"majority": wrong}))
     assert said.startswith("10 test rows are too few to tell whether a cheaper model is as good; a verdict takes 50.")
 

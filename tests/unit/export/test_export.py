@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def trained(base: Path, folder: Path, **train: Any) -> Classifier:
+def trained(base: Path, folder: Path, *, bias: Sequence[float] = (), **train: Any) -> Classifier:
     """A classifier on disk whose trainable weights are random, and calibrated."""
     made = tuning.plan(base, **train)
     torch.manual_seed(0)
@@ -49,7 +49,7 @@ def trained(base: Path, folder: Path, **train: Any) -> Classifier:
             torch.nn.init.normal_(parameter, std=0.2)
     record = replace(
         tuning.record(made, adapters.label_prior(network)),
-        calibration=Calibration(temperature=TEMPERATURE, fitted=True, rows=7, threshold=0.7),
+        calibration=Calibration(temperature=TEMPERATURE, bias=list(bias), fitted=True, rows=7, threshold=0.7),
         examples=["free cash now", "the call of you"],
         normalization=Normalization(unicode="NFC", whitespace="collapse"),
     )
@@ -104,6 +104,29 @@ def test_a_transformers_folder_gives_the_same_logits(
         train.get("depth", 3)
     )
     assert str(tiny_base(architecture)) not in (folder / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "train", "to"),
+    [
+        ("llama", {"head": "linear"}, "merged"),
+        ("llama", {}, "merged"),
+        ("gpt2", {"head": "mlp"}, "merged"),
+        ("bert", {"head": "linear"}, "merged"),
+        pytest.param("qwen3", {"label_score": "contextual", **SEVERAL}, "onnx", marks=pytest.mark.slow),
+    ],
+)
+def test_biases_of_the_labels_go_with_every_export_and_the_answers_stay_those_of_least_cost(
+    tiny_base: Bases, tmp_path: Path, architecture: str, train: dict[str, Any], to: str
+) -> None:
+    classifier = trained(tiny_base(architecture), tmp_path / "classifier", bias=(-1.5, 1.5), **train)
+    folder, own, compared = exported(classifier, tmp_path, to)
+    assert compared.logit < 2e-5
+    assert compared.keeps(EXACT)
+    assert own == (to == "merged" and architecture != "bert")  # a decoder's linear head has no bias in Transformers
+    plain = Classifier.load(tmp_path / "classifier").predict(TEXTS)
+    answered = [answer["label"] for answer in predict.Classifier(folder).predict(TEXTS)]
+    assert answered == [plain.names[guess] for guess in plain.logits.argmax(axis=1)]
 
 
 def test_label_words_of_several_tokens_have_no_form_in_transformers(
@@ -206,6 +229,7 @@ def wrong(expected: list[dict[str, Any]]) -> Callable[..., list[dict[str, Any]]]
     """Answers as they are, but with the labels' probabilities exchanged in one of them."""
     values = expected[0]["probabilities"]
     expected[0]["probabilities"] = dict(zip(values, reversed(values.values()), strict=True))
+    expected[0]["label"] = next(name for name in values if name != expected[0]["label"])
     return lambda folder, texts, progress: expected
 
 
@@ -214,7 +238,12 @@ def test_an_export_that_answers_otherwise_is_not_kept(
 ) -> None:
     classifier = trained(tiny_base("llama"), tmp_path / "classifier")
     given = [
-        {"probabilities": answer.probabilities, "logits": row, "truncated": answer.truncated}
+        {
+            "label": answer.label,
+            "probabilities": answer.probabilities,
+            "logits": row,
+            "truncated": answer.truncated,
+        }
         for predictions in [classifier.predict([*tuning.TEXTS, *map(as_written, tuning.TEXTS)])]
         for answer, row in zip(predictions, (predictions.logits / TEMPERATURE).tolist(), strict=True)
     ]

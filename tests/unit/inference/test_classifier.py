@@ -54,6 +54,15 @@ def test_answers_and_arrays_agree(predictions: Predictions) -> None:
     assert [list(answer.probabilities.values()) for answer in predictions] == predictions.probabilities.tolist()
 
 
+def test_after_class_weights_the_answer_is_the_networks_and_the_confidence_its_own(predictions: Predictions) -> None:
+    weighted = replace(predictions, calibration=Calibration(bias=[np.log(2.0), -np.log(2.0)], threshold=0.5))
+    first = weighted[0]
+    assert (first.label, first.confidence, first.abstained) == ("yes", pytest.approx(3 / 7), True)
+    assert first.probabilities["no"] == pytest.approx(4 / 7)
+    assert [answer.confidence for answer in weighted] == weighted.confidence.tolist()
+    assert [answer.label for answer in weighted] == [weighted.names[guess] for guess in weighted.guesses]
+
+
 def test_a_part_keeps_its_rows(predictions: Predictions) -> None:
     assert list(predictions[1:]) == list(predictions)[1:]
 

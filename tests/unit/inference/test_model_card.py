@@ -1,5 +1,6 @@
 import ast
 from collections.abc import Sequence
+from dataclasses import replace
 
 from labeltune.config.model import Model, Prompt, Train
 from labeltune.data.labels import LabelSet
@@ -53,6 +54,9 @@ def test_a_card_says_what_its_confidence_is_worth() -> None:
     shown = text(fitted)
     assert "a temperature of 1.500, fitted on 1,200 validation rows" in shown
     assert "abstains below a confidence of 0.750: it answered 95.0%" in shown
+    weighted = text(replace(fitted, bias=[0.5, -0.5]))
+    assert "1.500 and a bias of each label, fitted on 1,200" in weighted
+    assert "class weights: its answer is the label of least cost" in weighted
 
 
 def test_a_card_tells_what_was_left_open_and_why() -> None:

@@ -13,6 +13,7 @@ from labeltune.config.evaluation import Robustness
 from labeltune.data.labels import LabelSet
 from labeltune.evaluation.robustness import evaluate
 from labeltune.evaluation.robustness.evaluate import NAMED, PERTURBATIONS
+from labeltune.inference.calibration import NONE
 from labeltune.reporting.plots import figures
 from labeltune.runtime import cache, files
 from tests.lexicon import fill_lexicons
@@ -51,6 +52,7 @@ def given(texts: list[str], stub: Stub, labels: Sequence[int] | None = None) -> 
         labels=answers.argmax(axis=1) if labels is None else np.array(labels),
         probabilities=answers,
         names=LABELS,
+        calibration=NONE,
     )
 
 
@@ -168,7 +170,7 @@ def test_a_row_is_changed_alike_whatever_rows_are_beside_it() -> None:
     rows, settings = given(texts, stub), Robustness(sample=12)
     fewer = evaluate.Given(
         ids=rows.ids[::-2], texts=rows.texts[::-2], labels=rows.labels[::-2], probabilities=rows.probabilities[::-2],
-        names=LABELS,
+        names=LABELS, calibration=NONE,
     )  # fmt: skip
     trials = evaluate.plan(fewer, settings)
     some = evaluate.rows(fewer, trials, evaluate.predict(stub, fewer, trials))
@@ -203,7 +205,7 @@ def test_predictions_are_read_to_the_last_bit_and_text_as_text(tmp_path: Path) -
     spam = np.random.default_rng(0).random(50)
     frame = pd.DataFrame({"id": [f"0{i}" for i in range(50)], "text": ["NA"] * 50, "label": ["ham", "spam"] * 25})
     files.write_table(tmp_path / "test.csv", frame.assign(prediction="ham", p_ham=1 - spam, p_spam=spam))
-    read = evaluate.Given.read(tmp_path / "test.csv", LABELS)
+    read = evaluate.Given.read(tmp_path / "test.csv", LABELS, NONE)
     np.testing.assert_array_equal(read.probabilities[:, 1], spam)
     assert read.ids[3] == "03"
     assert read.texts[0] == "NA"

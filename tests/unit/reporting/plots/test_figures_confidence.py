@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from labeltune.evaluation.calibration import analyse
+from labeltune.evaluation.confidence import analyse
 from labeltune.inference.calibration import Calibration
 from labeltune.reporting.plots import figures
 
@@ -14,7 +14,7 @@ LABELS = (RNG.random(200) > GIVEN[:, 0]).astype(int)
 
 
 def trust(calibration: Calibration) -> dict:
-    return analyse(LOGITS, LABELS, calibration)
+    return analyse(LOGITS, LABELS, calibration, ("no", "yes"))
 
 
 def test_reliability_shows_both_curves_where_a_temperature_was_fitted(saved: list[Axes], tmp_path: Path) -> None:

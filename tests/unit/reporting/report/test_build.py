@@ -18,6 +18,7 @@ from labeltune.data.labels import LabelSet
 from labeltune.evaluation.comparison import decide
 from labeltune.evaluation.metrics import paired_test
 from labeltune.evaluation.robustness.evaluate import Given, measure, plan
+from labeltune.inference.calibration import NONE
 from labeltune.reporting.report import build, comparison_sections, data_sections, model_sections
 from labeltune.reporting.report.document import Document
 from labeltune.reporting.report.i18n import TEXTS, Wording
@@ -323,6 +324,7 @@ def test_texts_in_a_language_without_words_to_change_have_a_report(evidence: Run
     given = Given(
         ids=[str(place) for place in range(60)], texts=texts, labels=np.arange(60) % 2,
         probabilities=np.tile([[0.9, 0.1], [0.2, 0.8]], (30, 1)), names=LabelSet(names=("a", "b"), words=("a", "b")),
+        calibration=NONE,
     )  # fmt: skip
     settings = Robustness()
     trials = plan(given, settings)
@@ -424,8 +426,23 @@ def test_a_temperature_that_does_not_help_is_said_not_to(evidence: RunResults) -
         found["calibration"]["before"]["ece"], found["calibration"]["after"]["ece"] = before, after
         assert words in chapter(compose(replace(evidence, confidence=found)), "confidence")
     found["calibration"]["fitted"] = False
-    assert "do not settle a temperature" in build.plain(model_sections.temperature(found, True, wording))
-    assert "No temperature was asked for" in build.plain(model_sections.temperature(found, False, wording))
+    assert "No temperature was asked for" in build.plain(model_sections.temperature(found, wording))
+
+
+def test_the_confidence_of_each_label_is_shown_and_class_weights_are_told(evidence: RunResults) -> None:
+    assert evidence.confidence is not None
+    found = json.loads(json.dumps(evidence.confidence))
+    after = found["calibration"]["after"]["per_label"]
+    first, *_, last = after
+    after[first] |= {"answered": 40, "confidence": 0.741, "accuracy": 0.42, "classwise_ece": 0.123}
+    after[last] |= {"answered": 0, "confidence": None, "accuracy": None, "accuracy_interval": None}
+    found["calibration"] |= {"fitted": True, "bias": dict.fromkeys(after, 0.5)}
+    for language, words in (("en", ("label of least cost", "never answered")), ("zh", ("代价最小", "从未被预测"))):
+        text = markdown(compose(replace(evidence, confidence=found), language))
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+        (row,) = (row for row in cells if row[1:3] == ["40", "74.1%"])
+        assert (row[0], row[3][:5], row[4]) == (first, "42.0%", "0.123")
+        assert all(word in text for word in words)
 
 
 def test_markdown_specials_lose_their_meaning() -> None:
