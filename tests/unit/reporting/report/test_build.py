@@ -441,7 +441,7 @@ def test_the_confidence_of_each_label_is_shown_and_class_weights_are_told(eviden
         text = markdown(compose(replace(evidence, confidence=found), language))
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
         (row,) = (row for row in cells if row[1:3] == ["40", "74.1%"])
-        assert (row[0], row[3][:5], row[4]) == (first, "42.0%", "0.123")
+        assert (row[0].strip("`"), row[3][:5], row[4]) == (first, "42.0%", "0.123")
         assert all(word in text for word in words)
 
 
