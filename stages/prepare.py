@@ -27,9 +27,9 @@ def main() -> None:
     with files.untouched(COLLECTED):
         collected = collection.Collected.read(COLLECTED)
         frames = cleaning.clean(collected.frames, settings, dataset.labels, books)
-        labels = cleaning.label_set(frames, dataset.labels, dataset.verbalizer)
         with terminal.progress("looking for near duplicates", 2 * sum(map(len, frames.values()))) as progress:
             frames = splitting.split_rows(frames, settings, books, progress)
+        labels = cleaning.label_set(frames, dataset.labels, dataset.verbalizer, books.rare)
         if settings.corrections is not None:
             rows = cleaning.read_corrections(collected.corrections, Path(settings.corrections), labels)
             frames = cleaning.add_corrections(frames, rows, settings, books)
@@ -47,7 +47,7 @@ def main() -> None:
         assert books.prevalence is not None, "the rows were split"
         books.prevalence.save(PREPARED)
         files.write_json(PREPARED / "source.json", collected.source)
-        figures = books.figures(frames, tokens, labels)
+        figures = books.figures(frames, tokens, labels, template=encoder.frame)
         files.write_metrics(METRICS, figures)
     cleaning.show_statistics(figures, labels, PREPARED)
 

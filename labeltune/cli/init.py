@@ -1,20 +1,28 @@
 """`labeltune init`: the files under conf/ that describe a user's data, with values that suit it."""
 
 import json
+import math
 import os
 import re
+import shlex
 import shutil
+import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from labeltune.cli import inspect_data
 from labeltune.cli.inspect_data import Inspection
+from labeltune.config.base import read_yaml
 from labeltune.config.data import Dataset
-from labeltune.config.resolve import CONF
+from labeltune.config.model import Model, Prompt
+from labeltune.config.resolve import CONF, catalogue, project_top, unknown
 from labeltune.console import terminal
+from labeltune.data.encodings import COMPRESSED
 from labeltune.data.loading import hub_splits, read_split
 from labeltune.modeling.device import device
 from labeltune.runtime.errors import UserError
@@ -27,13 +35,25 @@ FEW_ROWS, MANY_ROWS = 2_000, 20_000
 UNEQUAL = 1.5
 """Rows of the most frequent label by those of the rarest, from which labels are weighted."""
 SPARE = 24
-"""Tokens of a prompt around its text."""
+"""Tokens that are kept free around a text."""
 LONGEST = 512
+MOST_AROUND = 128
+"""Most tokens that a prompt may spend on what is not the text: more labels than that are not listed in it."""
+TOLD = 0.02
+"""Share of texts from which their truncation is told."""
+RARE, FEW = 3, 10
+"""Rows of a class below which it can't be split, and below which it is hardly learnt."""
+SHOWN = 8
+LONGEST_NOTE = 200
+LONGEST_KEY = 1000
+"""Characters of a YAML key that may stand on a line with its value; 1,024 by the specification."""
 VALIDATION = ("validation", "dev", "valid", "val")
 """What the Hub's data sets call their validation rows."""
 UNTELLING = ("data", "raw", "train", "all")
 """Names of files and folders that say nothing of what is in them."""
 NAME = re.compile(r"[^\W_][\w.-]*")
+DVC_WORDS = ("true", "false", "null", "nan", "inf", "yes", "no", "on", "off", "y", "n")
+"""Names that DVC, or a YAML reader, takes for values."""
 LONGEST_NAME = 80
 WORD = re.compile(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*|[\u4e00-\u9fff]+")
 
@@ -45,7 +65,7 @@ class Choice:
     key: str
     """Where it stands: `model`, `train.head`."""
     value: Any
-    """It."""
+    """The value itself."""
     why: str
     """The reason, a few words."""
 
@@ -54,6 +74,8 @@ def write_settings_files(
     what: str, *, name: str | None, text: str | None, label: str | None, model: str | None, force: bool
 ) -> tuple[Path, Path]:
     """Look at a file, a folder or a data set of the Hub, and write its data set file and a recipe.
+
+    They are written into the project that the current folder lies in.
 
     Args:
         what: a path, or `owner/name`.
@@ -64,30 +86,61 @@ def write_settings_files(
         force: overwrite files that are there.
 
     Returns:
-        The two files.
+        The two files, relative to the project.
 
     Raises:
-        UserError: nothing readable is there, or the files exist.
+        UserError: nothing readable is there, the files exist, or there is no such model or no project here.
     """
-    place = Path(what)
+    place = Path(what).absolute()
     on_hub = not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", what) is not None
     name = _checked(name) if name else _name(what)
-    files = CONF / "datasets" / f"{name}.yaml", CONF / "recipes" / f"{name}.yaml"
-    there = [str(file) for file in files if file.exists()]
-    if there and not force:
-        raise UserError(f"{' and '.join(there)} exist: choose another --name, or overwrite with --force")
-    if not place.exists() and not on_hub:
-        raise UserError(f"{what}: no such file or folder, and no owner/name of the Hub")
-    if on_hub:
-        found = _of_hub(what, name, text, label)
-    else:
-        with _placed(place, name, force=force) as (inside, folder):
-            found = inspect_data.inspect(inside, name, folder, text=text, label=label)
-    inspect_data.show(found)
-    choices = suggest_settings(found, model)
-    write_text(files[0], _dataset(name, what, found))
-    write_text(files[1], _recipe(name, found, choices))
+    with chdir(project_top()):
+        models = catalogue("models")
+        if model is not None and model not in models:
+            raise UserError(
+                f"--model: {unknown('model', model, models)}; for another one write {CONF / 'models'}/NAME.yaml, as "
+                "docs/extending.md shows"
+            )
+        files = CONF / "datasets" / f"{name}.yaml", CONF / "recipes" / f"{name}.yaml"
+        there = [str(file) for file in files if file.exists()]
+        if there and not force:
+            raise UserError(f"{' and '.join(there)} exist: choose another --name, or overwrite with --force")
+        if not place.exists() and not on_hub:
+            raise UserError(f"{what}: no such file or folder, and no owner/name of the Hub")
+        with _unwritten(files[0]):
+            if on_hub:
+                found = _of_hub(what, name, text, label)
+            else:
+                with _placed(_relative(place), name, force=force) as (inside, folder):
+                    found = inspect_data.inspect(inside, name, folder, text=text, label=label)
+        inspect_data.show(found)
+        choices = suggest_settings(found, model)
+        _say_unread(found, choices)
+        write_text(files[0], _dataset(name, what, found))
+        write_text(files[1], _recipe(name, found, choices))
     return files
+
+
+def next_step(recipe: str) -> str:
+    r"""Return the command that runs a recipe, quoted for the shell and for DVC's own grammar of values.
+
+    >>> next_step("reviews"), next_step("评论"), next_step("2024")
+    ('dvc exp run -S recipe=reviews', "dvc exp run -S 'recipe=\"评论\"'", "dvc exp run -S 'recipe=\"2024\"'")
+    """
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", recipe) and recipe.lower() not in DVC_WORDS
+    return "dvc exp run -S " + (f"recipe={recipe}" if plain else f"'recipe=\"{recipe}\"'")
+
+
+def advice(dataset: Path, recipe: Path) -> list[str]:
+    """Return what to do after `init`, a line each; the command is the last one."""
+    top = project_top()
+    lines = [f"wrote {dataset} and {recipe}: look at them, then run"]
+    if top != Path.cwd():
+        lines = [f"wrote {dataset} and {recipe} in {top}: look at them, then run", f"cd {shlex.quote(str(top))}"]
+    if not any((folder / ".git").exists() for folder in (top, *top.parents)):
+        lines[0] = f"{lines[0]} (DVC's experiments need Git, and there is none here)"
+        lines += ["git init && dvc config core.no_scm false", "git add . && git commit -m start"]
+    return [*lines, next_step(recipe.stem)]
 
 
 def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice]:
@@ -104,12 +157,21 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
         "gemma3-270m": "reads many languages",
     }.get(model, "as asked")
     words = len(labels) <= MANY and all(WORD.fullmatch(label) for label in labels)
-    scoring = words and not english and model != "minilm"
-    length = min(LONGEST, max(64, -(-(found.tokens[2] + SPARE) // 32) * 32))
+    prompt = {"en": "classify", "zh": "chinese-classify"}.get(found.language, "plain")
+    around = _template_tokens(prompt, labels)
+    scoring = words and not english and around <= MOST_AROUND and is_language_model(model)
+    if not scoring:
+        prompt, around = "plain", SPARE
+    length = min(LONGEST, max(64, -(-(found.tokens[2] + around) // 32) * 32))
+    beyond = found.cut(length - around)[0]
     epochs = 3 if rows < FEW_ROWS else 2 if rows < MANY_ROWS else 1
     choices = [
         Choice(key="model", value=model, why=why),
-        Choice(key="prompt.max_length", value=length, why=f"99% of the texts: {found.tokens[2]} tokens or fewer"),
+        Choice(key="prompt.name", value=prompt,
+               why="it names the labels, whose words are scored" if scoring else "the text alone"),
+        Choice(key="prompt.max_length", value=length,
+               why=f"{beyond:.0%} of the texts are longer and lose their middle" if beyond >= TOLD
+               else f"99% of the texts: {found.tokens[2]} tokens or fewer"),
         Choice(key="train.method", value="full" if model == "minilm" else "lora",
                why="a small model" if model == "minilm" else "small adapters, fast and as good as a rule"),
         Choice(key="train.head", value="label_scoring" if scoring else "linear",
@@ -128,6 +190,9 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
     if found.unlabelled:
         why = f"{found.unlabelled:,} rows have none"
         choices.append(Choice(key="prepare.missing_label", value="drop", why=why))
+    if _leaves_out(found):
+        why = f"too few rows to be split: {', '.join(f'{name} ({count})' for name, count in found.rare(RARE).items())}"
+        choices.append(Choice(key="prepare.rare_classes", value="drop", why=why[:LONGEST_NOTE]))
     if found.imbalance >= UNEQUAL:
         choices.append(
             Choice(key="train.class_weights", value="balanced", why=f"the labels are {found.imbalance:.1f} to 1")
@@ -135,13 +200,101 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
     return choices
 
 
+def _leaves_out(found: Inspection) -> bool:
+    """Whether there are labels too rare to be split, and others enough to learn without them."""
+    return 0 < len(found.rare(RARE)) < len(found.classes) - 1
+
+
+def is_language_model(name: str) -> bool:
+    """Whether a model of conf/models is known to be a causal language model, whose words can be scored.
+
+    Known without fetching it: a GGUF file holds one, and a configuration on this machine names its class.
+    """
+    content = read_yaml(CONF / "models" / f"{name}.yaml")
+    model = Model.model_validate({"name": name} | {key: content[key] for key in Model.model_fields if key in content})
+    if model.source == "package":
+        return any(".gguf" in Path(member).name for member in model.members or [])
+    if model.source == "files":
+        folder = Path(model.folder or "").expanduser()
+        if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
+            return True
+        config = folder / "config.json"
+    else:
+        config = Path(str(try_to_load_from_cache(str(model.hub), "config.json", revision=model.revision)))
+    if not config.is_file():
+        return False
+    stored = json.loads(config.read_text(encoding="utf-8")).get("architectures") or [""]
+    return str(stored[0]).endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def _template_tokens(prompt: str, labels: list[str]) -> int:
+    """Estimate the tokens of a prompt around its text, generously."""
+    content = Prompt.model_validate(
+        {k: v for k, v in read_yaml(CONF / "prompts" / f"{prompt}.yaml").items() if k != "about"}
+    )
+    listed = content.separator.join(labels) * content.template.count("{labels}")
+    fixed = content.template.replace("{labels}", "").replace("{text}", "")
+    return SPARE // 2 + math.ceil(sum(1.0 if character > "\x7f" else 0.4 for character in listed + fixed))
+
+
+def _say_unread(found: Inspection, choices: list[Choice]) -> None:
+    """Tell what the settings leave unread or out, before anything is trained."""
+    values = {choice.key: choice.value for choice in choices}
+    length = values["prompt.max_length"]
+    texts, tokens = found.cut(length - SPARE)
+    if texts >= TOLD:
+        terminal.say(
+            f"{texts:.0%} of the texts are longer than prompt.max_length: {length} and lose their middle: about "
+            f"{tokens:.0%} of all tokens are not read. A larger max_length reads more and takes longer"
+        )
+    few = found.rare(FEW)
+    if few:
+        shown = ", ".join(f"{name!r} ({count})" for name, count in list(few.items())[:SHOWN])
+        more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
+        out = f"; those with fewer than {RARE} are left out" if _leaves_out(found) else ""
+        terminal.say(
+            f"labels with too few rows to be learnt or tested well: {shown}{more}{out}. Add rows, or set "
+            "prepare.rare_rows and prepare.rare_classes: drop to leave such labels out, merge to make one of them"
+        )
+
+
+@contextmanager
+def _unwritten(file: Path) -> Iterator[None]:
+    """In messages, name the options of this command instead of keys of a file that is not yet written."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        if file.exists():
+            raise
+        for key in ("text", "label"):
+            message = message.replace(f"{key}: in {file}", f"--{key}")
+        if str(file) in message:
+            message += f"\n{file} is not written yet: mend the data, or write the file yourself (docs/extending.md)"
+        raise UserError(message) from None
+
+
+def _relative(place: Path) -> Path:
+    """A path as people write it: relative to the project where it lies inside."""
+    top = Path.cwd()
+    return place.relative_to(top) if place.is_relative_to(top) else place
+
+
 def _name(what: str) -> str:
+    """Make a name of that of the file, or of the folder where the file's says nothing: letters of any script stay."""
     path = Path(what).resolve()
-    own = next(part for part in (path.stem, *(parent.name for parent in path.parents)) if part not in UNTELLING)
-    stem = re.sub(r"[^a-z0-9]+", "-", own.lower()).strip("-")
-    if not stem:
+    stem = path.name.removesuffix("".join(path.suffixes[-2:])) if _packed(path) else path.stem
+    own = next(
+        (part for part in (stem, *(parent.name for parent in path.parents)) if part.lower() not in UNTELLING), ""
+    )
+    name = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", own).lower()).strip("-")[:60].rstrip("-")
+    if not name:
         raise UserError(f"{what}: can't make a name of it; give one with --name")
-    return stem
+    return name
+
+
+def _packed(path: Path) -> bool:
+    return len(path.suffixes) > 1 and path.suffix.lower() in COMPRESSED
 
 
 def _checked(name: str) -> str:
@@ -215,18 +368,20 @@ def _dataset(name: str, what: str, found: Inspection) -> str:
         note = "  # guessed: look at it" if key in found.guessed else ""
         lines.append(f"{key}: {_quoted(value)}{note}")
     lines.append("labels:  # raw value -> name, in the order of the classes: give names that say what is meant")
-    lines += [f"  {_quoted(label)}: {_quoted(label)}" for label in sorted(found.classes)]
+    for raw in sorted(found.spellings, key=lambda raw: (found.spellings[raw], raw)):
+        key = _quoted(raw)
+        lines += [f"  {key}: {_quoted(found.spellings[raw])}"] if len(key) <= LONGEST_KEY else [
+            f"  ? {key}", f"  : {_quoted(found.spellings[raw])}",
+        ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
 def _recipe(name: str, found: Inspection, choices: list[Choice]) -> str:
     model = next(choice.value for choice in choices if choice.key == "model")
-    instruct = {"en": "classify", "zh": "chinese-classify"}.get(found.language, "plain")
-    prompt = instruct if model != "minilm" and len(found.classes) <= MANY else "plain"
-    lines = [f"about: {_quoted(f'{name} with {model}, written by labeltune init')}", f"dataset: {name}"]
-    sections: dict[str, list[str]] = {"prompt": [f"  name: {prompt}"]}
+    lines = [f"about: {_quoted(f'{name} with {model}, written by labeltune init')}", f"dataset: {_quoted(name)}"]
+    sections: dict[str, list[str]] = {}
     for choice in choices:
-        line = f"{choice.key.split('.')[-1]}: {_quoted(choice.value)}  # {choice.why}"
+        line = f"{choice.key.split('.')[-1]}: {_quoted(choice.value)}  # {_printable(choice.why)}"
         if "." in choice.key:
             sections.setdefault(choice.key.split(".")[0], []).append("  " + line)
         else:
@@ -237,8 +392,8 @@ def _recipe(name: str, found: Inspection, choices: list[Choice]) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """A value as YAML, which JSON is a part of; plain words stay plain."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value) and value.lower() not in (
+    """Write a value as YAML: plain words as they are, other text in quotes as JSON has them."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value, re.ASCII) and value.lower() not in (
         "yes", "no", "on", "off", "true", "false", "null", "y", "n",
     ):  # fmt: skip
         return value
@@ -246,4 +401,17 @@ def _quoted(value: Any) -> str:
         return f"{value:.1e}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_quoted(inner)}" for key, inner in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
+    return _printable(json.dumps(value, ensure_ascii=False))
+
+
+def _printable(line: str) -> str:
+    r"""Escape what YAML does not allow in a file, such as control characters and the second end of a line.
+
+    >>> _printable("a\x85b\U000e0001")
+    'a\\x85b\\U000e0001'
+    """
+    return "".join(
+        character if character.isprintable() else f"\\x{ord(character):02x}" if character < "\u0100"
+        else f"\\u{ord(character):04x}" if character < "\U00010000" else f"\\U{ord(character):08x}"
+        for character in line
+    )  # fmt: skip

@@ -1,14 +1,16 @@
 """Inspecting unknown data: where the rows are, how to read them, and what is in them."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from labeltune.config.data import Dataset
 from labeltune.console.terminal import say, table
@@ -62,12 +64,25 @@ class Inspection:
     """Rows whose text nearly is that of an earlier row, among the first `COMPARED`."""
     conflicts: int
     """Texts that stand under several labels."""
+    spellings: dict[str, str]
+    """Raw label -> the label: several where they differ in case or spaces alone."""
+    lengths: NDArray[np.float64] = field(compare=False, repr=False)
+    """Estimated tokens of each text."""
 
     @property
     def imbalance(self) -> float:
         """Rows of the most frequent label by those of the rarest."""
         counts = list(self.classes.values())
         return counts[0] / counts[-1]
+
+    def rare(self, least: int) -> dict[str, int]:
+        """Labels with fewer than so many rows -> their rows."""
+        return {name: count for name, count in self.classes.items() if count < least}
+
+    def cut(self, room: int) -> tuple[float, float]:
+        """Share of the texts that are longer than so many tokens, and share of all tokens that lie beyond."""
+        beyond = np.maximum(0, self.lengths - room)
+        return float((beyond > 0).mean()), float(beyond.sum() / max(1.0, self.lengths.sum()))
 
 
 def inspect(place: Path, name: str, folder: Path, *, text: str | None = None, label: str | None = None) -> Inspection:
@@ -117,7 +132,9 @@ def describe(dataset: Dataset, settings: dict[str, Any], guessed: tuple[str, ...
         raise UserError(
             f"{dataset.name}: a classifier needs at least two classes; found {list(counts.index) or 'none'}"
         )
-    kept, labels = texts[usable], rows["label"][usable]
+    spellings = _spellings({str(value): int(count) for value, count in counts.items()})
+    kept, labels = texts[usable], rows["label"][usable].map(spellings)
+    counts = labels.value_counts()
     spoken = pd.Series([language(value) for value in kept.iloc[:: max(1, len(kept) // SOME)]]).mode()[0]
     tokens = kept.str.len() * TOKENS_PER_CHARACTER[spoken]
     compared = kept.iloc[:COMPARED].tolist()
@@ -135,7 +152,26 @@ def describe(dataset: Dataset, settings: dict[str, Any], guessed: tuple[str, ...
         copies=int(kept.duplicated().sum()),
         near=int(((near >= 0) & ~exact).sum()),
         conflicts=int((labels.groupby(kept).nunique() > 1).sum()),
+        spellings=spellings,
+        lengths=np.array(tokens, dtype=np.float64),
     )
+
+
+def _spellings(counts: dict[str, int]) -> dict[str, str]:
+    """Map labels that differ in case, spaces or Unicode form alone to their most frequent spelling.
+
+    >>> _spellings({"spam": 5, "Spam": 2, "ham": 7})
+    {'spam': 'spam', 'Spam': 'spam', 'ham': 'ham'}
+    """
+    alike: dict[str, str] = {}
+    for label in sorted(counts, key=lambda label: -counts[label]):
+        alike.setdefault(_folded(label), label)
+    found = {label: alike[_folded(label)] for label in counts}
+    return found if len(alike) > 1 else {label: label for label in counts}
+
+
+def _folded(label: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", label).casefold().split())
 
 
 def show(found: Inspection) -> None:
@@ -150,6 +186,12 @@ def show(found: Inspection) -> None:
     table("labels", ["label", "rows", "share"], shown)
     if len(found.classes) > len(shown):
         say(f"and {len(found.classes) - len(shown)} further labels")
+    merged = {raw: label for raw, label in found.spellings.items() if raw != label}
+    if merged:
+        listed = ", ".join(f"{raw!r} is {label!r}" for raw, label in islice(merged.items(), 5))
+        more = f" and {len(merged) - 5} more" if len(merged) > 5 else ""
+        say(f"labels that differ in case or spaces alone are one: {listed}{more}; give them names of their own under "
+            "labels: to keep them apart")  # fmt: skip
     named = {
         "en": "English or another in Latin letters",
         "zh": "Chinese",

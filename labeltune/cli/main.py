@@ -85,7 +85,8 @@ def _init(options: argparse.Namespace) -> None:
         options.data, name=options.name, text=options.text, label=options.label, model=options.model,
         force=options.force,
     )  # fmt: skip
-    terminal.say(f"wrote {dataset} and {recipe}: look at them, then run\n  dvc exp run -S recipe={recipe.stem}")
+    for line in init.advice(dataset, recipe):
+        terminal.say(line)
 
 
 def _add_predict(commands: Any) -> None:

@@ -132,6 +132,13 @@ class Prepare(Section):
     """`smallest`: down-sample every class of the table, or of the training rows, to the smallest one."""
     train_rows: Positive | None = None
     """Train on a stratified sample of this many rows; null takes all."""
+    rare_classes: Literal["fail", "drop", "merge"] = "fail"
+    """Classes with fewer than `rare_rows` rows in the table, or among the training rows: refuse them, leave their rows
+    out, or make one class of them."""
+    rare_rows: Positive = 3
+    """Rows from which a class is not rare; one table can't be split with fewer than 3."""
+    rare_name: Annotated[str, Field(min_length=1)] = "other"
+    """Name of the class that `rare_classes: merge` makes."""
     corrections: str | None = None
     """A file that `labeltune chat` keeps, below data/raw, whose rows are added to the training rows; null adds none."""
     split: Split = Split()

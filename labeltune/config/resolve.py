@@ -74,6 +74,22 @@ BRINGS = {"dataset": ("prepare", "prompt"), "model": ("prompt", "train")}
 HEADER = "# Written by the configure stage from params.yaml and conf/; edit those.\n"
 
 
+def project_top() -> Path:
+    """Return the nearest folder, from the current one upwards, that holds a project's settings.
+
+    Raises:
+        UserError: There is none.
+    """
+    here = Path.cwd()
+    top = next((one for one in (here, *here.parents) if (one / PARAMS).is_file() and (one / CONF).is_dir()), None)
+    if top is None:
+        raise UserError(
+            f"{here} lies in no project: neither it nor a folder above holds {PARAMS} and {CONF}/; run this in the "
+            "folder that you cloned or unpacked"
+        )
+    return top
+
+
 def catalogue(kind: str, conf: Path = CONF) -> dict[str, str]:
     """Return name -> one-line description of every recipe, data set or model."""
     files = sorted((conf / kind).glob("*.yaml"))

@@ -27,13 +27,16 @@ REASONS = {
     "near_inside": "nearly the same text twice",
     "exact_across": "the same text in two splits",
     "near_across": "nearly the same text in two splits",
+    "rare_classes": "a class with few rows",
     "balance": "balancing the classes",
     "train_rows": "prepare.train_rows",
 }
 CORRECTIONS = "corrections"
 """What the books call the rows of `prepare.corrections`, beside the splits or the table."""
-UNCHECKED = ("balance", "train_rows")
+UNCHECKED = ("rare_classes", "balance", "train_rows")
 SHOWN = 8
+TOLD = 0.02
+"""Share of texts from which their truncation is told."""
 Frames = dict[str, pd.DataFrame]
 
 
@@ -47,6 +50,10 @@ class Lengths(Protocol):
     @property
     def truncated(self) -> Sequence[bool]:
         """Whether a row's text lost tokens."""
+
+    @property
+    def lost(self) -> Sequence[int]:
+        """Tokens that each row's text lost."""
 
 
 @dataclass(kw_only=True)
@@ -62,9 +69,13 @@ class DataStatistics:
     """Rows that changed splits so that near copies of a text stand in one."""
     prevalence: Prevalence | None = None
     """Shares of the labels before and after balancing, once the rows are split."""
+    rare: dict[str, int] = field(default_factory=dict)
+    """Classes that were left out or merged for their few rows -> the rows."""
 
-    def figures(self, frames: Frames, tokens: Mapping[str, Lengths], labels: LabelSet) -> dict[str, Any]:
-        """Everything that metrics/data.json holds.
+    def figures(
+        self, frames: Frames, tokens: Mapping[str, Lengths], labels: LabelSet, *, template: int = 0
+    ) -> dict[str, Any]:
+        """Everything that metrics/data.json holds; `template` is the number of a prompt's tokens around its text.
 
         `found` counts what the gates saw, `dropped` what left the data, both by reason; a leak is a row that repeats
         a row of another split, and `leaks_left` counts those that the settings kept. `corrections` counts
@@ -85,9 +96,11 @@ class DataStatistics:
             "leaks_left": leaks,
             "moved": self.moved,
             "prevalence": asdict(self.prevalence) if self.prevalence else None,
+            "rare_classes": dict(self.rare),
             "relabelled": self.relabelled,
             "corrections": self.read[CORRECTIONS] - sum(counts[CORRECTIONS] for counts in self.dropped.values()),
-            "tokens": {split: _lengths(encoded) for split, encoded in tokens.items()},
+            "tokens": {split: _lengths(encoded, template) for split, encoded in tokens.items()},
+            "template_tokens": template,
         }
 
     @staticmethod
@@ -95,14 +108,16 @@ class DataStatistics:
         return sum(counts.values())
 
 
-def _lengths(encoded: Lengths) -> dict[str, float]:
-    """Prompt lengths in tokens before truncation, and the share of rows that lose text."""
+def _lengths(encoded: Lengths, template: int) -> dict[str, float]:
+    """Prompt lengths in tokens before truncation, the share of rows that lose text, and that of the texts' tokens."""
     lengths = np.array(encoded.lengths)
+    texts = int(np.maximum(0, lengths - template).sum())
     return {
         "p50": float(np.percentile(lengths, 50)),
         "p95": float(np.percentile(lengths, 95)),
         "max": int(lengths.max()),
         "truncated": float(np.mean(encoded.truncated)),
+        "unread": float(sum(encoded.lost) / texts) if texts else 0.0,
     }
 
 
@@ -119,6 +134,11 @@ def show_statistics(figures: dict[str, Any], labels: LabelSet, folder: Path) -> 
         kept = count - figures["dropped"][reason]
         if kept:
             terminal.say(f"  kept {kept:,}: {REASONS[reason]}")
+    if figures["rare_classes"]:
+        listed = ", ".join(f"{name!r} ({count})" for name, count in list(figures["rare_classes"].items())[:SHOWN])
+        more = f" and {len(figures['rare_classes']) - SHOWN} more" if len(figures["rare_classes"]) > SHOWN else ""
+        done = "left out" if figures["dropped"]["rare_classes"] else "merged"
+        terminal.say(f"  classes with fewer rows than prepare.rare_rows, {done}: {listed}{more}")
     if figures["moved"]:
         terminal.say(f"  moved {figures['moved']:,}: near copies of a text stand in one split")
     if figures["relabelled"]:
@@ -133,14 +153,22 @@ def show_statistics(figures: dict[str, Any], labels: LabelSet, folder: Path) -> 
             f"{figures['tokens'][split]['p50']:.0f} / {figures['tokens'][split]['p95']:.0f} / "
             f"{figures['tokens'][split]['max']}",
             f"{figures['tokens'][split]['truncated']:.1%}",
+            f"{figures['tokens'][split]['unread']:.1%}",
         ]
         for split, counts in figures["rows"].items()
     ]
     terminal.table(
         f"prepared in {folder}/",
-        ["split", "rows", *labels.names[:SHOWN], "tokens p50 / p95 / max", "truncated"],
+        ["split", "rows", *labels.names[:SHOWN], "tokens p50 / p95 / max", "truncated", "tokens unread"],
         rows,
     )
+    cut = figures["tokens"]["train"]
+    if cut["truncated"] >= TOLD:
+        terminal.say(
+            f"{cut['truncated']:.0%} of the training texts do not fit into prompt.max_length and lose their middle: "
+            f"{cut['unread']:.0%} of all their tokens are not read, and the prompt itself takes "
+            f"{figures['template_tokens']}; a larger prompt.max_length or a shorter prompt reads more"
+        )
     if len(labels) > SHOWN:
         terminal.say(f"and {len(labels) - SHOWN} more classes: metrics/data.json has them all")
 
@@ -256,9 +284,71 @@ def normalization(settings: Prepare) -> Normalization:
     return Normalization(unicode=settings.unicode, whitespace=settings.whitespace)
 
 
-def label_set(frames: Frames, labels: dict[str, str] | None, verbalizer: dict[str, str] | None) -> LabelSet:
-    """The classes of all rows, in the order of the explicit map or sorted."""
-    return LabelSet.of(pd.concat(list(frames.values()))["label"], labels, verbalizer)
+def settle_rare_classes(frames: Frames, settings: Prepare, least: int, ledger: DataStatistics) -> Frames:
+    """Refuse, leave out or merge the classes with few rows in the table, or among the training rows.
+
+    Args:
+        frames: split -> rows, or the one table.
+        settings: what to do with them.
+        least: rows that every class needs to be split.
+        ledger: gets the classes and their rows.
+
+    Raises:
+        UserError: There are some and `prepare.rare_classes` is `fail`, or they are too few even together.
+    """
+    table = frames["all" if "all" in frames else "train"]
+    least = max(least, settings.rare_rows)
+    counts = {name: 0 for frame in frames.values() for name in frame["label"]} | table["label"].value_counts().to_dict()
+    rare = {name: int(counts[name]) for name in sorted(counts) if counts[name] < least}
+    if settings.rare_classes == "fail":
+        rare = {name: count for name, count in rare.items() if count}  # the others are told with their rows
+    if not rare:
+        return frames
+    listed = ", ".join(f"{name!r} ({count})" for name, count in list(rare.items())[:SHOWN])
+    listed += f" and {len(rare) - SHOWN} more" if len(rare) > SHOWN else ""
+    if settings.rare_classes == "fail":
+        raise UserError(
+            f"a class needs at least {least} rows to be split, and these have fewer: {listed}. Add rows, or set "
+            "prepare.rare_classes to drop, which leaves them out, or to merge, which makes one class of them"
+        )
+    ledger.rare = rare
+    if settings.rare_classes == "drop":
+        for split, frame in frames.items():
+            ledger.dropped["rare_classes"][split] = int(frame["label"].isin(list(rare)).sum())
+        return {
+            split: frame[~frame["label"].isin(list(rare))].reset_index(drop=True) for split, frame in frames.items()
+        }
+    together = sum(rare.values()) + (0 if settings.rare_name in rare else int(counts.get(settings.rare_name, 0)))
+    if together < least:
+        raise UserError(
+            f"prepare.rare_classes: merge: {listed} have {together} rows together, and a class needs at least {least}: "
+            "add rows, or set it to drop"
+        )
+    names = dict.fromkeys(rare, settings.rare_name)
+    return {split: frame.assign(label=frame["label"].replace(names)) for split, frame in frames.items()}
+
+
+def label_set(
+    frames: Frames,
+    labels: dict[str, str] | None,
+    verbalizer: dict[str, str] | None,
+    rare: Mapping[str, int] | None = None,
+) -> LabelSet:
+    """The classes of all rows, in the order of the explicit map or sorted.
+
+    Args:
+        frames: split -> rows.
+        labels: map raw value -> name, or None.
+        verbalizer: name -> label word, or None.
+        rare: classes that were left out or merged, whose names stand in the two maps all the same.
+    """
+    values = pd.concat(list(frames.values()))["label"]
+    left = set(rare or {}) - set(values)
+    if labels and rare:
+        labels = {raw: name for raw, name in labels.items() if name not in left}
+        labels |= {name: name for name in values.unique() if name not in labels.values()}
+    words = {name: word for name, word in (verbalizer or {}).items() if name not in left}
+    return LabelSet.of(values, labels, words)
 
 
 def read_corrections(content: bytes, path: Path, labels: LabelSet) -> pd.DataFrame:

@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 
 from labeltune.config.data import Prepare
-from labeltune.data.cleaning import SPLITS, DataStatistics, Frames, check_across_splits, check_within_splits
+from labeltune.data.cleaning import (
+    SPLITS,
+    DataStatistics,
+    Frames,
+    check_across_splits,
+    check_within_splits,
+    settle_rare_classes,
+)
 from labeltune.data.deduplication import Progress, find_near_duplicates
 from labeltune.data.prevalence import Prevalence
 from labeltune.data.sampling import stratified
@@ -23,15 +30,15 @@ def split_rows(frames: Frames, settings: Prepare, ledger: DataStatistics, progre
     """
     frames = {split: check_within_splits(frame, settings, split, ledger, progress) for split, frame in frames.items()}
     shares = settings.split
+    parts = 3 if "all" in frames else 1 if "validation" in frames else 2
+    frames = settle_rare_classes(frames, settings, parts, ledger)
     if "all" in frames:
         frame = _balance(frames["all"], settings, "all", ledger)
-        _require_rows(frame, 3)
-        parts = stratified(frame, [shares.train, shares.validation], settings.seed)
-        frames = dict(zip(SPLITS, parts, strict=True))
+        drawn = stratified(frame, [shares.train, shares.validation], settings.seed)
+        frames = dict(zip(SPLITS, drawn, strict=True))
         if settings.near_across != "keep":
             frames = _keep_copies_together(frames, settings, ledger)
     elif "validation" not in frames:
-        _require_rows(frames["train"], 2)
         validation, train = stratified(frames["train"], [shares.validation_of_train], settings.seed)
         frames |= {"train": train, "validation": validation}
     frames = check_across_splits({split: frames[split] for split in SPLITS}, settings, ledger, progress)
@@ -88,16 +95,6 @@ def _down_sampled(frame: pd.DataFrame, settings: Prepare, split: str, ledger: Da
     return frame[rank < smallest].reset_index(drop=True)
 
 
-def _require_rows(frame: pd.DataFrame, least: int) -> None:
-    small = {name: count for name, count in sorted(frame["label"].value_counts().items()) if count < least}
-    if small:
-        listed = ", ".join(f"{name!r} ({count})" for name, count in small.items())
-        raise UserError(
-            f"a class needs at least {least} rows to be split, and these have fewer: {listed}. Add rows, or leave "
-            "the class out of the data"
-        )
-
-
 def _require_learnable(frames: Frames) -> None:
     """Refuse labels that only the validation or the test rows have, and empty splits."""
     empty = [split for split in SPLITS if frames[split].empty]
@@ -110,7 +107,8 @@ def _require_learnable(frames: Frames) -> None:
         if len(unseen):
             problems.append(
                 f"{len(unseen)} {split} rows have labels that no training row has: {sorted(set(unseen['label']))}, "
-                f"first at {unseen['id'].iloc[0]}; add training rows for them, or leave them out"
+                f"first at {unseen['id'].iloc[0]}; add training rows for them, or set prepare.rare_classes to drop or "
+                "merge"
             )
     if problems:
         raise UserError(bullet(problems))

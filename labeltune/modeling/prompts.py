@@ -57,6 +57,11 @@ class Encoded:
     truncated: list[bool]
     """Whether a row's text lost tokens."""
 
+    @property
+    def lost(self) -> list[int]:
+        """Tokens that each row's text lost."""
+        return [max(0, length - len(ids)) for length, ids in zip(self.lengths, self.input_ids, strict=True)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:

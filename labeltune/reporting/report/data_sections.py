@@ -212,13 +212,14 @@ def _lengths(evidence: RunResults, wording: Wording) -> Table:
             (wording.text(f"split.{split}"),),
             *((f"{tokens[split][key]:,.0f}",) for key in ("p50", "p95", "max")),
             (wording.percent(tokens[split]["truncated"]),),
+            (wording.percent(tokens[split]["unread"]) if "unread" in tokens[split] else "–",),
         ]
         for split in SPLITS
     ]
     limit = f"{evidence.settings['prompt']['max_length']:,}"
     return Table(
         title=wording.line("data.lengths"),
-        header=[wording.line(f"column.{key}") for key in ("split", "p50", "p95", "longest", "truncated")],
+        header=[wording.line(f"column.{key}") for key in ("split", "p50", "p95", "longest", "truncated", "unread")],
         rows=rows,
         notes=[wording.line("data.limit", limit=limit)],
     )

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from labeltune.config.data import Prepare
-from labeltune.data.cleaning import DataStatistics, clean
+from labeltune.data.cleaning import DataStatistics, clean, label_set
 from labeltune.data.splitting import split_rows
 from labeltune.runtime.errors import UserError
 
@@ -217,7 +217,7 @@ def test_train_rows_takes_a_stratified_sample() -> None:
         ({"all": frame(*distinct("a", 20), *distinct("b", 2))}, r"at least 3 rows.*'b' \(2\)"),
         (
             {"train": frame(*distinct("a", 9), *distinct("b", 1)), "test": frame(("a", "x"))},
-            r"at least 2 rows.*'b' \(1\)",
+            r"at least 3 rows.*'b' \(1\)",
         ),
         (
             {"train": frame(*distinct("a", 9), *distinct("b", 9)), "test": frame(("a", "x"), ("c", "y"))},
@@ -229,3 +229,40 @@ def test_train_rows_takes_a_stratified_sample() -> None:
 def test_data_that_cannot_be_split_is_refused(frames: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         split(frames)
+
+
+RARE = {"all": frame(*distinct("a", 30), *distinct("b", 30), *distinct("c", 2), *distinct("d", 1))}
+GIVEN = {
+    "train": frame(*distinct("a", 30), *distinct("b", 30), *distinct("c", 2)),
+    "validation": frame(("a", "one for validation"), ("b", "another for validation")),
+    "test": frame(("a", "one for the test"), ("c", "a second for it"), ("d", "a third one, unlike them")),
+}
+
+
+@pytest.mark.parametrize("given", [RARE, GIVEN], ids=["one table", "splits"])
+def test_classes_with_few_rows_are_refused_left_out_or_merged_and_counted(given: dict) -> None:
+    total = sum(map(len, given.values()))
+    with pytest.raises(UserError, match=r"at least 3 rows.*'c' \(2\).*rare_classes to drop.*or to merge"):
+        split(given)
+    kept, books = split(given, rare_classes="drop")
+    assert {label for one in kept.values() for label in one["label"]} == {"a", "b"}
+    assert set(books.rare) == {"c", "d"}
+    assert sum(map(len, kept.values())) + sum(books.dropped["rare_classes"].values()) == total
+    labels = label_set(kept, {name: name for name in "abcd"}, {"d": "delta"}, books.rare)
+    assert labels.names == ("a", "b")
+    if "all" in given:
+        merged, books = split(given, rare_classes="merge", rare_name="rest")
+        assert sum(int((one["label"] == "rest").sum()) for one in merged.values()) == 3
+        assert label_set(merged, {name: name for name in "abcd"}, None, books.rare).names == ("a", "b", "rest")
+    else:
+        with pytest.raises(UserError, match="have 2 rows together"):
+            split(given, rare_classes="merge")
+
+
+def test_rare_classes_join_a_class_of_their_name_and_more_rows_can_be_asked_for() -> None:
+    given = {"all": frame(*distinct("a", 30), *distinct("b", 30), *distinct("c", 9), *distinct("other", 20))}
+    merged, books = split(given, rare_classes="merge", rare_rows=10)
+    assert sum(int((one["label"] == "other").sum()) for one in merged.values()) == 29
+    assert books.rare == {"c": 9}
+    with pytest.raises(UserError, match=r"at least 10 rows.*'c' \(9\)"):
+        split(given, rare_rows=10)
