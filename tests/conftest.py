@@ -1,5 +1,6 @@
 """A tiny language model, made here and not stored: the same architecture and file formats as the real ones."""
 
+import csv
 import os
 import shutil
 from collections.abc import Callable
@@ -126,3 +127,14 @@ def project(tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) 
     make_project(tmp_path, base_folder)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Messages outside the project, in UTF-16 and an unusual order of columns, two of them without a label."""
+    file = tmp_path_factory.mktemp("desk") / "desk notes.csv"
+    with file.open("w", newline="", encoding="utf-16") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["nr", "said", "kind"])
+        rows.writerows([i, text, label if i > 1 else ""] for i, (label, text) in enumerate(spam_rows(40)))
+    return file

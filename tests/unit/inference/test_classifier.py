@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -86,17 +84,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-def test_what_is_heavy_or_not_used_is_not_waited_for() -> None:
-    script = """
-import sys, labeltune
-print("torch" in sys.modules, labeltune.Classifier.__module__)
-import labeltune.cli.predict
-print({"pandas", "peft", "sklearn", "matplotlib"} & set(sys.modules))
-"""
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == ["False labeltune.inference.classifier", "set()"]
 
 
 def test_a_raw_text_is_answered_as_its_prepared_form(classifier: Classifier) -> None:
