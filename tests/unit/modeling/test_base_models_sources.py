@@ -108,11 +108,6 @@ def test_a_transformers_folder_inside_a_package(sandbox):
     assert sorted(found.name for found in path.iterdir()) == ["1_Pooling", "config.json", "model.safetensors"]
 
 
-def test_a_package_model_needs_members(sandbox):
-    with pytest.raises(ValueError, match="source: package needs the key 'members'"):
-        package_model(sandbox, [{"m/x.gguf": b"GGUF"}], None)
-
-
 def local_model(folder: str, **keys) -> Model:
     return Model(name="own", source="files", folder=folder, **keys)
 

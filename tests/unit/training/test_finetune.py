@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pydantic import ValidationError
 from scipy import special
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import TrainerCallback
@@ -134,11 +133,6 @@ def test_weights_that_do_not_fit_the_labels_are_refused(given: Any, message: str
         finetune.class_weights(train(class_weights=given), LABELS, [0, 1, 1])
 
 
-def test_a_weight_of_zero_is_refused() -> None:
-    with pytest.raises(ValidationError, match="greater than 0"):
-        train(class_weights={"a": 0, "b": 1, "c": 1})
-
-
 class _Steps(TrainerCallback):
     """The optimiser's settings at each step."""
 
@@ -253,18 +247,6 @@ def test_settings_reach_the_trainer(tmp_path: Path) -> None:
     assert not made.fp16
     assert finetune._arguments(train(), "bf16", 7, tmp_path).fp16 is False  # autocast is the network's own
     assert not made.bf16
-
-
-def test_the_learning_rate_is_a_number_or_one_per_method() -> None:
-    assert train(learning_rate=1e-4).rate == 1e-4
-    assert train(learning_rate={"full": 1e-5, "lora": 2e-4}, method="lora").rate == 2e-4
-    assert train(method="full").rate < train(method="lora").rate
-    with pytest.raises(ValidationError, match=r"learning_rate has \['full', 'lora'\], and none for method: qlora"):
-        train(learning_rate={"full": 1e-5, "lora": 2e-4}, method="qlora")
-    with pytest.raises(ValidationError):
-        train(learning_rate={"full": 1e-5, "adapters": 2e-4})
-    with pytest.raises(ValidationError):
-        train(learning_rate=0)
 
 
 def test_a_run_takes_the_rate_of_its_method(tiny_base: Bases) -> None:
