@@ -1,0 +1,96 @@
+"""Sections about the model: its quality and its confidence."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from labeltune.reporting.report import build, model_sections
+from labeltune.reporting.report.i18n import Wording
+from labeltune.reporting.report.render import markdown
+from labeltune.reporting.report.results import RunResults
+from tests.findings import rows_and_logits, write_run
+from tests.unit.reporting.report.conftest import chapter, compose
+
+
+def test_what_is_undefined_is_said_to_be_with_the_reason(tmp_path: Path) -> None:
+    names = ("ham", "spam")
+    rows, logits = rows_and_logits(names)
+    only = (rows["label"] == "ham").to_numpy()
+    right = logits[only].copy()
+    right[:, 0] = right[:, 1] + 3  # none is ever answered with spam
+    write_run(tmp_path, names, rows[only].reset_index(drop=True), right)
+    evidence = RunResults.read(tmp_path)
+    text = markdown(compose(evidence))
+    assert "ROC-AUC: **undefined** · undefined: every test row has the label `ham`" in text
+    assert "| `spam` | undefined | undefined | undefined | undefined | 0 |" in text
+    assert "Precision is undefined for a label that is never answered: `spam`." in text
+    assert "Recall is undefined for a label that no test row has: `spam`." in text
+    assert "No test row is labelled wrongly." in text
+    assert "No error in 30 test rows." in text
+    assert "there is nothing for confidence to tell apart" in text
+    assert "It labels 100.0% of 30 test rows rightly (95% interval 88." in text
+    assert not re.search(r"(?i)\bnan\b|\bnone\b(?! of)", text.split("## Data")[0])
+    assert "无定义" in markdown(compose(evidence, "zh"))
+
+
+def test_no_answer_and_no_interval_are_said(evidence: RunResults) -> None:
+    assert evidence.confidence is not None
+    rule = json.loads(json.dumps(evidence.confidence["abstention"]))
+    rule["test"] |= {"answered": 0, "accuracy": None, "accuracy_interval": None, "coverage": 0.0}
+    changed = replace(evidence, confidence=evidence.confidence | {"abstention": rule})
+    text = chapter(compose(changed), "confidence")
+    assert "which no test row reaches" in text
+    assert "| test | 60 | 0.0% (" in text
+    assert "Where no row is answered, the share of right answers is undefined." in text
+
+
+def test_a_temperature_that_does_not_help_is_said_not_to(evidence: RunResults) -> None:
+    assert evidence.confidence is not None
+    found = json.loads(json.dumps(evidence.confidence))
+    wording = Wording("en")
+    found["calibration"]["fitted"] = True
+    for before, after, words in (
+        (0.02, 0.05, "does not help"),
+        (0.05, 0.02, "from 5.0 points"),
+        (0.02, 0.02, "leaves"),
+    ):
+        found["calibration"]["before"]["ece"], found["calibration"]["after"]["ece"] = before, after
+        assert words in chapter(compose(replace(evidence, confidence=found)), "confidence")
+    found["calibration"]["fitted"] = False
+    assert "No temperature was asked for" in build.plain(model_sections.temperature(found, wording))
+
+
+def test_the_confidence_of_each_label_is_shown_and_class_weights_are_told(evidence: RunResults) -> None:
+    assert evidence.confidence is not None
+    found = json.loads(json.dumps(evidence.confidence))
+    after = found["calibration"]["after"]["per_label"]
+    first, *_, last = after
+    after[first] |= {"answered": 40, "confidence": 0.741, "accuracy": 0.42, "classwise_ece": 0.123}
+    after[last] |= {"answered": 0, "confidence": None, "accuracy": None, "accuracy_interval": None}
+    found["calibration"] |= {"fitted": True, "bias": dict.fromkeys(after, 0.5)}
+    for language, words in (("en", ("label of least cost", "never answered")), ("zh", ("代价最小", "从未被预测"))):
+        text = markdown(compose(replace(evidence, confidence=found), language))
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+        (row,) = (row for row in cells if row[1:3] == ["40", "74.1%"])
+        assert (row[0].strip("`"), row[3][:5], row[4]) == (first, "42.0%", "0.123")
+        assert all(word in text for word in words)
+
+
+def test_confusions_are_counted_as_scikit_learn_counts_them() -> None:
+    from sklearn.metrics import confusion_matrix
+
+    from labeltune.evaluation import metrics
+    from labeltune.reporting.report import model_sections
+
+    rng = np.random.default_rng(3)
+    labels, raw = rng.integers(0, 3, 90), rng.random((90, 3))
+    given = raw / raw.sum(axis=1, keepdims=True)
+    matrix = confusion_matrix(labels, given.argmax(axis=1))
+    np.fill_diagonal(matrix, 0)
+    place = np.unravel_index(matrix.argmax(), matrix.shape)
+    line = build.plain(model_sections.confusions(metrics.summarise(labels, given, ["a", "b", "c"]), Wording("en")))
+    first, second = ("abc"[int(position)] for position in place)
+    assert line.startswith(f"{matrix.sum()} errors, most often {first} taken for {second} ({matrix.max()})")
