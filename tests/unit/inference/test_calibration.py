@@ -35,3 +35,13 @@ def test_without_calibration_no_answer_is_below_the_threshold_and_sets_hold_ever
     assert (given >= NONE.threshold).all()
     assert (given >= NONE.set_threshold).all()
     assert not NONE.fitted
+
+
+def test_a_bias_is_added_after_the_temperature_and_answers_stay_those_of_the_logits() -> None:
+    fitted = Calibration(temperature=2.0, bias=[3.0, -1.0, 0.0, 0.5])
+    given = fitted.probabilities(LOGITS)
+    expected = torch.softmax(torch.from_numpy(LOGITS).double() / 2 + torch.tensor(fitted.bias), dim=1).numpy()
+    np.testing.assert_allclose(given, expected, rtol=1e-9)
+    np.testing.assert_array_equal(fitted.answers(given), LOGITS.argmax(1))
+    assert (given.argmax(1) != LOGITS.argmax(1)).any()
+    np.testing.assert_allclose(fitted.confidence(given), given[np.arange(50), LOGITS.argmax(1)])

@@ -1,0 +1,88 @@
+"""The script of an export: the same tokens and answers as the classifier, without labeltune."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from labeltune.data.normalization import Normalization
+from labeltune.export import export
+from labeltune.export.bundle import predict
+from tests.unit.export.conftest import TEXTS, trained
+
+Bases = Callable[..., Path]
+
+
+@pytest.mark.parametrize(("architecture", "encoder"), [("llama", False), ("bert", True)])
+def test_texts_become_the_same_tokens(tiny_base: Bases, tmp_path: Path, architecture: str, encoder: bool) -> None:
+    classifier = trained(tiny_base(architecture), tmp_path / "classifier", head="linear", max_length=20)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    export.write(classifier, tmp_path / "classifier", "merged", folder)
+    alone = predict.Classifier(folder)
+    texts = [*TEXTS, "", " ", "<|end|>", "</s>", "free prize call now win cash see you at home"]
+    encoded = classifier.encoder.encode(texts)
+    assert [alone.tokens(text) for text in texts] == list(zip(encoded.input_ids, encoded.truncated, strict=True))
+    assert sum(encoded.truncated) >= 2
+
+
+FORMS = [("NFC", "collapse"), ("NFKC", "strip"), ("none", "keep"), ("none", "collapse"), ("NFC", "keep")]
+
+
+@pytest.fixture
+def folder(tiny_base: Bases, tmp_path: Path) -> Path:
+    """An export as a Transformers folder."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    export.write(trained(tiny_base("llama"), tmp_path / "classifier"), tmp_path / "classifier", "merged", folder)
+    return folder
+
+
+def test_texts_are_normalized_as_the_classifier_does(folder: Path) -> None:
+    alone = predict.Classifier(folder)
+    texts = [" a\n\tb ", "cafe\u0301 ﬁ Ａ", "\ufeffx\u200by\u2028z", "", "  ", "\u00a0a\u3000b\u00a0", "a\x1fb\x85"]
+    for unicode, whitespace in FORMS:
+        alone.settings["normalization"] = {"unicode": unicode, "whitespace": whitespace}
+        expected = Normalization(unicode=unicode, whitespace=whitespace)  # type: ignore[arg-type]
+        assert [alone.normalized(text) for text in texts] == [expected(text) for text in texts]
+
+
+def test_answers_say_what_the_logits_say(folder: Path) -> None:
+    alone = predict.Classifier(folder)
+    alone.settings["threshold"] = 0.8
+    answer = alone._answer(np.array([0.0, np.log(3.0)]), True)
+    assert answer == {
+        "label": alone.settings["labels"][1],
+        "confidence": pytest.approx(0.75),
+        "probabilities": dict(zip(alone.settings["labels"], [pytest.approx(0.25), pytest.approx(0.75)], strict=True)),
+        "abstained": True,
+        "truncated": True,
+        "logits": [0.0, pytest.approx(np.log(3.0))],
+    }
+
+
+def test_answers_come_in_the_order_of_the_texts_whatever_their_lengths(folder: Path) -> None:
+    alone = predict.Classifier(folder)
+    texts = ["free prize now " * (i % 5) + f"call {i}" for i in range(predict.ROWS + 3)]
+    together = alone.predict(texts)
+    for text, answer in zip(texts, together, strict=True):
+        assert alone.predict([text])[0]["logits"] == pytest.approx(answer["logits"], abs=1e-5)
+
+
+@pytest.mark.parametrize("given", ["arguments", "standard input"])
+def test_the_script_answers_arguments_or_lines_with_a_line_of_json_each(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    texts = ["win cash", 'see "you"\nlater']
+    monkeypatch.setattr(predict, "__file__", str(folder / "predict.py"))
+    monkeypatch.setattr(sys, "argv", ["predict.py", *(texts if given == "arguments" else [])])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*map(json.dumps, texts), ""])))
+    predict.main()
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = predict.Classifier(folder).predict(texts)
+    assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected]
+    assert [answer["logits"] for answer in answers] == [pytest.approx(answer["logits"]) for answer in expected]
