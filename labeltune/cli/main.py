@@ -1,7 +1,6 @@
 """The `labeltune` command."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +233,7 @@ def _compare(names: list[str], *, as_json: bool, figure: Path | None) -> None:
     if figure:
         draw_comparison(found.record()["groups"], figure, dpi=150)
     if as_json:
-        print(json.dumps(found.record(), ensure_ascii=False, indent=2, sort_keys=True))
+        terminal.print_json(found.record(), indent=2, sort_keys=True)
     else:
         compare.show(found)
         if figure:

@@ -1,7 +1,6 @@
 """`labeltune predict`: answers on the terminal, as a table, a dialogue, or JSON."""
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from labeltune.console import terminal
+from labeltune.console.streams import printable
 from labeltune.inference.classifier import Answer, Classifier, unanswerable
 from labeltune.runtime.errors import UserError
 from labeltune.serving import batch, tables
@@ -35,15 +35,17 @@ def show(texts: Sequence[str], answers: Sequence[Answer], *, as_json: bool) -> N
     """Print an answer per text: a table on a terminal, an object a line as JSON or into a pipe."""
     if as_json or not sys.stdout.isatty():
         for text, answer in zip(texts, answers, strict=True):
-            print(json.dumps({"text": text, **asdict(answer)}, ensure_ascii=False))
+            terminal.print_json({"text": text, **asdict(answer)})
         return
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("label", "confidence", "", "text"):
         grid.add_column(name, header_style="dim", overflow="ellipsis", no_wrap=name != "text")
     for text, answer in zip(texts, answers, strict=True):
-        shown = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+        shown = printable(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
         style = "yellow" if answer.abstained else "bold green"
-        grid.add_row(Text(answer.label, style=style), _bar(answer), Text(_notes(answer), style="yellow"), Text(shown))
+        grid.add_row(
+            Text(printable(answer.label), style=style), _bar(answer), Text(_notes(answer), style="yellow"), Text(shown)
+        )
     Console().print(grid)
 
 
@@ -71,6 +73,9 @@ def converse(classifier: Classifier, ask: Callable[[str], str] = input) -> None:
         except (EOFError, KeyboardInterrupt):
             print()
             break
+        except UnicodeDecodeError as error:
+            terminal.say(f"that is not in {error.encoding}, the terminal's encoding; type a text, or quit")
+            continue
         if text.casefold() in LEAVE:
             break
         if not text:
@@ -86,9 +91,11 @@ def say(text: str, answer: Answer) -> None:
     """Print one answer with the probability of every label."""
     console = Console(soft_wrap=True)
     verdict = f"too unsure to say; likeliest: {answer.label}" if answer.abstained else answer.label
-    console.print(Text(verdict, style="bold yellow" if answer.abstained else "bold green"))
-    width = max(map(len, answer.probabilities))
-    for name, value in sorted(answer.probabilities.items(), key=lambda item: -item[1]):
+    console.print(Text(printable(verdict), style="bold yellow" if answer.abstained else "bold green"))
+    ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
+    shown = [(printable(name), value) for name, value in ranked]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
         full = round(value * BAR)
         console.print(
             Text.assemble(f"  {name:<{width}} ", ("━" * full, "green"), ("━" * (BAR - full), "dim"), f" {value:.1%}")
@@ -195,6 +202,6 @@ def _predict_file(
         print("the answers so far are kept: the same command goes on behind them", file=sys.stderr)
         raise
     if as_json:
-        print(json.dumps(asdict(summary), ensure_ascii=False))
+        terminal.print_json(asdict(summary))
     else:
         summarise(summary, out, time.perf_counter() - started)

@@ -1,5 +1,7 @@
 """What people see while a stage or a command runs: lines, tables and progress bars."""
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from labeltune.console.streams import printable
 
 LINE_SECONDS = 15.0
 WHOLE = 10
@@ -39,7 +43,7 @@ class Bar:
     """Progress over rows, or what else is counted: a live bar on a terminal, else a line now and then."""
 
     def __init__(self, title: str, total: int, unit: str, console: Console) -> None:
-        self.title = title
+        self.title = printable(title)
         self.total = total
         self.unit = unit
         self.done = 0
@@ -48,21 +52,21 @@ class Bar:
         self.note = ""
         self._started = self._spoken = time.monotonic()
         self._live = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             _Rate(unit),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
-        self._task = self._live.add_task(title, total=total, note="")
+        self._task = self._live.add_task(self.title, total=total, note="")
 
     def advance(self, rows: int) -> None:
         """Count rows as done."""
         self.done = min(self.total, self.done + rows)
         if self.console.is_terminal:
-            self._live.update(self._task, completed=self.done, note=self.note)
+            self._live.update(self._task, completed=self.done, note=printable(self.note))
         elif time.monotonic() - self._spoken > LINE_SECONDS:
             self.say()
 
@@ -74,7 +78,7 @@ class Bar:
         """Print a line with what is done, the rate and the time left; on a terminal it stays above the bar."""
         self._spoken = time.monotonic()
         line = f"{self.title}: {self.done:,} of {self.total:,}, {self._left()}"
-        self.console.print(f"{line}  {note}" if note else line, highlight=False, markup=False)
+        self.console.print(Text(printable(f"{line}  {note}" if note else line)))
 
     def _left(self) -> str:
         """The rate and the time left, as words."""
@@ -106,12 +110,19 @@ def progress(title: str, total: int, *, unit: str = "rows") -> Iterator[Callable
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a small table, numbers to the right."""
-    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    grid = Table(
+        title=Text(printable(title)),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+    )
     for i, name in enumerate(columns):
         numeric = rows and all(isinstance(row[i], int | float) for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", header_style="dim")
+        grid.add_column(Text(printable(name)), justify="right" if numeric else "left", header_style="dim")
     for row in rows:
-        grid.add_row(*(Text(f"{value:,}" if isinstance(value, int) else str(value)) for value in row))
+        grid.add_row(*(Text(f"{value:,}" if isinstance(value, int) else printable(str(value))) for value in row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -120,4 +131,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def say(line: str) -> None:
     """Print one line."""
-    Console(soft_wrap=True).print(line, highlight=False, markup=False)
+    Console(soft_wrap=True).print(Text(printable(line)))
+
+
+def print_json(content: object, *, indent: int | None = None, sort_keys: bool = False) -> None:
+    """Print a value as JSON, in ASCII where the output's encoding lacks one of its characters."""
+    text = json.dumps(content, ensure_ascii=False, indent=indent, sort_keys=sort_keys)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=indent, sort_keys=sort_keys)
+    print(printable(text))

@@ -7,12 +7,34 @@ import signal
 import sys
 from collections.abc import Callable
 
+from labeltune.console.streams import accept_any_encoding, printable
+
+MOST_CHARACTERS = 4_000
+"""Of an error message. A file's content can be quoted in it, and one line of a file can be as long as the file."""
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: it states what was found, what is allowed, and the key, file or line to edit.
 
-    Stages and the command line print it as one message without a traceback and exit with status 1.
+    Stages and the command line print it as one message without a traceback and exit with status 1. Of a message of more
+    than `MOST_CHARACTERS` the middle is left out.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shorten(message))
+
+
+def shorten(message: str) -> str:
+    """Leave out the middle of a message that is too long to be read, and say how much was left out.
+
+    >>> shorten("at once")
+    'at once'
+    """
+    left_out = len(message) - MOST_CHARACTERS
+    if left_out <= 0:
+        return message
+    end = MOST_CHARACTERS // 4  # what to do about a mistake is at the end
+    return f"{message[: MOST_CHARACTERS - end]} … ({left_out:,} characters left out) … {message[-end:]}"
 
 
 def bullet(problems: list[str]) -> str:
@@ -42,10 +64,11 @@ WRITING_FAILED = {
 def run(main: Callable[[], None]) -> None:
     """Run a stage or a command: a user's mistake is one clean message and exit status 1, not a traceback."""
     gc.freeze()  # what imports made stays anyway: no collection needs to look through it, as Trainer's first one would
+    accept_any_encoding()
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader has all it wants, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
@@ -54,7 +77,7 @@ def run(main: Callable[[], None]) -> None:
         if error.errno not in WRITING_FAILED:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"error: {where}{WRITING_FAILED[error.errno]}", file=sys.stderr)
+        print(printable(f"error: {where}{WRITING_FAILED[error.errno]}"), file=sys.stderr)
         sys.exit(1)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)

@@ -34,9 +34,9 @@ def test_nothing_of_what_is_printed_comes_back() -> None:
         assert returned in (type(None), terminal.Bar, Iterator[Callable[[int], None]]), function
 
 
-def test_the_console_imports_nothing_of_the_library() -> None:
+def test_the_console_imports_nothing_of_the_library_but_itself() -> None:
     for path in Path(terminal.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 assert node.module is not None
-                assert not node.module.startswith("labeltune")
+                assert node.module.startswith("labeltune.console") or not node.module.startswith("labeltune")

@@ -63,3 +63,14 @@ def test_what_ends_well_says_nothing(capsys: pytest.CaptureFixture[str]) -> None
 def test_several_problems_are_listed_and_a_single_one_is_not() -> None:
     assert errors.bullet(["one"]) == "one"
     assert errors.bullet(["one", "two"]) == "- one\n- two"
+
+
+def test_a_message_of_a_megabyte_keeps_its_beginning_and_its_end() -> None:
+    line = "x" * 1_000_000
+    message = str(UserError(f"data.csv:3: {line}: name the column with --text"))
+    assert len(message) < 1.1 * errors.MOST_CHARACTERS
+    assert message.startswith("data.csv:3: xxx")
+    assert message.endswith("name the column with --text")
+    assert "996,041 characters left out" in message
+    short = "x" * errors.MOST_CHARACTERS
+    assert str(UserError(short)) == short
