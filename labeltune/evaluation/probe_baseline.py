@@ -24,26 +24,26 @@ class Probe:
     """A regression on one layer's states."""
 
     layer: int
-    """The layer, from 1; 0 are the embeddings."""
+    """Number of the layer, from 1; 0 is the embeddings."""
     pooling: str
     """One of `POOLINGS`."""
     c: float
-    """Inverse strength of its penalty."""
+    """Inverse strength of the L2 penalty."""
     model: Regression
-    """It."""
+    """The fitted regression."""
     validation: dict[str, float]
-    """Its figures on the validation rows."""
+    """Accuracy and log-loss on the validation rows."""
     losses: dict[str, list[float]]
-    """Pooling -> validation log-loss of each layer, at the C with which they are compared."""
+    """Pooling -> validation log-loss of each layer, at the C with which layers are compared."""
 
 
 def sampled(splits: Splits, rows: int | str, seed: int) -> Splits:
-    """The rows to be read: all test rows, and of the others at most so many each, a stratified sample."""
+    """Return all test rows, and of every other split a stratified sample of at most `rows` rows."""
     return {split: part if split == "test" else _sample(part, rows, seed) for split, part in splits.items()}
 
 
 def compared(splits: Splits, rows: int | Literal["all", "auto"], num_labels: int) -> Splits:
-    """The rows on which layers are compared: those that `train.depth: auto` takes by `train.probe_rows`."""
+    """Return the rows on which layers are compared, which are those of `train.depth: auto`."""
     return sampled(splits, layer_selection.compared_rows(rows, num_labels), SEED)
 
 
@@ -58,27 +58,27 @@ def _sample(split: Split, rows: int | str, seed: int) -> Split:
     )
 
 
-def choose(sounding: LayerProbes, states: dict[str, States], splits: Splits, num_labels: int) -> Probe:
-    """Fit a regression to the training rows; its C, like its layer and pooling, has the lowest validation log-loss.
+def choose(probes: LayerProbes, states: dict[str, States], splits: Splits, num_labels: int) -> Probe:
+    """Fit a regression to the training rows, with the C of the lowest validation log-loss.
 
     Args:
-        sounding: the layers compared.
-        states: of the rows of `splits` behind `sounding.best()`, `[rows, poolings, size]`.
+        probes: regressions of the layers that were compared.
+        states: states of the rows of `splits` after the best layer, `[rows, poolings, size]`.
     """
-    place, pooling = sounding.best()
+    place, pooling = probes.best()
     train, validation = splits["train"], splits["validation"]
-    fitted, seen = (states[split][:, pooling] for split in ("train", "validation"))
+    train_states, validation_states = (states[split][:, pooling] for split in ("train", "validation"))
 
-    def tried(c: float) -> tuple[Regression, dict[str, float]]:
-        model = layer_selection.fit(fitted, train.labels, num_labels, c=c)
-        return model, figures(validation.labels, model.probabilities(seen.astype(np.float64)))
+    def fit(c: float) -> tuple[Regression, dict[str, float]]:
+        model = layer_selection.fit(train_states, train.labels, num_labels, c=c)
+        return model, figures(validation.labels, model.probabilities(validation_states.astype(np.float64)))
 
-    found = {c: tried(c) for c in STRENGTHS}
+    found = {c: fit(c) for c in STRENGTHS}
     c = lowest_loss((c, validated["log_loss"]) for c, (_, validated) in found.items())
     model, validated = found[c]
-    losses = sounding.losses.mean(axis=2)  # [layers, poolings]
+    losses = probes.losses.mean(axis=2)  # [layers, poolings]
     return Probe(
-        layer=sounding.layers[place],
+        layer=probes.layers[place],
         pooling=POOLINGS[pooling],
         c=c,
         model=model,
@@ -88,15 +88,17 @@ def choose(sounding: LayerProbes, states: dict[str, States], splits: Splits, num
 
 
 def answer(
-    model: ProbedModel, splits: Splits, tried_on: Splits, encoder: Encoder, num_labels: int, *, budget: int
+    model: ProbedModel, splits: Splits, compared_on: Splits, encoder: Encoder, num_labels: int, *, budget: int
 ) -> tuple[list[Baseline], dict[str, Features]]:
-    """Answer the test rows by a probe, and by label scoring where the model can; the two share one pass.
+    """Predict the test rows by a probe, and by label scoring where the model can, in one pass.
 
-    The probe's rate is that of a base model which ends with its layer; its size is that of the whole base model.
+    The probe's rows per second are those of a base model that ends with the probe's layer; its size is that of the
+    whole base model.
 
     Args:
-        splits: of the training and the validation rows those that the probe is fitted to and judged by.
-        tried_on: those on which layers are compared.
+        splits: the test rows, and the training and validation rows to which the probe is fitted and by which its C is
+            chosen.
+        compared_on: training and validation rows on which layers are compared.
         budget: MiB that the feature cache may take.
 
     Returns:
@@ -107,17 +109,17 @@ def answer(
     """
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
     first, judging = (
-        Part(input_ids=encoder.encode(tried_on[split].texts).input_ids, labels=tried_on[split].labels)
+        Part(input_ids=encoder.encode(compared_on[split].texts).input_ids, labels=compared_on[split].labels)
         for split in ("train", "validation")
     )
-    sounding = layer_selection.probe_layers(model, first, judging, num_labels, key="train.probe_rows", budget=budget)
+    probes = layer_selection.probe_layers(model, first, judging, num_labels, key="train.probe_rows", budget=budget)
     tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
     started = time.perf_counter()
-    states = _behind(model, sounding, tried_on, splits, tokens)
-    probe = choose(sounding, states, splits, num_labels)
-    spent = sounding.seconds + time.perf_counter() - started
+    states = _states_of_layer(model, probes, compared_on, splits, tokens)
+    probe = choose(probes, states, splits, num_labels)
+    spent = probes.seconds + time.perf_counter() - started
 
-    with progress("reading the test rows with the untuned model", len(test)) as advance:
+    with progress("reading the test rows with the base model", len(test)) as advance:
         reading = read_hidden_states(
             model, tokens["test"], layers=(probe.layer,), scoring=model.missing is None, progress=advance
         )
@@ -140,7 +142,7 @@ def answer(
                 "C": probe.c,
                 "rows": len(train),
                 "validation_rows": len(validation),
-                "layers": list(sounding.layers),
+                "layers": list(probes.layers),
                 "compared": [len(first.labels), len(judging.labels)],
                 "losses": probe.losses,
                 "validation": probe.validation,
@@ -160,20 +162,20 @@ def answer(
     return found, features
 
 
-def _behind(
-    model: ProbedModel, sounding: LayerProbes, tried_on: Splits, splits: Splits, tokens: dict[str, list[list[int]]]
+def _states_of_layer(
+    model: ProbedModel, probes: LayerProbes, compared_on: Splits, splits: Splits, tokens: dict[str, list[list[int]]]
 ) -> dict[str, States]:
-    """States of training and validation rows behind the sounding's best layer; what it read is not read again."""
-    place, _ = sounding.best()
+    """Return states of training and validation rows after the best layer; rows of the comparison are not run again."""
+    place, _ = probes.best()
     known = {
         (split, row): state
-        for split, read_before in sounding.states.items()
-        for row, state in zip(tried_on[split].ids, read_before[place], strict=True)
+        for split, read_before in probes.states.items()
+        for row, state in zip(compared_on[split].ids, read_before[place], strict=True)
     }
-    wanted = [(split, row) for split in sounding.states for row in splits[split].ids]
-    of_row = dict(zip(wanted, [ids for split in sounding.states for ids in tokens[split]], strict=True))
+    wanted = [(split, row) for split in probes.states for row in splits[split].ids]
+    of_row = dict(zip(wanted, [ids for split in probes.states for ids in tokens[split]], strict=True))
     unread = [one for one in wanted if one not in known]
     if unread:
-        now = layer_selection.states_after_layer(model, [of_row[one] for one in unread], sounding.layers[place])
+        now = layer_selection.states_after_layer(model, [of_row[one] for one in unread], probes.layers[place])
         known |= dict(zip(unread, now, strict=True))
-    return {split: np.stack([known[split, row] for row in splits[split].ids]) for split in sounding.states}
+    return {split: np.stack([known[split, row] for row in splits[split].ids]) for split in probes.states}

@@ -22,6 +22,7 @@ from labeltune.modeling.classifiers import continue_prefix, shared_prefix
 from labeltune.modeling.device import Machine, device
 from labeltune.modeling.forward import PromptPrefix, length_multiple, pad, row_batches, run_in_threads
 from labeltune.modeling.kernels import fused
+from labeltune.modeling.network import Network
 from labeltune.modeling.packing import UnpaddedBatch
 from labeltune.modeling.prompts import Encoder
 from labeltune.probing.regression import States
@@ -30,20 +31,20 @@ from labeltune.runtime.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ProbedModel:
-    """A base model that nothing was trained of."""
+    """A base model before fine-tuning, at its full depth."""
 
-    network: Any
-    """It, on its device."""
+    network: Network
+    """The network, on its device."""
     pad_id: int
-    """Token that fills up batches."""
+    """Id of the padding token."""
     files: dict[str, str]
-    """File of it -> sha256."""
+    """Name of each of the model's files -> sha256."""
     size: int
-    """Bytes of its files."""
+    """Size of the files in bytes."""
     prefix: PromptPrefix | None
-    """What every prompt begins with."""
+    """Tokens with which every prompt begins, and their states; None where prompts share no prefix."""
     missing: str | None
-    """Why it can't score label words; None where it can."""
+    """Why the model can't score label words; None where it can."""
 
 
 def load_probed_model(
@@ -52,10 +53,10 @@ def load_probed_model(
     """Load a base model at its full depth.
 
     Args:
-        scoring: whether label words are to be scored; else, and where the model can't, it has a head that is not used.
+        scoring: whether to score label words; a model that does not, or can't, gets a classifier head that is unused.
 
     Raises:
-        UserError: the model can't read prompts of this length, or is of no use as a classifier.
+        UserError: the model can't read prompts of this length, or can't be made a classifier.
     """
 
     def loaded(head: str) -> Any:
@@ -93,54 +94,57 @@ def load_probed_model(
 
 
 POOLINGS = ("mean", "last")
-"""What stands for all states of a row: their mean, or that of its last token."""
+"""How the states of a row's tokens are reduced to one: by their mean, or to the last token's."""
 
 
 class HiddenStateRecorder(threading.local):
-    """What one thread has seen of its batch; the states of every token are never kept."""
+    """Pooled states of the batch that this thread runs; those of single tokens are not kept."""
 
     def __init__(self, layers: Collection[int]) -> None:
         self.layers = layers
         self.seconds: dict[int, float] = {}
-        """Layer -> time from the batch's begin until its states were known."""
+        """Layer -> seconds from the start of the batch until its states were computed."""
 
     def begin(self, mask: torch.Tensor) -> None:
-        """Expect a batch with this mask, `[batch, length]`."""
-        self.mask, self.kept, self.seconds = mask, list[torch.Tensor](), {}
+        """Prepare for a batch with this attention mask, `[batch, length]`."""
+        self.mask, self.states, self.seconds = mask, list[torch.Tensor](), {}
         self.started = time.perf_counter()
 
-    def see(self, layer: int, hidden: torch.Tensor, unpadded: UnpaddedBatch | None) -> None:
-        """Pool states `[batch, length or more, size]`, or those of a line; behind the mask are nodes of label words."""
+    def record(self, layer: int, hidden: torch.Tensor, unpadded: UnpaddedBatch | None) -> None:
+        """Pool a layer's states, `[batch, length, size]`, or those of an unpadded batch.
+
+        States of nodes of label words may follow those that the mask covers; they are left out.
+        """
         if layer in self.layers:
             hidden = hidden if unpadded is None else unpadded.pad(hidden)
             inside = hidden[:, : self.mask.shape[1]]
             pooled = [classifiers.pool(inside, self.mask, how).float() for how in POOLINGS]
-            self.kept.append(torch.stack(pooled, dim=1).cpu())  # [batch, poolings, size]
+            self.states.append(torch.stack(pooled, dim=1).cpu())  # [batch, poolings, size]
             self.seconds[layer] = time.perf_counter() - self.started
 
     def pooled(self) -> States:
-        """States of the batch, `[batch, layers, poolings, size]`."""
-        assert len(self.kept) == len(self.layers), "a layer did not run, or ran twice"
-        return torch.stack(self.kept, dim=1).numpy()
+        """Return the pooled states of the batch, `[batch, layers, poolings, size]`."""
+        assert len(self.states) == len(self.layers), "a layer did not run, or ran twice"
+        return torch.stack(self.states, dim=1).numpy()
 
 
 @contextmanager
-def recording(network: Any, layers: Collection[int]) -> Iterator[HiddenStateRecorder]:
-    """Watch the layers of a network; their states are those that Transformers calls `hidden_states`."""
+def recording(network: Network, layers: Collection[int]) -> Iterator[HiddenStateRecorder]:
+    """Record the hidden states of some layers by hooks; they are Transformers' `hidden_states`, pooled."""
     recorder = HiddenStateRecorder(layers)
     backbone, parts = network.backbone(), _layer_list(network)
     top = network.config.num_hidden_layers
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorder.see(0, args[0] if args else kwargs["hidden_states"], kwargs.get("unpadded"))
+        recorder.record(0, args[0] if args else kwargs["hidden_states"], kwargs.get("unpadded"))
 
     def after(layer: int, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
-        recorder.see(layer, output[0] if isinstance(output, tuple) else output, kwargs.get("unpadded"))
+        recorder.record(layer, output[0] if isinstance(output, tuple) else output, kwargs.get("unpadded"))
 
-    def behind(_: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
-        recorder.see(top, output.last_hidden_state, kwargs.get("unpadded"))
+    def after_norm(_: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
+        recorder.record(top, output.last_hidden_state, kwargs.get("unpadded"))
 
-    hooks = [backbone.register_forward_hook(behind, with_kwargs=True)]
+    hooks = [backbone.register_forward_hook(after_norm, with_kwargs=True)]
     if parts is not None:
         hooks.append(parts[0].register_forward_pre_hook(before, with_kwargs=True))
         for layer, part in enumerate(parts[:-1], start=1):
@@ -152,14 +156,17 @@ def recording(network: Any, layers: Collection[int]) -> Iterator[HiddenStateReco
             hook.remove()
 
 
-def recorded_layers(network: Any) -> tuple[int, ...]:
-    """Layers whose states can be watched: 0 are the embeddings, the last one's come with the final norm."""
+def recorded_layers(network: Network) -> tuple[int, ...]:
+    """Return the layers whose states can be recorded.
+
+    Layer 0 is the embeddings; the states of the last layer are those after the final norm.
+    """
     count = network.config.num_hidden_layers
     return (count,) if _layer_list(network) is None else tuple(range(count + 1))
 
 
-def _layer_list(network: Any) -> nn.ModuleList | None:
-    """The layers of a network; of a family that labeltune does not know, the list that is as long as its depth."""
+def _layer_list(network: Network) -> nn.ModuleList | None:
+    """Return the layers of a network; in an unknown architecture, the module list that is as long as its depth."""
     backbone = network.backbone()
     if architecture_of(network.config):
         return layer_list(backbone)
@@ -169,24 +176,24 @@ def _layer_list(network: Any) -> nn.ModuleList | None:
 
 MEAN = POOLINGS.index("mean")
 STRIDE = 4
-"""Layers that rows pass at once where the caller does not stop between them."""
+"""Number of layers in one pass where the caller does not stop hidden_states them."""
 
 KeepStates = Callable[[int, list[torch.Tensor]], object]
-"""Takes the number of a layer and the states of each row after it, `[length, size]`."""
+"""Called with the number of a layer and the states of each row after it, `[length, size]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenStates:
-    """What a forward pass over rows gave."""
+    """Results of a forward pass over rows."""
 
     states: States
     """Pooled states, `[rows, layers, poolings, size]`, in the order of `POOLINGS`."""
     scores: States | None
-    """log p(label word | prompt), up to one constant a row, `[rows, num_labels]`, where it was asked for."""
+    """log p(label word | prompt), up to one constant a row, `[rows, num_labels]`; None unless asked for."""
     seconds: float
-    """Time of the whole pass."""
+    """Seconds of the whole pass."""
     layer_seconds: dict[int, float]
-    """Layer -> time until its states were known: that of a pass through a model which ends with it."""
+    """Layer -> seconds until its states were computed: those of a model that ends with this layer."""
 
 
 def read_hidden_states(
@@ -201,7 +208,7 @@ def read_hidden_states(
 
     Args:
         input_ids: token ids per row, not padded.
-        layers: whose states are kept, ascending.
+        layers: layers whose states are returned, ascending.
         scoring: score the label words in the same pass.
         progress: called with the number of rows done since the last call.
     """
@@ -217,7 +224,7 @@ def read_hidden_states(
     with recording(network, layers) as recorder:
         means = _prefix_means(network, prefix, recorder) if prefix else np.empty(0, dtype=np.float32)
 
-        def passed(rows: list[int]) -> tuple[States, States | None, dict[int, float], float]:
+        def run_batch(rows: list[int]) -> tuple[States, States | None, dict[int, float], float]:
             begun, skip = time.perf_counter(), skipped[rows[0]]
             padded = pad([input_ids[row][skip:] for row in rows], model.pad_id, multiple)
             batch = {name: tensor.to(network.device) for name, tensor in padded.items()}
@@ -229,10 +236,12 @@ def read_hidden_states(
                 network.run(batch["input_ids"], batch["attention_mask"], None)
             pooled = recorder.pooled()
             if skip:
-                _count_in(means, skip, pooled, padded["attention_mask"])
+                _include_prefix(means, skip, pooled, padded["attention_mask"])
             return pooled, logits, recorder.seconds, time.perf_counter() - begun
 
-        for rows, result in zip(batches, run_in_threads(passed, batches, network.device, sharing=False), strict=True):
+        for rows, result in zip(
+            batches, run_in_threads(run_batch, batches, network.device, sharing=False), strict=True
+        ):
             states[rows], logits, seconds, batch_seconds = result
             if scoring:
                 scores[rows] = logits
@@ -257,92 +266,93 @@ def layer_by_layer(
     wanted: Collection[int] = (),
     keep: KeepStates | None = None,
 ) -> Iterator[States]:
-    """Run all rows through one layer after another; the caller stops when it has seen enough, and no layer above runs.
+    """Run all rows through one layer after another, up to the layer at which the caller stops iterating.
 
     Args:
-        least: the layer before which the caller does not stop: up to it, a pass goes through `STRIDE` layers.
+        least: first layer at which the caller may stop: up to it, each pass runs `STRIDE` layers.
         wanted: layers after which `keep` is called with the states of every row.
-        keep: takes the number of a layer and each row's states after it, `[length, size]` without the prefix's.
+        keep: called with the number of a layer and each row's states after it, `[length, size]`, without those of the
+            prefix.
 
     Yields:
-        Pooled states, `[rows, poolings, size]`, those of the embeddings first.
+        Pooled states of each layer, `[rows, poolings, size]`; the embeddings come first.
     """
     network, prefix = model.network, model.prefix
     multiple = length_multiple(network)
     batches, skipped = row_batches(input_ids, prefix, 0, fused.batch_tokens(network), multiple)
     padded = [pad([input_ids[row][skipped[row] :] for row in rows], model.pad_id, multiple) for rows in batches]
     prefixes = [prefix if skipped[rows[0]] else None for rows in batches]
-    if prefix:  # a batch of its own, whose means belong to those of the rows behind it
+    if prefix:  # a batch of its own: its means are part of those of the rows that continue it
         padded.append(pad([prefix.tokens], model.pad_id))
         prefixes.append(None)
-    between: list[torch.Tensor | None] = [None] * len(padded)
+    hidden_states: list[torch.Tensor | None] = [None] * len(padded)
     start = None
 
     top = network.config.num_hidden_layers
     for stop in sorted({*range(STRIDE, least, STRIDE), *range(max(1, least), top + 1), *wanted}):
         layers = range(0 if start is None else start + 1, stop + 1)
 
-        def climbed(numbers: list[int], start: int | None = start, layers: range = layers) -> States:
+        def run_layers(numbers: list[int], start: int | None = start, layers: range = layers) -> States:
             (number,) = numbers
             mask = padded[number]["attention_mask"].to(network.device)
             seen, past = continue_prefix(prefixes[number], mask)
             recorder.begin(mask)
             tokens = padded[number]["input_ids"].to(network.device) if start is None else None
-            hidden = network.run(tokens, seen, between[number], start=start, stop=layers[-1], **past)
-            between[number] = hidden
+            hidden = network.run(tokens, seen, hidden_states[number], start=start, stop=layers[-1], **past)
+            hidden_states[number] = hidden
             return recorder.pooled()
 
         with recording(network, layers) as recorder:
             found = list(
-                run_in_threads(climbed, [[number] for number in range(len(padded))], network.device, sharing=False)
+                run_in_threads(run_layers, [[number] for number in range(len(padded))], network.device, sharing=False)
             )
         states = np.empty((len(input_ids), len(layers), len(POOLINGS), network.config.hidden_size), dtype=np.float32)
         for number, rows in enumerate(batches):
             if skip := skipped[rows[0]]:
-                _count_in(found[-1][0, :, MEAN], skip, found[number], padded[number]["attention_mask"])
+                _include_prefix(found[-1][0, :, MEAN], skip, found[number], padded[number]["attention_mask"])
             states[rows] = found[number]
         if keep is not None and stop in wanted:
-            keep(stop, _each_row(input_ids, batches, skipped, between))
+            keep(stop, _states_by_row(input_ids, batches, skipped, hidden_states))
         yield from np.moveaxis(states, 1, 0)
         start = stop
 
 
-def _each_row(
+def _states_by_row(
     input_ids: Sequence[list[int]],
     batches: Sequence[list[int]],
     skipped: Sequence[int],
-    between: Sequence[torch.Tensor | None],
+    hidden_states: Sequence[torch.Tensor | None],
 ) -> list[torch.Tensor]:
-    """States of each row behind the prefix, `[length, size]`, from those of the batches."""
+    """Return the states of each row after the prefix, `[length, size]`, from those of the batches."""
     found = {}
-    for rows, hidden in zip(batches, between, strict=False):
+    for rows, hidden in zip(batches, hidden_states, strict=False):
         assert hidden is not None, "they all went through the layer"
         for row, states in zip(rows, hidden, strict=True):
             found[row] = states[: len(input_ids[row]) - skipped[row]]
     return [found[row] for row in range(len(input_ids))]
 
 
-def _count_in(means: States, skip: int, pooled: States, mask: torch.Tensor) -> None:
-    """Make a mean that of the prefix's tokens and those behind it, in place.
+def _include_prefix(means: States, skip: int, pooled: States, mask: torch.Tensor) -> None:
+    """Turn means over the tokens after a prefix into means over all tokens, in place.
 
     Args:
-        means: of the prefix's tokens, `[layers, size]`.
-        skip: how many they are.
-        pooled: of the tokens behind them, `[batch, layers, poolings, size]`.
-        mask: of those, `[batch, length]`.
+        means: mean states of the prefix's tokens, `[layers, size]`.
+        skip: number of the prefix's tokens.
+        pooled: pooled states of the tokens after the prefix, `[batch, layers, poolings, size]`.
+        mask: attention mask of those tokens, `[batch, length]`.
     """
     share = skip / (skip + mask.sum(1).numpy()[:, None, None])  # [batch, 1, 1]
     pooled[:, :, MEAN] = share * means + (1 - share) * pooled[:, :, MEAN]
 
 
-def _prefix_means(network: Any, prefix: PromptPrefix, recorder: HiddenStateRecorder) -> States:
-    """Mean state of the prefix's tokens behind each layer, `[layers, size]`."""
+def _prefix_means(network: Network, prefix: PromptPrefix, recorder: HiddenStateRecorder) -> States:
+    """Return the mean state of the prefix's tokens after each layer, `[layers, size]`."""
     ids = torch.tensor([prefix.tokens], device=network.device)
 
-    def passed(_: list[int]) -> States:
+    def run_prefix(_: list[int]) -> States:
         recorder.begin(torch.ones_like(ids))
         network.run(ids, torch.ones_like(ids), None)
         return recorder.pooled()[0, :, MEAN]
 
-    (means,) = run_in_threads(passed, [[0]], network.device, sharing=False)
+    (means,) = run_in_threads(run_prefix, [[0]], network.device, sharing=False)
     return means

@@ -144,17 +144,17 @@ def reference(
 
 
 def test_a_probe_finds_the_layer_and_pooling_that_hold_the_label() -> None:
-    sounding, splits = planted()
-    place, _ = sounding.best()
-    behind = {split: states[place] for split, states in sounding.states.items()}
-    probe = probe_baseline.choose(sounding, behind, splits, 2)
+    probes, splits = planted()
+    place, _ = probes.best()
+    after = {split: states[place] for split, states in probes.states.items()}
+    probe = probe_baseline.choose(probes, after, splits, 2)
     assert (probe.layer, probe.pooling) == (2, "last")
     assert probe.losses["last"][2] == min(min(losses) for losses in probe.losses.values())
-    by_c = {c: reference(sounding.states, splits, 2, 1, c) for c in probe_baseline.STRENGTHS}
+    by_c = {c: reference(probes.states, splits, 2, 1, c) for c in probe_baseline.STRENGTHS}
     losses = {c: sklearn_metrics.log_loss(splits["validation"].labels, given) for c, given in by_c.items()}
     assert probe.c == min(losses, key=lambda c: losses[c])
     assert probe.validation["log_loss"] == pytest.approx(losses[probe.c])
-    found = probe.model.probabilities(sounding.states["validation"][2, :, 1].astype(np.float64))
+    found = probe.model.probabilities(probes.states["validation"][2, :, 1].astype(np.float64))
     np.testing.assert_allclose(found, by_c[probe.c], rtol=1e-6)
 
 

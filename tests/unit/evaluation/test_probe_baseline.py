@@ -28,11 +28,11 @@ def test_states_are_those_of_every_row_and_none_is_read_twice(
     model = hidden_states.load_probed_model(made.base, made.labels, made.encoder, made.machine, scoring=False)
     splits = {"train": split("train", 0, 17), "validation": split("validation", 3, 9), "test": split("test", 5, 4)}
     read: list[int] = []
-    behind = layer_selection.states_after_layer
+    states_after_layer = layer_selection.states_after_layer
     monkeypatch.setattr(
         layer_selection,
         "states_after_layer",
-        lambda model, rows, layer: read.append(len(rows)) or behind(model, rows, layer),
+        lambda model, rows, layer: read.append(len(rows)) or states_after_layer(model, rows, layer),
     )
     tried_on = probe_baseline.compared(splits, compared, 2)
     (found, *_), features = probe_baseline.answer(model, splits, tried_on, made.encoder, 2, budget=0)
@@ -40,6 +40,6 @@ def test_states_are_those_of_every_row_and_none_is_read_twice(
     assert read == ([] if compared == "all" else [17 + 9 - 6 - 6])
     layer, pooling = found.chosen["layer"], POOLINGS.index(found.chosen["pooling"])
     for name, rows in splits.items():
-        expected = behind(model, made.encoder.encode(rows.texts).input_ids, layer)[:, pooling]
+        expected = states_after_layer(model, made.encoder.encode(rows.texts).input_ids, layer)[:, pooling]
         assert features[name].ids == rows.ids
         np.testing.assert_allclose(features[name].states, expected, rtol=1e-4, atol=1e-5)

@@ -39,12 +39,12 @@ def read_states(model: ProbedModel, made: NetworkSpec, texts: Sequence[str] = TE
     return read_hidden_states(model, made.encoder.encode(texts).input_ids, **options)
 
 
-def climbed(model: ProbedModel, made: NetworkSpec, texts: Sequence[str] = TEXTS) -> np.ndarray:
+def read_layer_by_layer(model: ProbedModel, made: NetworkSpec, texts: Sequence[str] = TEXTS) -> np.ndarray:
     return np.stack(list(layer_by_layer(model, made.encoder.encode(texts).input_ids)), axis=1)
 
 
 def reference_states(made: NetworkSpec, text: str) -> np.ndarray:
-    """Mean and last state behind every layer of Transformers' own model, `[layers, 2, size]`, of one row alone."""
+    """Mean and last state after every layer of Transformers' own model, `[layers, 2, size]`, of one row alone."""
     with quiet(), torch.no_grad():
         backbone = AutoModel.from_pretrained(made.base.folder, attn_implementation="eager").eval()
         ids = torch.tensor(made.encoder.encode([text]).input_ids)
@@ -63,7 +63,7 @@ def test_a_decoders_states_are_transformers_own(tiny_base: Bases, architecture: 
     for scoring in (True, False):
         found = read_states(model, made, scoring=scoring).states
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(climbed(model, made), read_states(model, made, scoring=False).states)
+        np.testing.assert_array_equal(read_layer_by_layer(model, made), read_states(model, made, scoring=False).states)
         alone = read_states(model, made, TEXTS[1:2], scoring=scoring).states
         np.testing.assert_allclose(alone, expected[1:2], rtol=1e-4, atol=1e-5)
     assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1  # layers differ, or nothing is shown
@@ -76,7 +76,7 @@ def test_an_encoders_and_an_unknown_familys_states_are_transformers_own(tiny_bas
     expected = np.stack([reference_states(made, text) for text in TEXTS])
     np.testing.assert_allclose(read_states(model, made).states, expected, rtol=1e-4, atol=1e-5)
     if architecture != UNKNOWN:
-        np.testing.assert_array_equal(climbed(model, made), read_states(model, made).states)
+        np.testing.assert_array_equal(read_layer_by_layer(model, made), read_states(model, made).states)
     np.testing.assert_allclose(read_states(model, made, TEXTS[2:3]).states, expected[2:3], rtol=1e-4, atol=1e-5)
 
 
@@ -97,7 +97,9 @@ def test_a_shared_front_and_several_threads_change_nothing(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     found = read_states(model, made, texts)
     np.testing.assert_allclose(found.states, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(climbed(model, made, texts), read_states(model, made, texts, scoring=False).states)
+    np.testing.assert_array_equal(
+        read_layer_by_layer(model, made, texts), read_states(model, made, texts, scoring=False).states
+    )
     if found.scores is not None:
         plain = read_states(replace(model, prefix=None), made, texts)
         np.testing.assert_allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-4)
@@ -141,7 +143,7 @@ def test_no_layer_is_read_before_it_is_asked_for_but_below_the_least(
     """Layer by layer, how far the rows have come: below the least they go through two at once."""
     made = plan(tiny_base("llama"))
     model = loaded(made)
-    expected = climbed(model, made)
+    expected = read_layer_by_layer(model, made)
     monkeypatch.setattr(hidden_states, "STRIDE", 2)
     run, stops = model.network.run, list[int]()
     monkeypatch.setattr(model.network, "run", lambda *given, **how: stops.append(how["stop"]) or run(*given, **how))
