@@ -24,7 +24,7 @@ from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.forward import compute_logits
 from labeltune.modeling.kernels import fused
 from labeltune.modeling.prompts import Encoder
-from labeltune.probing.layer_selection import select_layers
+from labeltune.probing.layer_selection import choose_capacity
 from labeltune.runtime import errors, files
 from labeltune.runtime.errors import UserError
 from labeltune.training import dataset
@@ -48,7 +48,7 @@ def main() -> None:
     splits = [
         prompts.encode(files.read_prepared(PREPARED / f"{s}.csv"), encoder, labels) for s in ("train", "validation")
     ]
-    plan, _ = select_layers(
+    plan, _ = choose_capacity(
         NetworkSpec(base=base, labels=labels, train=settings, encoder=encoder, machine=machine), *splits
     )
     given = splits[0].take(list(range(min(ROWS, len(splits[0])))))

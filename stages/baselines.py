@@ -41,10 +41,8 @@ def main() -> None:
         encoder = Encoder.of(base_models.load_tokenizer(base.folder), prompt, labels)
         untuned = load_probed_model(base, labels, encoder, machine, scoring=settings.zero_shot)
         probed = probe_baseline.sampled(splits, settings.probe_rows, settings.seed)
-        compared = probe_baseline.compared(splits, train.probe_rows, len(labels))
-        answers, states = probe_baseline.answer(
-            untuned, probed, compared, encoder, len(labels), budget=train.feature_cache_budget
-        )
+        compared = probe_baseline.compared(splits, train, len(labels))
+        answers, states = probe_baseline.answer(untuned, probed, compared, encoder, len(labels), train)
         found += answers
 
         write_table(PREDICTIONS, baselines.answers(found, splits["test"], labels))

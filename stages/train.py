@@ -16,7 +16,7 @@ from labeltune.inference.artifact import Record
 from labeltune.modeling import adapters, base_models, device
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.prompts import Encoder, encode
-from labeltune.probing.layer_selection import select_layers
+from labeltune.probing.layer_selection import choose_capacity
 from labeltune.runtime import errors, files
 from labeltune.training import checkpoints, tracking
 from labeltune.training.finetune import fine_tune
@@ -38,7 +38,7 @@ def main() -> None:
         encoder = Encoder.of(base_models.load_tokenizer(base.folder), prompt, labels, Normalization.load(PREPARED))
         splits = {split: encode(files.read_prepared(path), encoder, labels) for split, path in paths.items()}
         plan = NetworkSpec(base=base, labels=labels, train=settings, encoder=encoder, machine=machine)
-        plan, choice = select_layers(plan, **splits)
+        plan, choice = choose_capacity(plan, **splits)
         source = files.read_json(PREPARED / "source.json")
         rows = {split: len(rows) for split, rows in splits.items()}
         record = Record.of(plan, model, prompt, dataset, data=data, rows=rows, source=source, chosen=choice.reasons)

@@ -48,7 +48,15 @@ def plan(
     labels = LabelSet(names=tuple(words), words=tuple(words))
     base = open_base(Model(name="tiny", source="files", folder=str(folder)))
     prompt = Prompt(template=f"Text: {{text}}{cue}", max_length=max_length)
-    step = {"seed": 1, "epochs": 1.0, "batch_size": 8, "learning_rate": 0.02, "scheduler": "constant", "warmup": 0.0}
+    step = {
+        "seed": 1,
+        "effort": "fast",
+        "epochs": 1.0,
+        "batch_size": 8,
+        "learning_rate": 0.02,
+        "scheduler": "constant",
+        "warmup": 0.0,
+    }
     return NetworkSpec(
         base=base,
         labels=labels,

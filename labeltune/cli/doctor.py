@@ -15,7 +15,7 @@ import psutil
 import torch
 from transformers import logging
 
-from labeltune.config import base, resolve
+from labeltune.config import base, effort, resolve
 from labeltune.config.model import Train
 from labeltune.config.resolve import Resolved
 from labeltune.console import terminal
@@ -26,7 +26,7 @@ from labeltune.modeling.architectures import is_encoder
 from labeltune.modeling.base_models import load_config, load_tokenizer, open_base
 from labeltune.modeling.forward import prefix_tokens
 from labeltune.modeling.prompts import Encoder
-from labeltune.probing.layer_selection import compared_rows, fewest_layers, patience, trained_layers
+from labeltune.probing.layer_probes import compared_rows, fewest_layers, patience
 from labeltune.runtime.cache import cache_dir
 from labeltune.runtime.files import read_prepared
 from labeltune.training.trainer import validations_per_epoch
@@ -122,21 +122,25 @@ def estimate(
         gflops: rate of matrix products on this machine, in 1e9 operations a second.
     """
     depth = train.depth if isinstance(train.depth, int) else shape.layers
-    if train.depth == "auto":
+    probed = train.depth == "auto" and (train.effort == "fast" or (train.effort == "balanced" and shape.decoder))
+    if probed:
         depth = fewest_layers(shape.layers)
-    layers = trained_layers(train.method, depth, on_gpu=False)[0] if train.layers == "auto" else train.layers
+    layers: int | str = train.layers
+    if layers == "auto":
+        layers, _ = effort.trained_layers(train.effort, train.method, depth, rows, on_gpu=False)
+    epochs = effort.epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
     top = min(depth, layers) if isinstance(layers, int) else depth
     below = depth - top
     back = BACKWARD + (WEIGHTS if train.method == "full" else 0)
-    held = validation * validations_per_epoch(train.epochs) * train.epochs * FORWARD
+    held = validation * validations_per_epoch(epochs) * epochs * FORWARD
     pooled = shape.decoder and train.head != "label_scoring"
     own = tokens - prefix if pooled else tokens
     learnt = own if pooled and train.packing is not False else padded
     trunk = FORWARD * below * shape.layer_weights * (rows + validation) * own
-    trained = top * shape.layer_weights * (rows * train.epochs * learnt * (FORWARD + back) + tokens * held)
+    trained = top * shape.layer_weights * (rows * epochs * learnt * (FORWARD + back) + tokens * held)
     sounded = 0.0
-    if train.depth == "auto":
-        few = compared_rows(train.probe_rows, num_labels=2)
+    if probed:
+        few = compared_rows(train.probe_rows, train.effort, num_labels=2)
         most = rows + validation if few == "all" else few
         read = min(shape.layers, depth + patience(shape.layers))
         sounded = FORWARD * read * shape.layer_weights * own * (min(rows, most) + min(validation, most))
@@ -227,8 +231,10 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
             fits = "yes" if found.memory_mib < 1024 * free else "no: not enough memory"
             chosen = "chosen" if (method, top) == (resolved.train.method, resolved.train.layers) else ""
             table.append([method, str(top), _clock(found.seconds), f"{found.memory_mib / 1024:.1f} GiB", fits, chosen])
+    train = resolved.train
+    epochs = effort.epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
     title = f"recipe {resolved.recipe}: {rows:,} training rows of {tokens:.0f} tokens, {resolved.model.name}"
-    terminal.say(f"{title}, {resolved.train.epochs:g} epochs; estimates, within a third as a rule")
+    terminal.say(f"{title}, {epochs:g} epochs; estimates, within a third as a rule")
     terminal.table("training", ["method", "layers that train", "time", "memory", "fits", ""], table)
     if torch.cuda.is_available():
         terminal.say("the times are those of the CPU: on a GPU expect far less")

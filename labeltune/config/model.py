@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from labeltune.config.base import SHA256, Fraction, Origin, Positive, Section, Seed
+from labeltune.config.effort import Effort, Method
 
 
 class Model(Origin):
@@ -28,7 +29,6 @@ class Model(Origin):
         return self
 
 
-Method = Literal["full", "lora", "qlora"]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
 
@@ -55,10 +55,10 @@ class Prompt(Section):
 class Lora(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
 
-    rank: Positive = 8
-    """Rank r of the update B·A."""
-    alpha: Positive = 16
-    """The update is scaled by alpha / rank."""
+    rank: Positive | Literal["auto"] = 8
+    """Rank r of the update B·A; `auto`: by `train.effort` and the number of training rows, 8 to 32."""
+    alpha: Positive | Literal["auto"] = 16
+    """The update is scaled by alpha / rank; `auto`: twice the rank."""
     dropout: Fraction = 0.0
     """Dropout of the adapter's input; above 0 it costs about a third of the speed on a CPU."""
     targets: list[str] | Literal["auto", "attention", "attention+mlp-output", "all-linear"] = "auto"
@@ -77,6 +77,10 @@ class Train(Section):
 
     seed: Seed
     """Seed of the initial weights, the order of rows and dropout."""
+    effort: Effort = "balanced"
+    """What `auto` takes for depth, layers, epochs and rank. `fast`: the shallowest layers that will do, a quarter of
+    them trained, one epoch; `balanced`: the best depth, half of the layers trained, or all from 20,000 training rows
+    on, two to four epochs; `best`: every layer, three to five epochs."""
     method: Method = "lora"
     """Train every weight, low-rank adapters, or adapters on 4-bit weights (Dettmers et al. 2023, arXiv:2305.14314)."""
     head: Literal["label_scoring", "linear", "mlp"] = "label_scoring"
@@ -88,15 +92,17 @@ class Train(Section):
     """Hidden state that the head sees: of the first or last token, or the mean over all; `auto`: the last one in
     decoders; in encoders what Transformers' own classifier takes, and the first one with `head: mlp`."""
     depth: Positive | Literal["all", "auto"] = "all"
-    """Cut the model after this many layers; `auto`: the shallowest whose regression on the base model's states is
-    within a standard error of the best layer's, on the validation rows; at least a third of the model."""
+    """Cut the model after this many layers; `auto` compares regressions on the base model's states by their validation
+    loss and takes, at least a third of the model: with `effort: fast` the shallowest layer within a standard error of
+    the best; with `balanced` the deepest within a standard error, or every layer of an encoder; with `best` every
+    layer."""
     probe_rows: Positive | Literal["all", "auto"] = "auto"
     """Layers are compared by regressions on so many training rows, judged by at most as many validation rows: for
     `depth: auto`, and for the baseline on hidden states. They are read layer by layer until none is better. `auto`:
-    128, or 16 for each label where that is more."""
+    1,024, or 64 for each label where that is more; with `effort: fast` 128, or 16 for each label."""
     layers: Positive | Literal["all", "auto"] = "all"
-    """Train in only this many top layers of those that are left; `auto`: on a CPU, with adapters, a quarter of them and
-    at most 8, else all."""
+    """Train in only this many top layers of those that are left; `auto`: on a CPU, with `effort: fast` and adapters,
+    a quarter of them and at most 8; with `balanced`, half of them below 20,000 training rows; else all."""
     feature_cache_budget: Annotated[int, Field(ge=0, lt=2**31)] = 4096
     """MiB on the disk, of all trainings together, for states of layers that do not train, so that other seeds, rates,
     heads and experiments need not compute them; 0 keeps none."""
@@ -108,8 +114,8 @@ class Train(Section):
     pooler."""
     head_dropout: Fraction = 0.1
     """Dropout inside the `mlp` head."""
-    epochs: Annotated[float, Field(gt=0, le=10_000)] = 2.0
-    """Passes over the training rows."""
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | Literal["auto"] = 2.0
+    """Passes over the training rows; `auto`: by `effort` and the number of rows, 1 to 5."""
     batch_size: Positive = 16
     """Rows per forward pass."""
     batches: Literal["random", "by_length"] = "random"

@@ -62,8 +62,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "robustness": ("robustness",),
     # Of training only what decides how the same layers are read, so that seeds and methods share the baselines.
     "baselines": (
-        "baselines", "model", "prompt", "train.attention", "train.probe_rows", "train.dtype", "train.kernels",
-        "train.threads",
+        "baselines", "model", "prompt", "train.attention", "train.dtype", "train.effort", "train.kernels",
+        "train.probe_rows", "train.threads",
     ),
     "compare": ("evaluate",),
     "worklist": ("prepare", "worklist"),

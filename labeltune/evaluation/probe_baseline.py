@@ -2,18 +2,18 @@
 
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.special import softmax
 
+from labeltune.config.model import Train
 from labeltune.console.terminal import progress
 from labeltune.data.sampling import sample
 from labeltune.evaluation.baselines import Baseline, Costs, Split, Splits
 from labeltune.modeling.prompts import Encoder
-from labeltune.probing import layer_selection
-from labeltune.probing.hidden_states import POOLINGS, ProbedModel, read_hidden_states
-from labeltune.probing.layer_selection import SEED, LayerProbes, Part
+from labeltune.probing import layer_probes
+from labeltune.probing.hidden_states import POOLINGS, ProbedModel, read_hidden_states, recorded_layers
+from labeltune.probing.layer_probes import SEED, LayerProbes, Part
 from labeltune.probing.regression import Features, Regression, States, figures, lowest_loss, size
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
@@ -42,9 +42,9 @@ def sampled(splits: Splits, rows: int | str, seed: int) -> Splits:
     return {split: part if split == "test" else _sample(part, rows, seed) for split, part in splits.items()}
 
 
-def compared(splits: Splits, rows: int | Literal["all", "auto"], num_labels: int) -> Splits:
+def compared(splits: Splits, settings: Train, num_labels: int) -> Splits:
     """Return the rows on which layers are compared, which are those of `train.depth: auto`."""
-    return sampled(splits, layer_selection.compared_rows(rows, num_labels), SEED)
+    return sampled(splits, layer_probes.compared_rows(settings.probe_rows, settings.effort, num_labels), SEED)
 
 
 def _sample(split: Split, rows: int | str, seed: int) -> Split:
@@ -70,7 +70,7 @@ def choose(probes: LayerProbes, states: dict[str, States], splits: Splits, num_l
     train_states, validation_states = (states[split][:, pooling] for split in ("train", "validation"))
 
     def fit(c: float) -> tuple[Regression, dict[str, float]]:
-        model = layer_selection.fit(train_states, train.labels, num_labels, c=c)
+        model = layer_probes.fit(train_states, train.labels, num_labels, c=c)
         return model, figures(validation.labels, model.probabilities(validation_states.astype(np.float64)))
 
     found = {c: fit(c) for c in STRENGTHS}
@@ -88,7 +88,7 @@ def choose(probes: LayerProbes, states: dict[str, States], splits: Splits, num_l
 
 
 def answer(
-    model: ProbedModel, splits: Splits, compared_on: Splits, encoder: Encoder, num_labels: int, *, budget: int
+    model: ProbedModel, splits: Splits, compared_on: Splits, encoder: Encoder, num_labels: int, settings: Train
 ) -> tuple[list[Baseline], dict[str, Features]]:
     """Predict the test rows by a probe, and by label scoring where the model can, in one pass.
 
@@ -99,7 +99,7 @@ def answer(
         splits: the test rows, and the training and validation rows to which the probe is fitted and by which its C is
             chosen.
         compared_on: training and validation rows on which layers are compared.
-        budget: MiB that the feature cache may take.
+        settings: its effort decides how many layers are compared; its budget is that of the feature cache.
 
     Returns:
         The answers, and the features of every split's rows.
@@ -112,7 +112,15 @@ def answer(
         Part(input_ids=encoder.encode(compared_on[split].texts).input_ids, labels=compared_on[split].labels)
         for split in ("train", "validation")
     )
-    probes = layer_selection.probe_layers(model, first, judging, num_labels, key="train.probe_rows", budget=budget)
+    probes = layer_probes.probe_layers(
+        model,
+        first,
+        judging,
+        num_labels,
+        key="train.probe_rows",
+        budget=settings.feature_cache_budget,
+        least=layer_probes.least_read(settings.effort, recorded_layers(model.network)[-1]),
+    )
     tokens = {split: encoder.encode(rows.texts).input_ids for split, rows in splits.items()}
     started = time.perf_counter()
     states = _states_of_layer(model, probes, compared_on, splits, tokens)
@@ -176,6 +184,6 @@ def _states_of_layer(
     of_row = dict(zip(wanted, [ids for split in probes.states for ids in tokens[split]], strict=True))
     unread = [one for one in wanted if one not in known]
     if unread:
-        now = layer_selection.states_after_layer(model, [of_row[one] for one in unread], probes.layers[place])
+        now = layer_probes.states_after_layer(model, [of_row[one] for one in unread], probes.layers[place])
         known |= dict(zip(unread, now, strict=True))
     return {split: np.stack([known[split, row] for row in splits[split].ids]) for split in probes.states}

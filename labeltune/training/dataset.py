@@ -39,7 +39,7 @@ from labeltune.probing.feature_cache import (
     row_positions,
     states_entry,
 )
-from labeltune.probing.layer_selection import probe_sample
+from labeltune.probing.layer_probes import probe_sample
 from labeltune.runtime.errors import UserError
 
 

@@ -218,9 +218,10 @@ def _trainer(
     curves: Path | None,
     callbacks: Sequence[TrainerCallback],
 ) -> RowTrainer:
+    epochs = float(settings.epochs)
     steps_per_epoch = math.ceil(math.ceil(len(train) / settings.batch_size) / settings.accumulation)
     # Rounded down, the last two would be neighbours.
-    auto = math.ceil(steps_per_epoch / validations_per_epoch(settings.epochs))
+    auto = math.ceil(steps_per_epoch / validations_per_epoch(epochs))
     every = auto if settings.eval_steps == "auto" else settings.eval_steps
     step_rows = settings.batch_size * settings.accumulation
     sampler = ByLength(train, step_rows, settings.seed) if settings.batches == "by_length" else None
@@ -238,7 +239,7 @@ def _trainer(
             patience=settings.early_stopping,
             sampler=sampler,
             store=store,
-            bar=bar("training", round(len(train) * settings.epochs)),
+            bar=bar("training", round(len(train) * epochs)),
             curves=curves,
             callbacks=list(callbacks),
         )
@@ -253,7 +254,7 @@ def _arguments(settings: Train, dtype: str, every: int, folder: Path) -> Trainin
     arguments = TrainingArguments(
         output_dir=str(folder),
         seed=settings.seed,
-        num_train_epochs=settings.epochs,
+        num_train_epochs=float(settings.epochs),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         optim=OPTIMIZERS[optimizer],

@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from labeltune.console.terminal import say
-from labeltune.probing.layer_selection import LayerChoice
+from labeltune.probing.layer_selection import Choice
 from labeltune.probing.regression import row_losses
 from labeltune.runtime.environment import peak_memory
 from labeltune.runtime.errors import UserError
@@ -100,7 +100,7 @@ def validation_figures(
     return found
 
 
-def figures(history: History, choice: LayerChoice) -> dict[str, Any]:
+def figures(history: History, choice: Choice) -> dict[str, Any]:
     """What metrics/train.json holds: the kept model, and how it came about."""
     best = dict(history.best)
     return choice.figures() | {
@@ -113,7 +113,7 @@ def figures(history: History, choice: LayerChoice) -> dict[str, Any]:
     }
 
 
-def costs(history: History, choice: LayerChoice) -> dict[str, float]:
+def costs(history: History, choice: Choice) -> dict[str, float]:
     """What costs/train.json holds: the figures that differ from run to run; seconds include choosing the depth."""
     seconds = choice.seconds + history.seconds
     return {
@@ -130,14 +130,14 @@ def save_curves(recorded: Progress | History, folder: Path) -> None:
     write_table(folder / "validation.csv", pd.DataFrame(recorded.validation))
 
 
-def save_history(history: History, choice: LayerChoice, metrics: Path, costs_path: Path, curves: Path) -> None:
+def save_history(history: History, choice: Choice, metrics: Path, costs_path: Path, curves: Path) -> None:
     """Write the figures, the costs, and a table per curve."""
     save_curves(history, curves)
     write_metrics(metrics, figures(history, choice))
     write_metrics(costs_path, costs(history, choice))
 
 
-def show_history(history: History, choice: LayerChoice, folder: Path) -> None:
+def show_history(history: History, choice: Choice, folder: Path) -> None:
     """Print the summary of `train`."""
     spent = costs(history, choice)
     say(

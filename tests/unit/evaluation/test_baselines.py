@@ -14,18 +14,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from labeltune.config.model import Train
 from labeltune.data.labels import LabelSet
 from labeltune.evaluation import baselines, probe_baseline
 from labeltune.evaluation.baselines import Split
-from labeltune.probing import hidden_states, layer_selection, regression
+from labeltune.probing import hidden_states, layer_probes, regression
 from labeltune.probing.hidden_states import POOLINGS
-from labeltune.probing.layer_selection import LayerProbes
+from labeltune.probing.layer_probes import LayerProbes
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_table
 from tests.conftest import spam_rows
 from tests.tuning import plan
 
 NAMES = ("ham", "spam")
+UNCACHED = Train(seed=0, effort="fast", feature_cache_budget=0)
 SPAM = LabelSet(names=NAMES, words=NAMES)
 
 
@@ -183,9 +185,9 @@ def test_more_states_than_memory_are_refused_before_they_are_computed(
 ) -> None:
     made = plan(tiny_base("llama"))
     model = hidden_states.load_probed_model(made.base, made.labels, made.encoder, made.machine, scoring=False)
-    monkeypatch.setattr(layer_selection, "MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr(layer_probes, "MEMORY_SHARE", 1e-9)
     with pytest.raises(UserError, match="train.probe_rows: the states of 32 rows take .* set it to at most"):
-        probe_baseline.answer(model, three(spam_rows(20)), three(spam_rows(20)), made.encoder, 2, budget=0)
+        probe_baseline.answer(model, three(spam_rows(20)), three(spam_rows(20)), made.encoder, 2, UNCACHED)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -199,7 +201,7 @@ def test_states_and_scores_come_together(
     made = plan(tiny_base("llama"))
     model = hidden_states.load_probed_model(made.base, made.labels, made.encoder, made.machine, scoring=True)
     splits = three(spam_rows(20))
-    found, states = probe_baseline.answer(model, splits, splits, made.encoder, 2, budget=0)
+    found, states = probe_baseline.answer(model, splits, splits, made.encoder, 2, UNCACHED)
     assert [baseline.name for baseline in found] == ["hidden_states", "zero_shot"]
     for baseline in found:
         assert baseline.probabilities.shape == (len(splits["test"]), 2)

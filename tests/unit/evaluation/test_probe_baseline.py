@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from labeltune.config.model import Train
 from labeltune.evaluation import probe_baseline
 from labeltune.evaluation.baselines import Split
-from labeltune.probing import hidden_states, layer_selection
+from labeltune.probing import hidden_states, layer_probes
 from labeltune.probing.hidden_states import POOLINGS
 from tests.tuning import TEXTS, plan
+
+UNCACHED = Train(seed=0, effort="fast", feature_cache_budget=0)
 
 
 def split(name: str, first: int, count: int) -> Split:
@@ -28,14 +31,14 @@ def test_states_are_those_of_every_row_and_none_is_read_twice(
     model = hidden_states.load_probed_model(made.base, made.labels, made.encoder, made.machine, scoring=False)
     splits = {"train": split("train", 0, 17), "validation": split("validation", 3, 9), "test": split("test", 5, 4)}
     read: list[int] = []
-    states_after_layer = layer_selection.states_after_layer
+    states_after_layer = layer_probes.states_after_layer
     monkeypatch.setattr(
-        layer_selection,
+        layer_probes,
         "states_after_layer",
         lambda model, rows, layer: read.append(len(rows)) or states_after_layer(model, rows, layer),
     )
     tried_on = probe_baseline.compared(splits, compared, 2)
-    (found, *_), features = probe_baseline.answer(model, splits, tried_on, made.encoder, 2, budget=0)
+    (found, *_), features = probe_baseline.answer(model, splits, tried_on, made.encoder, 2, UNCACHED)
 
     assert read == ([] if compared == "all" else [17 + 9 - 6 - 6])
     layer, pooling = found.chosen["layer"], POOLINGS.index(found.chosen["pooling"])

@@ -13,11 +13,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from labeltune.cli.doctor import TRUNK_REST, Shape, attained, estimate
+from labeltune.config.effort import trained_layers
 from labeltune.config.model import Train
 from labeltune.evaluation.baselines import Split
 from labeltune.evaluation.probe_baseline import sampled
-from labeltune.probing import layer_selection
-from labeltune.probing.layer_selection import LEAST
+from labeltune.probing import layer_probes, layer_selection
+from labeltune.probing.layer_probes import LEAST
 from tests.conftest import spam_rows
 from tests.tiny import UNKNOWN
 from tests.tuning import plan, rows
@@ -49,8 +50,8 @@ def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_
     states = planted(train.labels, validation.labels, layers, from_layer)
     asked: list[int] = []
     climb = (asked.append(layer) or one for layer, one in enumerate(states))
-    monkeypatch.setattr(layer_selection, "layer_by_layer", lambda *_, **__: climb)
-    settled, choice = layer_selection.select_layers(made, train, validation)
+    monkeypatch.setattr(layer_probes, "layer_by_layer", lambda *_, **__: climb)
+    settled, choice = layer_selection.choose_capacity(made, train, validation)
 
     losses = []
     for one in states[:, :, 1].astype(float):
@@ -88,8 +89,8 @@ def test_reading_ends_behind_two_layers_that_are_surely_worse(
     states = planted(train.labels, validation.labels, 12, 4)
     for layer in noisy:
         states[layer] = np.random.default_rng(layer).normal(size=states[layer].shape)
-    monkeypatch.setattr(layer_selection, "layer_by_layer", lambda *_, **__: iter(states))
-    settled, choice = layer_selection.select_layers(made, train, validation)
+    monkeypatch.setattr(layer_probes, "layer_by_layer", lambda *_, **__: iter(states))
+    settled, choice = layer_selection.choose_capacity(made, train, validation)
     assert choice.probes is not None
     assert choice.probes["layers"][-1] == last
     assert settled.train.depth == 4
@@ -130,7 +131,7 @@ def test_a_layer_that_is_surely_worse_is_not_taken_and_an_unsure_one_is() -> Non
     ],
 )
 def test_how_many_layers_train(method: str, count: int, on_gpu: bool, expected: int | str) -> None:
-    taken, reason = layer_selection.trained_layers(method, count, on_gpu=on_gpu)
+    taken, reason = trained_layers("fast", method, count, 800, on_gpu=on_gpu)
     assert taken == expected
     assert reason.startswith(f"{expected}: ")
 
@@ -138,19 +139,19 @@ def test_how_many_layers_train(method: str, count: int, on_gpu: bool, expected: 
 def test_no_fewer_layers_are_left_than_train_and_what_is_given_stays(tiny_base: Bases) -> None:
     folder = tiny_base("llama", num_hidden_layers=4)
     made = plan(folder, depth="auto", layers=4)
-    settled, choice = layer_selection.select_layers(made, given(made, 10), given(made, 15, 20))
+    settled, choice = layer_selection.choose_capacity(made, given(made, 10), given(made, 15, 20))
     assert (settled.train.depth, settled.train.layers) == (4, 4)
     assert choice.seconds > 0
     made = plan(folder, depth=2, layers="auto")
-    settled, choice = layer_selection.select_layers(made, given(made, 2), given(made, 3, 4))
+    settled, choice = layer_selection.choose_capacity(made, given(made, 2), given(made, 3, 4))
     assert (settled.train.depth, settled.train.layers) == (2, 1)
     assert choice.probes is None
     made = plan(folder, depth=2, layers=1)
-    assert layer_selection.select_layers(made, given(made, 2), given(made, 3, 4)) == (
+    assert layer_selection.choose_capacity(made, given(made, 2), given(made, 3, 4)) == (
         made,
-        layer_selection.LayerChoice(),
+        layer_selection.Choice(),
     )
-    assert layer_selection.LayerChoice().figures() == {}
+    assert layer_selection.Choice().figures() == {}
 
 
 def test_every_seed_has_the_same_depth_and_the_baselines_sample(
@@ -163,9 +164,9 @@ def test_every_seed_has_the_same_depth_and_the_baselines_sample(
     monkeypatch.setattr(
         layer_selection, "probe_layers", lambda *given, **options: read.append(given[1:]) or take(*given, **options)
     )
-    first, chosen = layer_selection.select_layers(made, train, validation)
+    first, chosen = layer_selection.choose_capacity(made, train, validation)
     other = replace(made, train=Train.model_validate(made.train.model_dump() | {"seed": 7}))
-    assert layer_selection.select_layers(other, train, validation)[1].taken == chosen.taken
+    assert layer_selection.choose_capacity(other, train, validation)[1].taken == chosen.taken
     assert [part.input_ids for part in read[0][:2]] == [part.input_ids for part in read[1][:2]]
     assert isinstance(first.train.depth, int)
     assert chosen.probes is not None
@@ -182,7 +183,7 @@ def test_every_seed_has_the_same_depth_and_the_baselines_sample(
 @pytest.mark.parametrize("pooling", ["mean", "first", "auto"])
 def test_an_encoder_is_judged_by_its_pooling_or_else_by_the_better_one(tiny_base: Bases, pooling: str) -> None:
     made = plan(tiny_base("bert"), head="linear", depth="auto", pooling=pooling, layers="auto")
-    settled, choice = layer_selection.select_layers(made, given(made, 20), given(made, 30, 40))
+    settled, choice = layer_selection.choose_capacity(made, given(made, 20), given(made, 30, 40))
     assert choice.probes is not None
     assert set(choice.probes["poolings"]) <= ({"mean"} if pooling == "mean" else {"mean", "last"})
     assert settled.build() is not None
@@ -190,7 +191,7 @@ def test_an_encoder_is_judged_by_its_pooling_or_else_by_the_better_one(tiny_base
 
 def test_a_family_that_is_not_known_keeps_every_layer(tiny_base: Bases) -> None:
     made = plan(tiny_base(UNKNOWN), head="linear", depth="auto", layers="auto")
-    settled, choice = layer_selection.select_layers(made, given(made, 2), given(made, 3, 4))
+    settled, choice = layer_selection.choose_capacity(made, given(made, 2), given(made, 3, 4))
     assert (settled.train.depth, settled.train.layers) == ("all", "all")
     assert "not known here" in choice.reasons["depth"]
 

@@ -17,9 +17,9 @@ from labeltune.modeling.base_models import quiet
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.classifiers import shared_prefix
 from labeltune.modeling.prompts import Encoder
-from labeltune.probing import feature_cache, layer_selection
+from labeltune.probing import feature_cache, layer_probes, layer_selection
 from labeltune.probing.hidden_states import load_probed_model
-from labeltune.probing.layer_selection import Part
+from labeltune.probing.layer_probes import Part
 from labeltune.training import checkpoints, dataset, finetune
 from labeltune.training.dataset import with_states
 from tests.tuning import ANSWERS, TEXTS, plan, record, rows
@@ -202,16 +202,16 @@ def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
 ) -> None:
     made = fronted(plan(tiny_base("llama")))
     reads: list[int] = []
-    climb = layer_selection.layer_by_layer
+    climb = layer_probes.layer_by_layer
     monkeypatch.setattr(
-        layer_selection, "layer_by_layer", lambda model, ids, **how: reads.append(len(ids)) or climb(model, ids, **how)
+        layer_probes, "layer_by_layer", lambda model, ids, **how: reads.append(len(ids)) or climb(model, ids, **how)
     )
     input_ids = made.encoder.encode(TEXTS).input_ids
     parts = [Part(input_ids=input_ids[s], labels=np.array(ANSWERS[s])) for s in (slice(4), slice(4, None))]
     found = []
     for scoring, budget in ((False, 1), (True, 1), (True, 0)):
         model = load_probed_model(made.base, made.labels, made.encoder, made.machine, scoring=scoring)
-        found.append(layer_selection.probe_layers(model, *parts, 2, key="x", budget=budget))
+        found.append(layer_probes.probe_layers(model, *parts, 2, key="x", budget=budget))
     assert reads == [7, 7]  # for the budget of nothing again
     for other in found[1:]:
         assert other.layers == found[0].layers
@@ -231,7 +231,7 @@ def test_states_of_rows_that_the_depth_was_chosen_on_are_not_computed_again_and_
     made = plan(folder, dtype=dtype, head="linear", depth="auto", probe_rows=4, layers=1)
     made = fronted(made) if prompt == "fronted" else made
     parts = [rows(made), rows(made, TEXTS[:5], ANSWERS[:5])]
-    settled, choice = layer_selection.select_layers(made, *parts)
+    settled, choice = layer_selection.choose_capacity(made, *parts)
     given = replace(made, train=made.train.model_copy(update=choice.taken))  # as who writes the depth into a file
     found = []
     for chosen in (settled, settled, given):  # after reading the layers, with everything cached, with nothing cached
@@ -258,7 +258,7 @@ def test_states_of_another_network_are_not_taken(tiny_base: Bases, computed: Com
     folder = tiny_base("llama", num_hidden_layers=4)
     made = plan(folder, **({"head": "linear", "depth": "auto", "probe_rows": 4, "layers": 1} | change))
     given = rows(made)
-    settled, _ = layer_selection.select_layers(made, given, given)
+    settled, _ = layer_selection.choose_capacity(made, given, given)
     assert len(list(feature_cache.cache_root().glob("hidden-states-*.npy"))) == 1
     with_states(settled, architectures.unwrap(settled.build()), [given, given])
     assert [len(group) for group in computed] == [8, 6]
@@ -266,7 +266,7 @@ def test_states_of_another_network_are_not_taken(tiny_base: Bases, computed: Com
 
 def test_what_layer_selection_gives_cannot_be_changed(tiny_base: Bases) -> None:
     made = plan(tiny_base("llama"), depth="auto", head="linear", layers=1)
-    _, choice = layer_selection.select_layers(made, rows(made), rows(made))
+    _, choice = layer_selection.choose_capacity(made, rows(made), rows(made))
     for name in (field.name for field in fields(choice)):
         with pytest.raises(FrozenInstanceError):
             setattr(choice, name, None)
@@ -278,7 +278,7 @@ def test_states_are_kept_for_a_layer_only_while_there_is_room(
 ) -> None:
     monkeypatch.setattr(layer_selection, "KEPT_BYTES", 0)
     made = plan(tiny_base("llama", num_hidden_layers=4), head="linear", depth="auto", probe_rows=4, layers=1)
-    settled, _ = layer_selection.select_layers(made, rows(made), rows(made))
+    settled, _ = layer_selection.choose_capacity(made, rows(made), rows(made))
     assert not list(feature_cache.cache_root().glob("hidden-states-*"))
     with_states(settled, architectures.unwrap(settled.build()), [rows(made), rows(made)])
     assert [len(group) for group in computed] == [8, 6]
