@@ -93,9 +93,9 @@ class Train(Section):
     decoders; in encoders what Transformers' own classifier takes, and the first one with `head: mlp`."""
     depth: Positive | Literal["all", "auto"] = "all"
     """Cut the model after this many layers; `auto` compares regressions on the base model's states by their validation
-    loss and takes, at least a third of the model: with `effort: fast` the shallowest layer within a standard error of
-    the best; with `balanced` the deepest within a standard error, or every layer of an encoder; with `best` every
-    layer."""
+    loss. With `effort: fast` it takes the shallowest layer within a standard error of the best, at least a third of the
+    model; with `balanced` the deepest within a standard error, at least half of the model, or every layer of an
+    encoder; with `best` every layer."""
     probe_rows: Positive | Literal["all", "auto"] = "auto"
     """Layers are compared by regressions on so many training rows, judged by at most as many validation rows: for
     `depth: auto`, and for the baseline on hidden states. They are read layer by layer until none is better. `auto`:

@@ -34,6 +34,9 @@ from labeltune.probing.layer_probes import (
 from labeltune.probing.regression import standard_errors_above
 
 ALPHA_PER_RANK = 2
+LEAST_KEPT = 2
+"""Of a decoder one layer in so many is kept at any rate: what regressions on short rows see in the lower half did not
+hold on longer ones (docs/log.md)."""
 KEPT_BYTES = 1 << 28
 """Most bytes of the states that are kept in memory until the depth, and so the layer they are needed of, is chosen."""
 
@@ -143,7 +146,8 @@ def _depth(
     places = probe_sample(settings, len(plan.labels), [part.labels for part in parts])
     fitted, seen = (part.take(rows) for part, rows in zip(parts, places, strict=True))
     model = hidden_states.load_probed_model(plan.base, plan.labels, plan.encoder, plan.machine, scoring=False)
-    least = max(fewest_layers(count), settings.layers if isinstance(settings.layers, int) else 1)
+    least = fewest_layers(count) if settings.effort == "fast" else -(-count // LEAST_KEPT)
+    least = max(least, settings.layers if isinstance(settings.layers, int) else 1)
     states: dict[int, list[torch.Tensor]] = {}
 
     def keep(layer: int, rows: list[torch.Tensor]) -> None:

@@ -201,10 +201,59 @@ def test_an_estimate_takes_auto() -> None:
     options = {"rows": 10_000, "validation": 100, "tokens": 50.0, "padded": 60.0, "prefix": 0, "gflops": 0.1}
 
     def seconds(**train: Any) -> float:
-        return estimate(shape, Train.model_validate({"seed": 0, **train}), **options).seconds
+        return estimate(shape, Train.model_validate({"seed": 0, "effort": "fast", **train}), **options).seconds
 
     assert seconds(layers="auto") == seconds(layers=8) < seconds()
     least = -(-32 // LEAST)
     read = 2 * (least + 7) * 100 * 50.0 * (128 + 100) / attained(0.1, TRUNK_REST)  # a fifth of 32 is 7
     assert seconds(depth="auto", layers=4) == pytest.approx(seconds(depth=least, layers=4) + read)
     assert seconds(depth="auto", layers=4, probe_rows="all") > seconds(depth="auto", layers=4)
+    assert seconds(epochs="auto") == seconds(epochs=1) < seconds(epochs="auto", effort="balanced") == seconds(epochs=3)
+    assert seconds(layers="auto", effort="balanced") == seconds(layers=16)
+    assert seconds(depth="auto", layers="auto", effort="best") == seconds()
+
+
+@pytest.mark.parametrize(("effort", "depth"), [("fast", 4), ("balanced", 9), ("best", "all")])
+def test_effort_decides_between_the_first_and_the_deepest_of_equal_layers_and_all(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, effort: str, depth: int | str
+) -> None:
+    made = plan(
+        tiny_base("llama", num_hidden_layers=12), head="linear", depth="auto", layers=1, effort=effort, pooling="last",
+        feature_cache_budget=0,
+    )  # fmt: skip
+    train, validation = given(made, 60), given(made, 90, 120)
+    states = planted(train.labels, validation.labels, 12, 4)
+    for layer in (6, 7, 10, 11, 12):
+        states[layer] = np.random.default_rng(layer).normal(size=states[layer].shape)
+    monkeypatch.setattr(layer_probes, "layer_by_layer", lambda *_, **__: iter(states))
+    chosen, choice = layer_selection.choose_capacity(made, train, validation)
+    assert chosen.train.depth == depth
+    if effort == "balanced":
+        assert choice.probes is not None
+        assert choice.probes["layers"] == list(range(13))  # two layers that are surely worse do not end it
+
+
+def test_an_encoder_keeps_its_layers_unless_effort_is_fast(tiny_base: Bases) -> None:
+    made = plan(tiny_base("bert"), head="linear", depth="auto", layers="auto", pooling="mean", effort="balanced")
+    chosen, choice = layer_selection.choose_capacity(made, given(made, 20), given(made, 30, 40))
+    assert (chosen.train.depth, chosen.train.layers) == ("all", 1)
+    assert choice.probes is None
+
+
+def test_more_rows_get_more_passes_and_ranks_and_what_is_given_stays(tiny_base: Bases) -> None:
+    folder = tiny_base("llama")
+    open_settings = {"epochs": "auto", "lora": {"rank": "auto", "alpha": "auto"}, "effort": "balanced"}
+    made = plan(folder, **open_settings)
+    chosen, choice = layer_selection.choose_capacity(made, given(made, 20), given(made, 30, 40))
+    assert (chosen.train.epochs, chosen.train.lora.rank, chosen.train.lora.alpha) == (4, 8, 16)
+    assert set(choice.reasons) == {"epochs", "lora"}
+    many = given(made, 20)
+    many = replace(many, ids=many.ids * 100, input_ids=many.input_ids * 100, labels=many.labels * 100)
+    chosen, _ = layer_selection.choose_capacity(made, many, given(made, 30, 40))
+    assert (chosen.train.epochs, chosen.train.lora.rank, chosen.train.lora.alpha) == (3, 16, 32)
+    made = plan(folder, **open_settings | {"epochs": 1.5, "lora": {"rank": 4, "alpha": "auto", "dropout": 0.5}})
+    chosen, choice = layer_selection.choose_capacity(made, given(made, 20), given(made, 30, 40))
+    assert (chosen.train.epochs, chosen.train.lora.rank, chosen.train.lora.alpha) == (1.5, 4, 8)
+    assert chosen.train.lora.dropout == 0.5
+    made = plan(folder, method="full", epochs=1, lora={"rank": "auto"})
+    assert layer_selection.choose_capacity(made, many, many) == (made, layer_selection.Choice())
