@@ -175,7 +175,7 @@ def data(names: tuple[str, ...]) -> dict[str, Any]:
     rows = {split: {"total": total} | {name: total // len(names) for name in names} for split, total in kept.items()}
     gates = ("missing_text", "missing_label", "conflicts", "exact_inside", "near_inside", "exact_across", "near_across")
     found = dict.fromkeys(gates, 0) | {"exact_inside": 328, "near_inside": 85, "near_across": 4}
-    dropped = found | {"near_inside": 0, "balance": 3412, "train_rows": 0}
+    dropped = found | {"near_inside": 0, "balance": 3412, "train_rows": 0, "validation_rows": 0}
     lengths = {"p50": 50.0, "p95": 84.45, "max": 153, "truncated": 0.0}
     return {
         "rows_read": {"all": 4862}, "rows": rows, "found": found, "dropped": dropped, "moved": 33,

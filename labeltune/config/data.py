@@ -132,6 +132,10 @@ class Prepare(Section):
     """`smallest`: down-sample every class of the table, or of the training rows, to the smallest one."""
     train_rows: Positive | None = None
     """Train on a stratified sample of this many rows; null takes all."""
+    validation_rows: Positive | Literal["auto", "all"] = "auto"
+    """Validate on a stratified sample of this many of the rows that were split off; the others are left out. `auto`:
+    2,000, or a tenth of the training rows where that is more, so that validating does not take longer than training.
+    A validation set that is given is never changed."""
     rare_classes: Literal["fail", "drop", "merge"] = "fail"
     """Classes with fewer than `rare_rows` rows in the table, or among the training rows: refuse them, leave their rows
     out, or make one class of them."""

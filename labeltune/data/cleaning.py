@@ -30,10 +30,11 @@ REASONS = {
     "rare_classes": "a class with few rows",
     "balance": "balancing the classes",
     "train_rows": "prepare.train_rows",
+    "validation_rows": "prepare.validation_rows",
 }
 CORRECTIONS = "corrections"
 """What the books call the rows of `prepare.corrections`, beside the splits or the table."""
-UNCHECKED = ("rare_classes", "balance", "train_rows")
+UNCHECKED = ("rare_classes", "balance", "train_rows", "validation_rows")
 SHOWN = 8
 TOLD = 0.02
 """Share of texts from which their truncation is told."""

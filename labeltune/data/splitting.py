@@ -19,6 +19,9 @@ from labeltune.data.prevalence import Prevalence
 from labeltune.data.sampling import stratified
 from labeltune.runtime.errors import UserError, bullet
 
+VALIDATION_ROWS, TRAINING_PER_VALIDATION = 2_000, 10
+"""With `prepare.validation_rows: auto`, most validation rows, or one for so many training rows where that is more."""
+
 
 def split_rows(frames: Frames, settings: Prepare, ledger: DataStatistics, progress: Progress | None = None) -> Frames:
     """Pass the rows through the hygiene gate, balance and split them; returns train, validation and test.
@@ -48,8 +51,22 @@ def split_rows(frames: Frames, settings: Prepare, ledger: DataStatistics, progre
     if settings.train_rows and settings.train_rows < rows:
         frames["train"], _ = stratified(frames["train"], [Fraction(settings.train_rows, rows)], settings.seed)
         ledger.dropped["train_rows"]["train"] = rows - len(frames["train"])
+    if "validation" not in ledger.read:
+        frames["validation"] = _limit_validation(frames, settings, ledger)
     _require_learnable(frames)
     return frames
+
+
+def _limit_validation(frames: Frames, settings: Prepare, ledger: DataStatistics) -> pd.DataFrame:
+    """Return the validation rows, or a stratified sample where there are more than `prepare.validation_rows`."""
+    frame, limit = frames["validation"], settings.validation_rows
+    if limit == "auto":
+        limit = max(VALIDATION_ROWS, len(frames["train"]) // TRAINING_PER_VALIDATION)
+    if limit == "all" or limit >= len(frame):
+        return frame
+    kept, _ = stratified(frame, [Fraction(limit, len(frame))], settings.seed)
+    ledger.dropped["validation_rows"]["validation"] = len(frame) - len(kept)
+    return kept
 
 
 def _keep_copies_together(frames: Frames, settings: Prepare, ledger: DataStatistics) -> Frames:

@@ -211,6 +211,25 @@ def test_train_rows_takes_a_stratified_sample() -> None:
     assert books_balance(ledger, frames)
 
 
+def test_validation_rows_that_were_split_off_are_bounded_and_given_ones_are_not() -> None:
+    rows = frame(*distinct("a", 6000, 7), *distinct("b", 4000, 6007))
+    ledgers = {}
+    for setting, kept in (("auto", 2000), ("all", 4000), (50, 50), (9000, 4000)):
+        frames, ledger = split(
+            {"all": rows}, split={"train": 0.4, "validation": 0.4, "test": 0.2}, train_rows=100,
+            validation_rows=setting, near_across="keep",
+        )  # fmt: skip
+        assert len(frames["validation"]) == kept
+        assert frames["validation"]["label"].value_counts().to_dict() == {"a": kept * 0.6, "b": kept * 0.4}
+        assert books_balance(ledger, frames)
+        ledgers[setting] = ledger
+    assert ledgers["auto"].dropped["validation_rows"] == {"validation": 2000}
+    given = {"train": rows, "validation": rows.head(0), "test": frame(*distinct("a", 9, 20_000))}
+    given["validation"] = frame(*distinct("a", 40, 30_000), *distinct("b", 40, 31_000))
+    frames, ledger = split(given, validation_rows=10, near_across="keep")
+    assert len(frames["validation"]) == 80
+
+
 @pytest.mark.parametrize(
     ("frames", "message"),
     [

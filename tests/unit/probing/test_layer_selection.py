@@ -236,7 +236,7 @@ def test_effort_decides_between_the_first_and_the_deepest_of_equal_layers_and_al
 def test_an_encoder_keeps_its_layers_unless_effort_is_fast(tiny_base: Bases) -> None:
     made = plan(tiny_base("bert"), head="linear", depth="auto", layers="auto", pooling="mean", effort="balanced")
     chosen, choice = layer_selection.choose_capacity(made, given(made, 20), given(made, 30, 40))
-    assert (chosen.train.depth, chosen.train.layers) == ("all", 1)
+    assert (chosen.train.depth, chosen.train.layers) == ("all", 2)
     assert choice.probes is None
 
 
