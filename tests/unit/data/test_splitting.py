@@ -224,8 +224,8 @@ def test_validation_rows_that_were_split_off_are_bounded_and_given_ones_are_not(
         assert books_balance(ledger, frames)
         ledgers[setting] = ledger
     assert ledgers["auto"].dropped["validation_rows"] == {"validation": 2000}
-    given = {"train": rows, "validation": rows.head(0), "test": frame(*distinct("a", 9, 20_000))}
-    given["validation"] = frame(*distinct("a", 40, 30_000), *distinct("b", 40, 31_000))
+    validation = frame(*distinct("a", 40, 30_000), *distinct("b", 40, 31_000))
+    given = {"train": rows, "validation": validation, "test": frame(*distinct("a", 9, 20_000))}
     frames, ledger = split(given, validation_rows=10, near_across="keep")
     assert len(frames["validation"]) == 80
 
