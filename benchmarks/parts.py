@@ -24,10 +24,10 @@ from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.forward import compute_logits
 from labeltune.modeling.kernels import fused
 from labeltune.modeling.prompts import Encoder
-from labeltune.probing.layer_selection import choose_capacity
 from labeltune.runtime import errors, files
 from labeltune.runtime.errors import UserError
 from labeltune.training import dataset
+from labeltune.training.layer_selection import choose_capacity
 
 PREPARED = Path("data/prepared")
 ROWS = 96

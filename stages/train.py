@@ -16,10 +16,10 @@ from labeltune.inference.artifact import Record
 from labeltune.modeling import adapters, base_models, device
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.prompts import Encoder, encode
-from labeltune.probing.layer_selection import choose_capacity
 from labeltune.runtime import errors, files
 from labeltune.training import checkpoints, tracking
 from labeltune.training.finetune import fine_tune
+from labeltune.training.layer_selection import choose_capacity
 
 PREPARED, TRAINED, CURVES = Path("data/prepared"), Path("models/trained"), Path("plots/curves")
 METRICS, COSTS = Path("metrics/train.json"), Path("costs/train.json")

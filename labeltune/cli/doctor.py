@@ -15,8 +15,8 @@ import psutil
 import torch
 from transformers import logging
 
-from labeltune.config import base, effort, resolve
-from labeltune.config.model import Train
+from labeltune.config import base, resolve
+from labeltune.config.model import Train, auto_epochs, auto_layers
 from labeltune.config.resolve import Resolved
 from labeltune.console import terminal
 from labeltune.data.labels import LabelSet
@@ -127,8 +127,8 @@ def estimate(
         depth = fewest_layers(shape.layers)
     layers: int | str = train.layers
     if layers == "auto":
-        layers, _ = effort.trained_layers(train.effort, train.method, depth, rows, on_gpu=False)
-    epochs = effort.epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
+        layers, _ = auto_layers(train.effort, train.method, depth, rows, on_gpu=False)
+    epochs = auto_epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
     top = min(depth, layers) if isinstance(layers, int) else depth
     below = depth - top
     back = BACKWARD + (WEIGHTS if train.method == "full" else 0)
@@ -232,7 +232,7 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
             chosen = "chosen" if (method, top) == (resolved.train.method, resolved.train.layers) else ""
             table.append([method, str(top), _clock(found.seconds), f"{found.memory_mib / 1024:.1f} GiB", fits, chosen])
     train = resolved.train
-    epochs = effort.epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
+    epochs = auto_epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
     title = f"recipe {resolved.recipe}: {rows:,} training rows of {tokens:.0f} tokens, {resolved.model.name}"
     terminal.say(f"{title}, {epochs:g} epochs; estimates, within a third as a rule")
     terminal.table("training", ["method", "layers that train", "time", "memory", "fits", ""], table)

@@ -12,8 +12,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from labeltune.config.effort import Effort, probe_rows
-from labeltune.config.model import Train
+from labeltune.config.model import Effort, Train, auto_probe_rows
 from labeltune.console.terminal import bar
 from labeltune.data.labels import Indices
 from labeltune.data.sampling import sample
@@ -184,7 +183,7 @@ def compared_rows(setting: int | Literal["all", "auto"], effort: Effort, num_lab
     >>> compared_rows("auto", "fast", 77), compared_rows(64, "fast", 77)
     (1232, 64)
     """
-    return probe_rows(effort, num_labels) if setting == "auto" else setting
+    return auto_probe_rows(effort, num_labels) if setting == "auto" else setting
 
 
 def fewest_layers(count: int) -> int:

@@ -1,4 +1,4 @@
-"""Fine-tuning: dataset, trainer, checkpoints, tracking.
+"""Fine-tuning: layer selection, dataset, trainer, checkpoints, tracking.
 
-Modules: `dataset`, `finetune`, `trainer`, `checkpoints`, `tracking`.
+Modules: `layer_selection`, `dataset`, `finetune`, `trainer`, `checkpoints`, `tracking`.
 """

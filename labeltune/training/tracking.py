@@ -24,11 +24,11 @@ from torch.nn import functional
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from labeltune.console.terminal import say
-from labeltune.probing.layer_selection import Choice
 from labeltune.probing.regression import row_losses
 from labeltune.runtime.environment import peak_memory
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_metrics, write_table
+from labeltune.training.layer_selection import Choice
 
 
 @dataclass(kw_only=True)

@@ -165,7 +165,7 @@ def test_what_is_left_open_is_settled_recorded_and_needs_no_second_look(
     }
     assert content["chosen"] == figures["reasons"]
     assert figures["reasons"]["depth"] in Path("models/classifier/README.md").read_text()
-    monkeypatch.setattr("labeltune.probing.layer_selection.probe_layers", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("labeltune.probing.layer_probes.probe_layers", lambda *_, **__: pytest.fail("read again"))
     loaded = Classifier.load(Path("models/classifier"))
     assert len(loaded.network.model.layers) == figures["depth"]
     assert loaded.record.chosen == figures["reasons"]

@@ -17,10 +17,10 @@ from labeltune.modeling.base_models import quiet
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.classifiers import shared_prefix
 from labeltune.modeling.prompts import Encoder
-from labeltune.probing import feature_cache, layer_probes, layer_selection
+from labeltune.probing import feature_cache, layer_probes
 from labeltune.probing.hidden_states import load_probed_model
 from labeltune.probing.layer_probes import Part
-from labeltune.training import checkpoints, dataset, finetune
+from labeltune.training import checkpoints, dataset, finetune, layer_selection
 from labeltune.training.dataset import with_states
 from tests.tuning import ANSWERS, TEXTS, plan, record, rows
 

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
-from labeltune.config import effort
-from labeltune.config.model import Train
+from labeltune.config.model import Train, auto_epochs, auto_layers, auto_rank
 from labeltune.console.terminal import say
 from labeltune.modeling.architectures import architecture_of, is_encoder
 from labeltune.modeling.base_models import load_config
@@ -78,10 +77,10 @@ def choose_capacity(plan: NetworkSpec, train: EncodedRows, validation: EncodedRo
     reasons: dict[str, str] = {}
     probes = None
     if settings.epochs == "auto":
-        chosen["epochs"] = effort.epochs(settings.effort, rows)
+        chosen["epochs"] = auto_epochs(settings.effort, rows)
         reasons["epochs"] = f"{chosen['epochs']:g}: for {rows:,} rows with train.effort {settings.effort}"
     if settings.method != "full" and "auto" in (settings.lora.rank, settings.lora.alpha):
-        rank = effort.rank(settings.effort, rows) if settings.lora.rank == "auto" else int(settings.lora.rank)
+        rank = auto_rank(settings.effort, rows) if settings.lora.rank == "auto" else int(settings.lora.rank)
         alpha = ALPHA_PER_RANK * rank if settings.lora.alpha == "auto" else settings.lora.alpha
         chosen["lora"] = settings.lora.model_dump() | {"rank": rank, "alpha": alpha}
         reasons["lora"] = f"rank {rank}, alpha {alpha}: for {rows:,} rows with train.effort {settings.effort}"
@@ -123,7 +122,7 @@ def _layers(
 
 def _trained(settings: Train, depth: int, rows: int) -> tuple[int | str, str]:
     on_gpu = device().type == "cuda"
-    return effort.trained_layers(settings.effort, settings.method, depth, rows, on_gpu=on_gpu)
+    return auto_layers(settings.effort, settings.method, depth, rows, on_gpu=on_gpu)
 
 
 def _frozen(settings: Train, depth: int, rows: int) -> int:

@@ -13,12 +13,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from labeltune.cli.doctor import TRUNK_REST, Shape, attained, estimate
-from labeltune.config.effort import trained_layers
-from labeltune.config.model import Train
+from labeltune.config.model import Train, auto_layers
 from labeltune.evaluation.baselines import Split
 from labeltune.evaluation.probe_baseline import sampled
-from labeltune.probing import layer_probes, layer_selection
+from labeltune.probing import layer_probes
 from labeltune.probing.layer_probes import LEAST
+from labeltune.training import layer_selection
 from tests.conftest import spam_rows
 from tests.tiny import UNKNOWN
 from tests.tuning import plan, rows
@@ -131,7 +131,7 @@ def test_a_layer_that_is_surely_worse_is_not_taken_and_an_unsure_one_is() -> Non
     ],
 )
 def test_how_many_layers_train(method: str, count: int, on_gpu: bool, expected: int | str) -> None:
-    taken, reason = trained_layers("fast", method, count, 800, on_gpu=on_gpu)
+    taken, reason = auto_layers("fast", method, count, 800, on_gpu=on_gpu)
     assert taken == expected
     assert reason.startswith(f"{expected}: ")
 
