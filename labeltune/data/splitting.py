@@ -59,10 +59,12 @@ def split_rows(frames: Frames, settings: Prepare, ledger: DataStatistics, progre
 
 def _limit_validation(frames: Frames, settings: Prepare, ledger: DataStatistics) -> pd.DataFrame:
     """Return the validation rows, or a stratified sample where there are more than `prepare.validation_rows`."""
-    frame, limit = frames["validation"], settings.validation_rows
-    if limit == "auto":
+    frame, limit = frames["validation"], len(frames["validation"])
+    if settings.validation_rows == "auto":
         limit = max(VALIDATION_ROWS, len(frames["train"]) // TRAINING_PER_VALIDATION)
-    if limit == "all" or limit >= len(frame):
+    elif settings.validation_rows != "all":
+        limit = settings.validation_rows
+    if limit >= len(frame):
         return frame
     kept, _ = stratified(frame, [Fraction(limit, len(frame))], settings.seed)
     ledger.dropped["validation_rows"]["validation"] = len(frame) - len(kept)
