@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import try_to_load_from_cache
 
 from labeltune.cli import inspect_data
@@ -31,7 +32,12 @@ from labeltune.runtime.files import replacing, write_text
 RAW = Path("data/raw")
 MANY = 20
 """Labels from which their words are no longer listed in a prompt."""
-FEW_ROWS, MANY_ROWS = 2_000, 20_000
+FEW_ROWS = 2_000
+MUCH = 4e6
+"""Tokens of all texts, from which a CPU takes hours with the larger encoder."""
+OTHER_RATES = {"full": 1.0e-4, "lora": 1.0e-3, "qlora": 1.0e-3}
+RATES = {"mpnet": {"full": 5.0e-5, "lora": 3.0e-4, "qlora": 3.0e-4}}
+"""Learning rates, chosen on validation rows of SST-2."""
 UNEQUAL = 1.5
 """Rows of the most frequent label by those of the rarest, from which labels are weighted."""
 SPARE = 24
@@ -148,14 +154,15 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
     rows, labels = sum(found.classes.values()), list(found.classes)
     small = device().type == "cpu"
     english = found.language == "en"
-    light = english and small and (rows > MANY_ROWS or found.tokens[1] > LONGEST / 2)
+    much = small and float(np.minimum(found.lengths, LONGEST).sum()) > MUCH
+    why = "as asked"
     if model is None:
-        model = "minilm" if light else "smollm2-135m" if english else "gemma3-270m"
-    why = {
-        "minilm": "small and fast: many rows or long texts, no GPU",
-        "smollm2-135m": "English",
-        "gemma3-270m": "reads many languages",
-    }.get(model, "as asked")
+        model = "gemma3-270m" if not english else "minilm" if much else "mpnet"
+        why = {
+            "minilm": f"a small English encoder: no GPU, and more than {MUCH / 1e6:g} million tokens",
+            "mpnet": "an English encoder, the most accurate of those from PyPI",
+            "gemma3-270m": "reads many languages",
+        }[model]
     words = len(labels) <= MANY and all(WORD.fullmatch(label) for label in labels)
     prompt = {"en": "classify", "zh": "chinese-classify"}.get(found.language, "plain")
     around = _template_tokens(prompt, labels)
@@ -164,7 +171,6 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
         prompt, around = "plain", SPARE
     length = min(LONGEST, max(64, -(-(found.tokens[2] + around) // 32) * 32))
     beyond = found.cut(length - around)[0]
-    epochs = 3 if rows < FEW_ROWS else 2 if rows < MANY_ROWS else 1
     choices = [
         Choice(key="model", value=model, why=why),
         Choice(key="prompt.name", value=prompt,
@@ -173,20 +179,19 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
                why=f"{beyond:.0%} of the texts are longer and lose their middle" if beyond >= TOLD
                else f"99% of the texts: {found.tokens[2]} tokens or fewer"),
         Choice(key="train.method", value="full" if model == "minilm" else "lora",
-               why="a small model" if model == "minilm" else "small adapters, fast and as good as a rule"),
+               why="a small model" if model == "minilm" else "small adapters"),
         Choice(key="train.head", value="label_scoring" if scoring else "linear",
                why="the labels are words that the model knows" if scoring else "learns from the rows alone"),
-        Choice(key="train.epochs", value=epochs, why=f"{rows:,} rows"),
+        Choice(key="train.effort", value="balanced", why="decides what auto takes; fast spends less, best more"),
+        Choice(key="train.depth", value="auto", why="how many layers are kept"),
+        Choice(key="train.layers", value="auto", why="how many of them train"),
+        Choice(key="train.epochs", value="auto", why="by the number of training rows"),
+        Choice(key="train.lora", value={"rank": "auto", "alpha": "auto"}, why="by the number of training rows"),
         Choice(key="train.batch_size", value=16 if rows >= FEW_ROWS else 8, why="larger for more rows"),
-        Choice(key="train.learning_rate", value={"full": 1.0e-4, "lora": 1.0e-3, "qlora": 1.0e-3}, why="by method"),
+        Choice(key="train.learning_rate", value=RATES.get(model, OTHER_RATES), why="by method"),
     ]  # fmt: skip
     if not scoring:
         choices.append(Choice(key="train.pooling", value="mean", why="the text's tokens on average"))
-    if model != "minilm" and small and scoring:
-        choices.append(Choice(key="train.layers", value=4, why="only the top trains, which a CPU manages"))
-    elif model != "minilm" and small:
-        choices.append(Choice(key="train.depth", value="auto", why="cut where a layer tells the labels apart as well"))
-        choices.append(Choice(key="train.layers", value="auto", why="only the top trains, which a CPU manages"))
     if found.unlabelled:
         why = f"{found.unlabelled:,} rows have none"
         choices.append(Choice(key="prepare.missing_label", value="drop", why=why))

@@ -51,7 +51,8 @@ def test_a_csv_with_unusual_names_in_another_encoding(top: Path, tmp_path: Path)
     assert resolved.dataset.labels == {"glad": "glad", "sad": "sad"}
     frame = read_split(resolved.dataset, "all")
     assert frame["text"].tolist() == [f"{text} “{i}”" for i, (text, _) in enumerate(ENGLISH)]
-    assert (resolved.model.name, resolved.train.head, resolved.train.epochs) == ("smollm2-135m", "linear", 3)
+    assert (resolved.model.name, resolved.train.head, resolved.train.epochs) == ("mpnet", "linear", "auto")
+    assert (resolved.train.effort, resolved.train.rate, resolved.train.lora.rank) == ("balanced", 3e-4, "auto")
 
 
 def test_chinese_reviews_get_a_model_that_reads_them(top: Path, tmp_path: Path) -> None:
