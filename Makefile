@@ -1,4 +1,4 @@
-.PHONY: check test bench plots-template
+.PHONY: check test accuracy bench plots-template
 
 check:  ## what CI runs before the pipeline: style, types, imports between packages, all tests
 	ruff check .
@@ -12,6 +12,9 @@ test:  ## the tests that take seconds; without proofs, browsers and end-to-end r
 
 bench:  ## labeltune beside what a user would run instead, on the prepared rows
 	python -m benchmarks.sides
+
+accuracy:  ## accuracy on the data sets of the suite beside other methods; goes on where it was interrupted
+	python -m benchmarks.accuracy
 
 plots-template:  ## rebuild the page of `dvc plots show` from its npm packages
 	python tools/offline_plots.py

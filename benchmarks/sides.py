@@ -107,14 +107,14 @@ def _ours(seed: int) -> dict[str, Found]:
     return found
 
 
-def run(module: list[str], folder: Path = Path()) -> Found | None:
-    """The JSON that a module prints last; None where it lacks a package."""
+def run(module: list[str], folder: Path = Path(), *, reads: bool = True) -> Found | None:
+    """The JSON that a module prints last, if that is read; None where it lacks a package."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "DVC_ROOT": str(folder.resolve())}
     done = subprocess.run(
         [sys.executable, "-m", *module], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
-        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+        return dict(json.loads(done.stdout.strip().splitlines()[-1])) if reads else {}
     last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
     if "ModuleNotFoundError" not in last:
         raise RuntimeError(f"{module}:\n{done.stderr[-3000:]}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import figures, growth, ours, peers, sides
+from benchmarks import accuracy, figures, growth, ours, peers, sides
 from benchmarks import parts as measured_parts
 from labeltune.config import base
 from labeltune.config.model import Model
@@ -123,3 +123,37 @@ def test_the_summary_takes_medians_of_turns_and_the_mean_over_seeds() -> None:
 def read(labels: list[str]) -> Any:
     """Labels as the test rows give them."""
     return np.array(labels, dtype=object)
+
+
+@pytest.mark.slow
+def test_the_accuracy_suite_goes_on_where_it_was_interrupted(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = {
+        "messages": accuracy.Set(recipe="test", folder="messages"),
+        "absent": accuracy.Set(recipe="test", folder="x"),
+    }
+    monkeypatch.setattr(accuracy, "SETS", suite)
+    monkeypatch.setattr(accuracy, "ROOT", project)
+    accuracy.main(["--sides", "balanced", "tfidf", "--seeds", "0"])
+    shown = capsys.readouterr().out
+    assert "absent is left out: there is no data/raw/x" in shown
+    files = sorted((project / accuracy.RESULTS).rglob("*.json"))
+    assert [file.name for file in files] == ["balanced.json", "tfidf.json"]
+    found = {file.stem: json.loads(file.read_text()) for file in files}
+    for one in found.values():
+        assert one["right"].count("1") / len(one["right"]) == pytest.approx(one["accuracy"])
+        assert one["interval"][0] <= one["accuracy"] <= one["interval"][1]
+    assert found["balanced"]["rows"] == {"train": 42, "validation": 6}
+    monkeypatch.setattr(accuracy, "run", lambda *_, **__: pytest.fail("measured again"))
+    accuracy.main(["--sides", "balanced", "tfidf", "--seeds", "0"])
+    assert "balanced ahead by" in capsys.readouterr().out
+
+
+def test_held_out_sentences_are_whole_and_no_training_row_is_a_part_of_one() -> None:
+    whole = [f"number {place} of the films that nobody here had seen before" for place in range(30)]
+    parts = ["films that nobody here", "number 7", "seen before", "an unrelated phrase"]
+    held, rest = accuracy.held_out_sentences([*whole, *parts], count=20)
+    assert len(held) == 20
+    assert set(held) <= set(range(30))
+    assert sorted(rest) == sorted(set(range(30)) - set(held) | {33} | ({31} if 7 not in held else set()))
