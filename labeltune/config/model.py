@@ -123,7 +123,8 @@ class Train(Section):
     """Which rows make a batch; `by_length` wastes no padding, but where length tells the class, so do its batches."""
     packing: Literal["auto"] | bool = "auto"
     """Pack several rows of a batch into a sequence, after one copy of the prompt's prefix, instead of padding them:
-    decoders and BERT with a classifier head. `auto`: on a CPU, where it is measured to be faster."""
+    networks with a classifier head, encoders with `pooling` first, last or mean. `auto`: on a CPU, where it is measured
+    to be faster."""
     accumulation: Positive = 1
     """Batches per optimiser step."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"

@@ -12,8 +12,9 @@ from labeltune.runtime.errors import UserError
 
 MASK_PER_KIND_OF_LAYER = ("gemma3_text", "qwen2", "qwen3")
 ONE_MASK = ("gpt2", "llama", "mistral")
-BOTH_WAYS = ("bert", "roberta", "xlm-roberta", "mpnet")
-"""Encoders that take one mask, and positions that start anew in every row."""
+BOTH_WAYS = ("bert", "roberta", "xlm-roberta", "mpnet", "modernbert")
+"""Encoders that take such masks, and positions that start anew in every row. MPNet's relative positions are differences
+of places in the sequence, which within a row are those of the row alone."""
 PREFIX, PADDING = -1, -2
 """Owners of tokens that belong to no row."""
 KERNELS = ("eager", "sdpa")
@@ -44,19 +45,25 @@ def packed_visibility(owners: torch.Tensor, *, encoder: bool = False) -> torch.T
 
 
 def added_mask(
-    visible: torch.Tensor, position_ids: torch.Tensor, dtype: torch.dtype, window: int | None = None
+    visible: torch.Tensor,
+    position_ids: torch.Tensor,
+    dtype: torch.dtype,
+    window: int | None = None,
+    *,
+    encoder: bool = False,
 ) -> torch.Tensor:
     """Return the mask to add to attention scores, `[batch, 1, queries, total]`: 0, or the least number of the dtype.
 
     Args:
         visible: which key (last axis) a query sees, `[batch, queries, total]`, bool.
         position_ids: `[batch, total]`; the queries are the last ones.
-        window: a key is seen if it is less than this many positions back, as in Transformers' sliding window.
+        window: a key is seen if it is less than this many positions back, as in Transformers' sliding window; in an
+            encoder if it is at most this many positions away.
     """
     if window is not None:
         query_positions = position_ids[:, position_ids.shape[1] - visible.shape[1] :]
         distance = query_positions.unsqueeze(2) - position_ids.unsqueeze(1)  # [batch, query, key]
-        visible = visible & (distance < window)
+        visible = visible & (distance.abs() <= window if encoder else distance < window)
     added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return added.masked_fill_(~visible, torch.finfo(dtype).min).unsqueeze(1)
 
@@ -97,11 +104,13 @@ def model_masks(
             f"train.attention: {config._attn_implementation} can't score label words of several tokens; set it to sdpa "
             "or eager"
         )
-    if config.model_type in (*ONE_MASK, *BOTH_WAYS):
+    encoder, kinds = config.model_type in BOTH_WAYS, getattr(config, "layer_types", None)
+    if config.model_type in ONE_MASK or (encoder and not kinds):
         return added_mask(visible, position_ids, dtype, getattr(config, "sliding_window", None))
-    require_packable(config)
+    if not encoder:
+        require_packable(config)
     windows = {"full_attention": None, "sliding_attention": config.sliding_window}
-    return {kind: added_mask(visible, position_ids, dtype, windows[kind]) for kind in set(config.layer_types)}
+    return {kind: added_mask(visible, position_ids, dtype, windows[kind], encoder=encoder) for kind in set(kinds or ())}
 
 
 MULTIPLE = 16

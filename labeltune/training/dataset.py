@@ -59,8 +59,8 @@ def choose_packing(plan: NetworkSpec, network: Any) -> SequencePacking | None:
     )
     if setting is True and not able:
         raise UserError(
-            "train.packing: true needs a decoder with a classifier head, or label words of one token, or BERT with "
-            f"train.pooling first, last or mean; and train.attention {' or '.join(KERNELS)}; set it to auto"
+            "train.packing: true needs a decoder with a classifier head, or label words of one token, or an encoder "
+            f"with train.pooling first, last or mean; and train.attention {' or '.join(KERNELS)}; set it to auto"
         )
     if not able or known is None or setting is False or (setting == "auto" and device().type != "cpu"):
         return None

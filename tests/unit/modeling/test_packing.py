@@ -105,11 +105,11 @@ def test_every_token_is_there_once_and_the_front_once_a_bin(tiny_base: Bases, mo
     ("architecture", "train"),
     [
         ("bert", {"head": "linear", "pooling": "auto"}),
-        ("modernbert", {"head": "linear", "pooling": "mean"}),
+        ("gpt_neox", {"head": "linear", "pooling": "mean", "lora": {"targets": "all-linear"}}),
         ("llama", {"words": ("ham", "free prize")}),
         ("llama", {"head": "linear", "packing": False}),
     ],
-    ids=["own pooler", "windows both ways", "label words", "off"],
+    ids=["own pooler", "unknown family", "label words", "off"],
 )
 def test_what_is_not_packed_is_padded(tiny_base: Bases, architecture: str, train: dict[str, Any]) -> None:
     plan = tuning.plan(tiny_base(architecture), **train)
