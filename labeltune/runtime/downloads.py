@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import cast
 from urllib.request import getproxies, proxy_bypass
@@ -252,34 +253,35 @@ def _drop_damaged(folder: Path, sha256: str) -> None:
 
 
 def _fetch(folder: Path, requirement: str, sha256: str) -> Path:
-    """Try each source's archives until one has the pinned bytes, whatever hash the source declares."""
+    """Try each source's archives until one has the pinned bytes, whatever hash the source declares.
+
+    What a broken transfer left stays in the cache, and the next call goes on from there.
+    """
     part = folder / f".{sha256[:12]}.part"
     indexes = read_indexes()
     others: list[str] = []
     answers: list[Answer] = []
     with open_session(indexes) as session:
-        try:
-            for answer in search(indexes, session, requirement):
-                answers.append(answer)
-                for link in answer.links:
-                    declared = _declared(link)
-                    if declared not in (None, sha256):
-                        others.append(f"{link.filename} has {declared} ({answer.source})")
-                        continue
-                    try:
-                        received = _download(session, link, part)
-                    except SOURCE_ERRORS as error:
-                        if isinstance(error, OSError) and not _blames(error, link):
-                            raise
-                        answers.append(Answer(source=link.redacted, links=(), trouble=str(error) or repr(error)))
-                        continue
-                    if received == sha256:
-                        target = folder / f"{sha256[:12]}-{link.filename}"
-                        part.replace(target)
-                        return target
-                    others.append(f"{link.filename} has {received} ({answer.source})")
-        finally:
-            part.unlink(missing_ok=True)
+        for answer in search(indexes, session, requirement):
+            answers.append(answer)
+            for link in answer.links:
+                declared = _declared(link)
+                if declared not in (None, sha256):
+                    others.append(f"{link.filename} has {declared} ({answer.source})")
+                    continue
+                try:
+                    received = _download(session, link, part, sha256)
+                except SOURCE_ERRORS as error:
+                    if isinstance(error, OSError) and not _blames(error, link):
+                        raise
+                    answers.append(Answer(source=link.redacted, links=(), trouble=str(error) or repr(error)))
+                    continue
+                if received == sha256:
+                    target = folder / f"{sha256[:12]}-{link.filename}"
+                    part.replace(target)
+                    return target
+                part.unlink()
+                others.append(f"{link.filename} has {received} ({answer.source})")
     raise UserError(_nowhere(requirement, sha256, others, answers))
 
 
@@ -293,18 +295,25 @@ def _blames(error: OSError, link: Link) -> bool:
     return link.is_file and error.filename == link.file_path
 
 
-def _download(session: PyPIClient, link: Link, part: Path) -> str:
-    """Stream a file to `part` and return its SHA-256."""
-    for attempt in range(1, TRIES + 1):
+def _download(session: PyPIClient, link: Link, part: Path, sha256: str) -> str:
+    """Stream a file to `part`, going on from what is there, and return its SHA-256."""
+    left = TRIES
+    while True:
+        begun = part.stat().st_size if part.exists() else 0
         try:
-            return _stream(session, link, part)
+            received = _stream(session, link, part, begun)
         except httpx2.TransportError:
-            if attempt == TRIES:
+            left -= 1
+            if not left:
                 raise
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        else:
+            if received == sha256 or not begun:
+                return received
+            part.unlink()  # begun with bytes of another file
 
 
-def _stream(session: PyPIClient, link: Link, part: Path) -> str:
+def _stream(session: PyPIClient, link: Link, part: Path, begun: int) -> str:
+    """Stream a file to `part`, where possible only what follows its first `begun` bytes, which `part` holds."""
     received = hashlib.sha256()
     console = Console(soft_wrap=True)
     bar = Progress(
@@ -317,13 +326,23 @@ def _stream(session: PyPIClient, link: Link, part: Path) -> str:
         disable=not console.is_terminal,
     )
     # Some servers declare a .tar.gz as compressed transport; the hash is that of the bytes as they are.
-    with session.stream("GET", link.normalized, headers={"Accept-Encoding": "identity"}) as response, bar:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
+    with session.stream("GET", link.normalized, headers=headers) as response, bar:
+        if begun and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return digest(part)  # nothing follows
         response.raise_for_status()
-        size = int(response.headers.get("Content-Length", 0)) or None
+        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+            begun = 0  # the server sends the whole file
+        size = begun + int(response.headers.get("Content-Length", 0)) or None
         if not console.is_terminal:
-            say(f"Fetching {link.filename}" + (f" ({size / 1e6:.1f} MB)" if size else ""))
-        task = bar.add_task(link.filename, total=size)
-        with part.open("wb") as handle:
+            of = f" ({size / 1e6:.1f} MB{f', {begun / 1e6:.1f} of them are here' if begun else ''})" if size else ""
+            say(f"Fetching {link.filename}{of}")
+        task = bar.add_task(link.filename, total=size, completed=begun)
+        if begun:
+            with part.open("rb") as known:
+                while chunk := known.read(CHUNK):
+                    received.update(chunk)
+        with part.open("ab" if begun else "wb") as handle:
             for chunk in response.iter_raw(CHUNK):
                 handle.write(chunk)
                 received.update(chunk)

@@ -4,6 +4,7 @@ import hashlib
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -121,44 +122,80 @@ def test_cache_that_cannot_be_written(sandbox, monkeypatch):
 
 
 class Index(BaseHTTPRequestHandler):
-    """An index whose first download breaks off in the middle."""
+    """An index whose first downloads break off after 20 bytes."""
 
     content = b""
-    downloads = 0
+    breaks = 1
+    ranges = True
+    asked: ClassVar[list[str | None]] = []
 
     def do_GET(self):
         page = self.path.endswith("/")
         body = b'<a href="/rows-1.0-py3-none-any.whl">rows</a>' if page else self.content
-        self.send_response(200)
+        wanted = None if page else self.headers.get("Range")
+        begin = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        status = 200 if not begin else 206 if begin < len(body) else 416
+        body = body[begin:]
+        self.send_response(status)
         self.send_header("Content-Type", "text/html" if page else "application/zip")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if not page:
-            type(self).downloads += 1
-            body = body[:20] if self.downloads == 1 else body
+            self.asked.append(wanted)
+            body = body[:20] if len(self.asked) <= self.breaks else body
         self.wfile.write(body)
 
     def log_message(self, *arguments):
         """Say nothing."""
 
 
-def test_a_broken_line_is_tried_again(sandbox, monkeypatch):
+@pytest.fixture
+def index(sandbox, monkeypatch):
+    """Serve the wheel of two rows as pip's only index; returns its pin."""
     pin = rows_wheel(sandbox)
     monkeypatch.setattr(Index, "content", (sandbox / "wheels" / "rows-1.0-py3-none-any.whl").read_bytes())
-    monkeypatch.setattr(Index, "downloads", 0)
+    monkeypatch.setattr(Index, "asked", [])
+    monkeypatch.setattr(downloads, "CHUNK", 4)  # a chunk that is not whole is lost
     server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    try:
-        monkeypatch.delenv("PIP_FIND_LINKS")
-        monkeypatch.delenv("PIP_NO_INDEX")
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
-        assert fetch_archive(pin.requirement, pin.sha256).read_bytes() == Index.content
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-    assert Index.downloads == 2
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+    yield pin
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_transfer_goes_on_where_it_broke_or_begins_anew(index, monkeypatch, ranges):
+    monkeypatch.setattr(Index, "ranges", ranges)
+    assert fetch_archive(index.requirement, index.sha256).read_bytes() == Index.content
+    assert Index.asked == [None, "bytes=20-"]
+
+
+def test_another_call_goes_on_with_what_the_last_one_left(index, monkeypatch, capsys):
+    monkeypatch.setattr(Index, "breaks", 3)
+    with pytest.raises(UserError, match="rows==1.0 is not in the cache"):
+        fetch_archive(index.requirement, index.sha256)
+    capsys.readouterr()
+    path = fetch_archive(index.requirement, index.sha256)
+    assert path.read_bytes() == Index.content
+    assert Index.asked == [None, "bytes=20-", "bytes=40-", "bytes=60-"]
+    assert "of them are here" in capsys.readouterr().out
+    assert [found.name for found in path.parent.iterdir() if found.suffix == ".part"] == []
+
+
+@pytest.mark.parametrize("left", [b"other bytes", b"x" * 10_000], ids=["fewer", "more than there are"])
+def test_what_was_begun_with_another_file_is_fetched_anew(index, monkeypatch, left):
+    monkeypatch.setattr(Index, "breaks", 0)
+    part = cache_dir() / "archives" / f".{index.sha256[:12]}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(left)
+    assert fetch_archive(index.requirement, index.sha256).read_bytes() == Index.content
+    assert Index.asked == [f"bytes={len(left)}-", None]
+    assert not part.exists()
 
 
 def test_two_at_once_fetch_once(sandbox, monkeypatch):
