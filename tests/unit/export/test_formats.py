@@ -61,8 +61,9 @@ def test_a_transformers_folder_gives_the_same_logits(
         ("llama", {**SEVERAL, "label_score": "contextual"}),
         ("gemma3_text", {"head": "mlp", "pooling": "mean", "depth": 2, "layers": 1}),
         ("bert", {"head": "linear"}),
+        ("mpnet", {"head": "linear", "method": "full", "pooling": "mean", "depth": 2}),
     ],
-    ids=["several tokens", "mean", "encoder"],
+    ids=["several tokens", "mean", "encoder", "relative positions"],
 )
 @pytest.mark.slow
 def test_a_graph_gives_the_same_logits(
