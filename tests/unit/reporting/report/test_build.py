@@ -18,12 +18,12 @@ def test_the_verdict_comes_first_and_its_figures_are_those_of_the_predictions(ru
     rows = pd.read_csv(run / "data/predictions/test.csv", dtype={"label": str, "prediction": str})
     right, surest = rows["label"] == rows["prediction"], ~rows["abstained"]
     verdict = [build.plain(answer) for _, answer in compose(evidence).verdict]
-    assert verdict[0].startswith(f"It labels {right.mean():.1%} of {len(rows)} test rows rightly (95% interval ")
+    assert verdict[0].startswith(f"It classifies {right.mean():.1%} of {len(rows)} test rows correctly (95% interval ")
     assert "TF-IDF and logistic regression" in verdict[1]
     assert "p = 0.73" in verdict[1].replace("\u00a0", " ")
     assert f"{surest.mean():.1%} of the test rows" in verdict[2]
-    assert f"{right[surest].mean():.1%} of them are right" in verdict[2]
-    assert verdict[3].startswith("No loss of accuracy is certain for any of the 4 kinds of change")
+    assert f"{right[surest].mean():.1%} are classified correctly" in verdict[2]
+    assert verdict[3].startswith("None of the 4 perturbations that keep the label")
     page = html(compose(evidence))
     assert page.index('class="verdict"') < page.index('class="tiles"') < page.index('id="quality"')
 
@@ -75,9 +75,9 @@ def test_a_report_without_optional_parts_says_what_is_missing(run: Path, tmp_pat
     answers = [build.plain(answer) for _, answer in document.verdict]
     assert answers[1:] == ["Not measured in this run."] * 3
     for anchor in ("confidence", "robustness", "cheaper", "costs"):
-        assert "the stage that measures it left no file" in chapter(document, anchor)
-    assert "No worklist was made" in chapter(document, "data")
-    assert "The picture `plots/roc.png` is missing." in chapter(document, "quality")
+        assert "the file of the stage that measures it is missing" in chapter(document, anchor)
+    assert "No worklist was created" in chapter(document, "data")
+    assert "The figure `plots/roc.png` is missing." in chapter(document, "quality")
     assert "img" in {tag for tag, _ in Page(html(document)).tags}
     html(compose(RunResults.read(tmp_path), "zh"))
 
@@ -103,7 +103,7 @@ def test_the_stage_writes_the_same_bytes_again_and_says_the_verdict(
     first = [file.read_bytes() for file in files]
     stage.main()
     assert [file.read_bytes() for file in files] == first
-    assert "How good is it? It labels " in shown
+    assert "How accurate is the classifier? It classifies " in shown
     assert "plots/report.html" in shown
     assert not list(run.rglob("*.part"))
 
@@ -118,4 +118,4 @@ def test_settings_choose_the_language_of_the_stage(run: Path, tmp_path: Path, mo
     resolved.write_text(resolved.read_text("utf-8").replace("language: en", "language: zh"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     stage.main()
-    assert "这个分类器有几分可信" in (tmp_path / "plots/report.md").read_text("utf-8")
+    assert "分类器评估报告" in (tmp_path / "plots/report.md").read_text("utf-8")

@@ -30,11 +30,11 @@ def test_an_untuned_base_model_that_was_not_measured_is_said_not_to_be(evidence:
 @pytest.mark.parametrize(
     ("difference", "p_value", "english", "chinese"),
     [
-        (0.01, 0.7, "Yes, as far as these rows can tell: TF-IDF", "微调模型高 1.0 个百分点"),
+        (0.01, 0.7, "Yes, within what these rows can distinguish: TF-IDF", "微调模型高 1.0 个百分点"),
         (-0.017, 0.7, "(the fine-tuned model is 1.7 points less accurate;", "微调模型低 1.7 个百分点"),
-        (0.0, 1.0, "(the fine-tuned model is as accurate;", "微调模型与之持平"),
+        (0.0, 1.0, "(the fine-tuned model is equally accurate;", "微调模型的准确率与之相同"),
         (-0.1, 0.001, "Yes, a cheaper model is better: TF-IDF", "低成本模型更好"),
-        (0.1, 0.001, "No, the fine-tuned model is more accurate than the one cheaper model.", "不可以"),
+        (0.1, 0.001, "No, the fine-tuned model is more accurate than the one baseline.", "不可以"),
     ],
 )
 def test_the_verdict_is_worded_by_the_sign_of_the_difference(
@@ -67,10 +67,10 @@ def test_what_breaks_it_most_surely_costs_accuracy(evidence: RunResults) -> None
     tests["word_deletion"]["paired"] = tests["typo_insertion"]["paired"]  # may touch the label
     tests["emoji"] = tests["case"] | {"accuracy": None, "paired": None}  # changed no row
     tests["typo_insertion"]["paired"] = tests["synonym_replace"]["paired"] = paired_test(kept, kept).record()
-    assert say().startswith("No loss of accuracy is certain for any of the 4 kinds of change")
+    assert say().startswith("None of the 4 perturbations that keep the label")
     for test in tests.values():
         test["paired"] = None
-    assert say() == "No change that keeps the label altered any row."
+    assert say() == "No perturbation that keeps the label changed any row."
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -18,10 +18,10 @@ def test_the_worst_mistakes_are_the_most_confident_ones(evidence: RunResults) ->
     wrong = rows[rows["label"] != rows["prediction"]]
     assert len(wrong) > 2
     text = chapter(compose(evidence, mistakes=2), "mistakes")
-    assert f"The 2 most confident of {len(wrong)} mistakes" in text
+    assert f"The 2 with the highest confidence of {len(wrong)} misclassified rows" in text
     shown = re.findall(r"confidence ([\d.]+)%", text)
     assert shown == [f"{100 * value:.1f}" for value in sorted(wrong["confidence"], reverse=True)[:2]]
-    assert f"of {len(wrong)} mistakes" in chapter(compose(evidence, mistakes=0), "mistakes")
+    assert f"of {len(wrong)} misclassified rows" in chapter(compose(evidence, mistakes=0), "mistakes")
 
 
 def changed(evidence: RunResults, **data: Any) -> RunResults:
@@ -33,7 +33,7 @@ def test_rows_of_each_split_are_listed_by_label_with_their_sums(evidence: RunRes
     counts = evidence.data["rows"]
     for name in (*evidence.names, "total"):
         shown = " | ".join(f"{counts[split][name]:,}" for split in data_sections.SPLITS)
-        label = "all" if name == "total" else f"`{name}`"
+        label = "total" if name == "total" else f"`{name}`"
         assert f"| {label} | {shown} |".replace("**", "") in text.replace("**", "")
 
 

@@ -26,12 +26,12 @@ def test_what_is_undefined_is_said_to_be_with_the_reason(tmp_path: Path) -> None
     text = markdown(compose(evidence))
     assert "ROC-AUC: **undefined** · undefined: every test row has the label `ham`" in text
     assert "| `spam` | undefined | undefined | undefined | undefined | 0 |" in text
-    assert "Precision is undefined for a label that is never answered: `spam`." in text
-    assert "Recall is undefined for a label that no test row has: `spam`." in text
-    assert "No test row is labelled wrongly." in text
+    assert "Precision is undefined for labels that are never predicted: `spam`." in text
+    assert "Recall is undefined for labels that no test row has: `spam`." in text
+    assert "No test row is misclassified." in text
     assert "No error in 30 test rows." in text
-    assert "there is nothing for confidence to tell apart" in text
-    assert "It labels 100.0% of 30 test rows rightly (95% interval 88." in text
+    assert "confidence has nothing to rank" in text
+    assert "It classifies 100.0% of 30 test rows correctly (95% interval 88." in text
     assert not re.search(r"(?i)\bnan\b|\bnone\b(?! of)", text.split("## Data")[0])
     assert "无定义" in markdown(compose(evidence, "zh"))
 
@@ -44,7 +44,7 @@ def test_no_answer_and_no_interval_are_said(evidence: RunResults) -> None:
     text = chapter(compose(changed), "confidence")
     assert "which no test row reaches" in text
     assert "| test | 60 | 0.0% (" in text
-    assert "Where no row is answered, the share of right answers is undefined." in text
+    assert "Accuracy is undefined where the classifier abstains on every row." in text
 
 
 def test_a_temperature_that_does_not_help_is_said_not_to(evidence: RunResults) -> None:
@@ -71,7 +71,7 @@ def test_the_confidence_of_each_label_is_shown_and_class_weights_are_told(eviden
     after[first] |= {"answered": 40, "confidence": 0.741, "accuracy": 0.42, "classwise_ece": 0.123}
     after[last] |= {"answered": 0, "confidence": None, "accuracy": None, "accuracy_interval": None}
     found["calibration"] |= {"fitted": True, "bias": dict.fromkeys(after, 0.5)}
-    for language, words in (("en", ("label of least cost", "never answered")), ("zh", ("代价最小", "从未被预测"))):
+    for language, words in (("en", ("label of least cost", "never predicted")), ("zh", ("代价最小", "从未被预测"))):
         text = markdown(compose(replace(evidence, confidence=found), language))
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
         (row,) = (row for row in cells if row[1:3] == ["40", "74.1%"])
@@ -93,4 +93,4 @@ def test_confusions_are_counted_as_scikit_learn_counts_them() -> None:
     place = np.unravel_index(matrix.argmax(), matrix.shape)
     line = build.plain(model_sections.confusions(metrics.summarise(labels, given, ["a", "b", "c"]), Wording("en")))
     first, second = ("abc"[int(position)] for position in place)
-    assert line.startswith(f"{matrix.sum()} errors, most often {first} taken for {second} ({matrix.max()})")
+    assert line.startswith(f"{matrix.sum()} errors, most often {first} predicted as {second} ({matrix.max()})")
