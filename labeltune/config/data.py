@@ -10,41 +10,45 @@ from labeltune.config.base import Origin, Positive, Section, Seed, Share
 
 
 class Dataset(Origin):
-    """Labelled rows: which files hold them, in which format and columns."""
+    """A labelled data set: its files, their format and their columns."""
 
     hub_config: str | None = None
-    """With rows of the Hub: the data set's configuration, where it has several."""
+    """With `source: hub`: the configuration of the data set, if it has several."""
     hub_splits: dict[Literal["all", "train", "validation", "test"], str] | None = None
-    """With `source: files`: take the rows from `hub` while `folder` is not there; split here -> split there."""
+    """With `source: files`: read the rows from `hub` if `folder` does not exist. Maps each split to its name on the
+    Hub."""
     all: str | dict[str, str] | None = None
-    """One table that `prepare` splits: a file, a folder, or {label: file} for one file per class."""
+    """A single table that `prepare` splits: a file, a folder, or {label: file} for one file per class."""
     train: str | dict[str, str] | None = None
-    """The training rows, where the data set is split already."""
+    """The training rows of a data set that is already split."""
     validation: str | dict[str, str] | list[str] | None = None
-    """The validation rows; null takes a share of `train`. A list: the first file that is there."""
+    """The validation rows; null takes a share of `train`. Of a list of files, the first one that exists is used."""
     test: str | dict[str, str] | list[str] | None = None
-    """The test rows. A list: the first file that is there; where none is, `train` is split as `all` is."""
+    """The test rows. Of a list of files, the first one that exists is used; if none exists, `train` is split like
+    `all`."""
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "folder", "lines"] = "auto"
-    """`folder`: a sub-folder per class with a text a file; `lines`: a file per class with a text a line."""
+    """Format of the files. `folder`: one sub-folder per class with one text per file; `lines`: one file per class with
+    one text per line."""
     encoding: str = "utf-8"
-    """Encoding of text files, or several with commas between: each file gets the first that reads it."""
+    """Encoding of text files, or several separated by commas: each file is read with the first one that can decode
+    it."""
     header: bool = True
-    """Whether the first line of CSV and TSV names the columns."""
+    """Whether the first line of CSV and TSV files holds the names of the columns."""
     quoting: Literal["auto", "standard", "none"] = "auto"
-    """Whether `"` quotes a field; `auto`: standard in CSV, none in TSV."""
+    """Whether `"` quotes a field; `auto`: `standard` for CSV, `none` for TSV."""
     text: str | int | None = None
-    """Name, or 0-based position, of the text column; null finds it by its usual names."""
+    """Name or 0-based position of the text column; null looks for one of the usual names."""
     label: str | int | None = None
-    """Name, or 0-based position, of the label column; null finds it by its usual names."""
+    """Name or 0-based position of the label column; null looks for one of the usual names."""
     split_column: str | None = None
-    """Column that says which split a row is of; `train`, `validation` and `test` then name the same file. Rows for
-    validation are tested on where `validation` is null."""
+    """Column that holds each row's split; `train`, `validation` and `test` then name the same file. If `validation` is
+    null, the validation rows are used as test rows."""
     labels: dict[str, str] | None = None
-    """Raw value -> label name, in the order of the classes; null takes the sorted raw values."""
+    """Raw value -> label name, in the order of the classes; null uses the sorted raw values."""
     verbalizer: dict[str, str] | None = None
-    """Label name -> the word that label scoring scores and the prompt lists; null takes the names."""
+    """Label name -> label word, which label scoring scores and the prompt lists; null uses the names."""
     examples: list[str] = Field(default_factory=list)
-    """Texts to try a classifier of these rows with, as `labeltune predict --demo` and the chat do."""
+    """Example texts for `labeltune predict --demo` and the chat."""
 
     @model_validator(mode="after")
     def _one_table_or_several(self) -> "Dataset":
@@ -67,12 +71,12 @@ class Dataset(Origin):
         return self
 
     def on_hub(self) -> "Dataset":
-        """The same rows taken from the Hub; `folder` stays, for messages."""
+        """Return the settings that read the same rows from the Hub; `folder` is kept for messages."""
         splits = dict.fromkeys(("all", "train", "validation", "test")) | dict(self.hub_splits or {})
         return Dataset.model_validate(self.model_dump() | {"source": "hub", "hub_splits": None} | splits)
 
     def provenance(self) -> dict[str, Any]:
-        """Where the rows come from, for the records."""
+        """Return the keys that tell where the rows come from, for the records."""
         keys = {"files": ["folder"], "package": ["archives"], "hub": ["hub", "hub_config", "revision"]}[self.source]
         given = self.model_dump(include={"source", "all", "train", "validation", "test", *keys})
         return {key: value for key, value in given.items() if value is not None}
@@ -84,16 +88,16 @@ WATCHED = PurePath("data/raw")
 
 
 class Split(Section):
-    """Shares of the splits; docs/design.md gives the rounding."""
+    """Shares of the splits; docs/design.md describes the rounding."""
 
     train: Share = 0.7
-    """Share of one table that is trained on."""
+    """Share of the training rows in a single table."""
     validation: Share = 0.1
-    """Share of one table that is validated on."""
+    """Share of the validation rows in a single table."""
     test: Share = 0.2
-    """Share of one table that is tested on."""
+    """Share of the test rows in a single table."""
     validation_of_train: Share = 0.15
-    """Share of the training rows that is validated on, where a test set is given without a validation set."""
+    """Share of the training rows that become validation rows if there is a test set but no validation set."""
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "Split":
@@ -104,34 +108,35 @@ class Split(Section):
 
 
 class Prepare(Section):
-    """Cleaning, hygiene, balance and split."""
+    """Cleaning, data checks, class balance and split."""
 
     seed: Seed
-    """Seed of the balance, the row limit and the split."""
+    """Seed for balancing, for the limit of training rows and for the split."""
     unicode: Literal["NFC", "NFKC", "none"] = "NFC"
-    """Unicode normal form of the texts."""
+    """Unicode normalization form of the texts."""
     whitespace: Literal["collapse", "strip", "keep"] = "collapse"
-    """`collapse`: every run of white space becomes one space, none at the ends."""
+    """`collapse`: replace each run of white space by one space and strip both ends; `strip`: strip both ends only."""
     missing_text: CheckAction = "drop"
-    """Null or blank texts; kept ones are empty."""
+    """Handling of missing or blank texts; those that are kept become empty strings."""
     missing_label: Literal["drop", "fail"] = "fail"
-    """Null or blank labels."""
+    """Handling of missing or blank labels."""
     conflicts: CheckAction = "drop"
-    """One text under two labels; `drop` drops every row of it."""
+    """Handling of texts with different labels; `drop` removes every row with such a text."""
     exact_inside: CheckAction = "drop"
-    """The same text twice inside a split, or inside the table before it is split; the first row stays."""
+    """Handling of duplicate texts within a split, or within the table before the split; the first row is kept."""
     near_inside: CheckAction = "keep"
-    """Nearly the same text twice inside a split or table; the first row stays."""
+    """Handling of near-duplicate texts within a split or table; the first row is kept."""
     exact_across: CheckAction = "drop"
-    """The same text in two splits; the test row stays, then the validation row."""
+    """Handling of duplicate texts across splits; test rows take precedence over validation rows, and those over
+    training rows."""
     near_across: CheckAction = "drop"
-    """Nearly the same text in two splits; the test row stays, then the validation row."""
+    """Handling of near-duplicate texts across splits, with the same precedence."""
     near_threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
-    """Jaccard similarity of character 5-grams from which two texts count as nearly the same."""
+    """Minimum Jaccard similarity of character 5-grams at which two texts are near duplicates."""
     balance: Literal["none", "smallest"] = "none"
-    """`smallest`: down-sample every class of the table, or of the training rows, to the smallest one."""
+    """`smallest`: downsample every class of the table, or of the training rows, to the size of the smallest one."""
     train_rows: Positive | None = None
-    """Train on a stratified sample of this many rows; null takes all."""
+    """Size of the stratified sample of training rows; null uses all of them."""
     validation_rows: Positive | Literal["auto", "all"] = "auto"
     """Validate on a stratified sample of this many of the rows that were split off; the others are left out. `auto`:
     2,000, or a tenth of the training rows where that is more, so that validating does not take longer than training.
@@ -144,7 +149,8 @@ class Prepare(Section):
     rare_name: Annotated[str, Field(min_length=1)] = "other"
     """Name of the class that `rare_classes: merge` makes."""
     corrections: str | None = None
-    """A file that `labeltune chat` keeps, below data/raw, whose rows are added to the training rows; null adds none."""
+    """File of corrections from `labeltune chat`, below data/raw, that are added to the training rows; null adds
+    none."""
     split: Split = Split()
     """Shares of the splits."""
 

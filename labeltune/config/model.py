@@ -13,7 +13,7 @@ class Model(Origin):
     members: list[str] | None = None
     """With `source: package`: one GGUF file, one folder of Transformers files, or the parts of a GGUF or zip file."""
     sha256: SHA256 | None = None
-    """Hash of the joined members, where there are several."""
+    """SHA-256 of the joined file, if there are several parts."""
     unpack: list[str] | None = None
     """Files to take out of the joined members, where these are a zip file; a folder around all of them is left out."""
 
@@ -35,16 +35,16 @@ RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
 
 
 class Prompt(Section):
-    """How a text becomes the model's input."""
+    """The prompt around each text."""
 
     name: str | None = None
-    """A prompt under conf/prompts/, whose keys the ones given here override."""
+    """Name of a prompt under conf/prompts/; the other keys of this section override its keys."""
     template: str = "{text}"
-    """The text around `{text}`; `{labels}` lists the label words. Other braces are literal."""
+    """Template with the placeholder `{text}`; `{labels}` is replaced by the label words. Other braces are literal."""
     separator: str = ", "
-    """What stands between the label words in `{labels}`."""
+    """Separator between the label words in `{labels}`."""
     max_length: Annotated[int, Field(ge=8, le=2**20)] = 256
-    """Most tokens of a prompt; a longer text loses its middle, the template never loses anything."""
+    """Maximum length of a prompt in tokens; longer texts are truncated in the middle, the template never is."""
 
     @model_validator(mode="after")
     def _has_text(self) -> "Prompt":
@@ -57,43 +57,45 @@ class Lora(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: Positive | Literal["auto"] = 8
-    """Rank r of the update B·A; `auto`: by `train.effort` and the number of training rows, 8 to 32."""
+    """Rank r of the update matrices; `auto`: 8 to 32, by `train.effort` and the number of training rows."""
     alpha: Positive | Literal["auto"] = 16
-    """The update is scaled by alpha / rank; `auto`: twice the rank."""
+    """Scaling: the update is multiplied by alpha / rank; `auto`: twice the rank."""
     dropout: Fraction = 0.0
-    """Dropout of the adapter's input; above 0 it costs about a third of the speed on a CPU."""
+    """Dropout probability of the adapter's input; a value above 0 slows training on a CPU by about a third."""
     targets: list[str] | Literal["auto", "attention", "attention+mlp-output", "all-linear"] = "auto"
-    """Layers that get an adapter: the attention's, those and the last one of each MLP, every linear one, or layer
-    names; `auto`: the attention's in decoders, every linear one in encoders."""
+    """Linear layers with an adapter: those of the attention, those and the last one of each MLP, all of them, or a list
+    of names; `auto`: those of the attention in decoders, all of them in encoders."""
     bias: Literal["none", "all", "lora_only"] = "none"
-    """Biases that train beside the adapters: none, all of the model's, or those of the adapted layers."""
+    """Biases that are trained with the adapters: none, all of them, or those of the adapted layers."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)."""
+    """Whether to scale by alpha / sqrt(rank) instead (rsLoRA; Kalajdzievski 2023, arXiv:2312.03732)."""
     dora: bool = False
-    """Train the weights' magnitudes apart from their directions (Liu et al. 2024, arXiv:2402.09353)."""
+    """Whether to train the magnitude and the direction of the weights separately (DoRA; Liu et al. 2024,
+    arXiv:2402.09353)."""
 
 
 class Train(Section):
     """Fine-tuning."""
 
     seed: Seed
-    """Seed of the initial weights, the order of rows and dropout."""
+    """Seed for the initial weights, the order of the rows and dropout."""
     effort: Effort = "balanced"
     """What `auto` takes for depth, layers, epochs and rank. `fast`: the shallowest layers that will do, a quarter of
     them trained, one epoch; `balanced`: the best depth, half of the layers trained, or all from 20,000 training rows
     on, two to four epochs; `best`: every layer, three to five epochs."""
     method: Method = "lora"
-    """Train every weight, low-rank adapters, or adapters on 4-bit weights (Dettmers et al. 2023, arXiv:2305.14314)."""
+    """Train all weights, low-rank adapters, or adapters on 4-bit weights (QLoRA; Dettmers et al. 2023,
+    arXiv:2305.14314)."""
     head: Literal["label_scoring", "linear", "mlp"] = "label_scoring"
-    """Score the label words with the language model's own output rows, or train a classifier."""
+    """Score the label words with the language model head, or train a linear or MLP classification head."""
     label_score: Literal["sum", "mean", "pmi", "contextual", "first_token"] = "sum"
-    """Score of a label word of several tokens: the sum of their log-probabilities, the mean, the sum less a prior
-    (`pmi`, `contextual`), or that of the first token alone."""
+    """Score of a label word of several tokens: the sum or the mean of their log-probabilities, the sum minus a prior
+    (`pmi`, `contextual`), or the log-probability of the first token."""
     pooling: Literal["auto", "first", "last", "mean"] = "auto"
-    """Hidden state that the head sees: of the first or last token, or the mean over all; `auto`: the last one in
-    decoders; in encoders what Transformers' own classifier takes, and the first one with `head: mlp`."""
+    """Hidden state that the head reads: that of the first or last token, or the mean over all tokens; `auto`: the last
+    token in decoders; in encoders that of Transformers' own classifier, or the first token with `head: mlp`."""
     depth: Positive | Literal["all", "auto"] = "all"
-    """Cut the model after this many layers; `auto` compares regressions on the base model's states by their validation
+    """Number of layers to keep; `auto` compares regressions on the base model's states by their validation
     loss. With `effort: fast` it takes the shallowest layer within a standard error of the best, at least a third of the
     model; with `balanced` the deepest within a standard error, at least half of the model, or every layer of an
     encoder; with `best` every layer."""
@@ -102,74 +104,78 @@ class Train(Section):
     `depth: auto`, and for the baseline on hidden states. They are read layer by layer until none is better. `auto`:
     1,024, or 64 for each label where that is more; with `effort: fast` 128, or 16 for each label."""
     layers: Positive | Literal["all", "auto"] = "all"
-    """Train in only this many top layers of those that are left; `auto`: on a CPU, with `effort: fast` and adapters,
+    """Number of top layers to train, of those that are kept; `auto`: on a CPU, with `effort: fast` and adapters,
     a quarter of them and at most 8; with `balanced`, half of them below 20,000 training rows; else all."""
     feature_cache_budget: Annotated[int, Field(ge=0, lt=2**31)] = 4096
-    """MiB on the disk, of all trainings together, for states of layers that do not train, so that other seeds, rates,
-    heads and experiments need not compute them; 0 keeps none."""
+    """Maximum size of the feature cache in MiB. It keeps hidden states of the frozen layers on disk for all trainings,
+    so that other seeds, learning rates, heads and experiments do not compute them again; 0 disables it."""
     lora: Lora = Lora()
-    """With `method: lora` and `qlora`."""
+    """Settings of the adapters, with `method: lora` and `method: qlora`."""
     head_initialization: Literal["auto", "regression", "random"] = "auto"
-    """Initialize a `linear` head with a logistic regression on the base model's states of 256 training rows, or 32 for
-    each label if that is more, or at random; `auto`: a regression, unless the head is Transformers' own with a
-    pooler."""
+    """Initialize a `linear` head by a logistic regression on the base model's hidden states (of 256 training rows, or
+    32 for each label if that is more) or at random; `auto`: by a regression, unless the head is Transformers' own with
+    a pooler."""
     head_dropout: Fraction = 0.1
-    """Dropout inside the `mlp` head."""
+    """Dropout probability in the `mlp` head."""
     epochs: Annotated[float, Field(gt=0, le=10_000)] | Literal["auto"] = 2.0
-    """Passes over the training rows; `auto`: by `effort` and the number of rows, 1 to 5."""
+    """Number of passes over the training rows; `auto`: 1 to 5, by `effort` and the number of rows."""
     batch_size: Positive = 16
-    """Rows per forward pass."""
+    """Number of rows in a forward pass."""
     batches: Literal["random", "by_length"] = "random"
-    """Which rows make a batch; `by_length` wastes no padding, but where length tells the class, so do its batches."""
+    """How rows are grouped into batches. `by_length` avoids padding, but if length correlates with the label, the
+    labels of a batch are unbalanced."""
     packing: Literal["auto"] | bool = "auto"
-    """Pack several rows of a batch into a sequence, after one copy of the prompt's prefix, instead of padding them:
-    networks with a classifier head, encoders with `pooling` first, last or mean. `auto`: on a CPU, where it is measured
-    to be faster."""
+    """Whether to pack several rows of a batch into one sequence after a single copy of the prompt's prefix, instead of
+    padding them; for networks with a classification head, in encoders with `pooling` first, last or mean. `auto`: on a
+    CPU, where it is faster."""
     accumulation: Positive = 1
-    """Batches per optimiser step."""
+    """Number of batches in an optimizer step (gradient accumulation)."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """`auto`: AdamW in fp32; with `method: qlora` in 8 bits and paged."""
+    """`auto`: AdamW in fp32; with `method: qlora`, paged 8-bit AdamW."""
     learning_rate: Rate | dict[Method, Rate] = Field(default_factory=lambda: dict(RATES))
-    """Peak learning rate of AdamW, or {method: rate}: adapters take rates that would ruin all the weights."""
+    """Peak learning rate, or {method: rate}; adapters need a higher rate than full fine-tuning."""
     scheduler: Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant"] = "linear"
-    """Course of the learning rate after the warm-up."""
+    """Learning rate schedule after the warm-up."""
     warmup: Fraction = 0.1
-    """Share of the steps in which the learning rate rises from 0."""
+    """Share of the steps in which the learning rate increases from 0 to its peak."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """Gradients are clipped to this norm."""
+    """Maximum norm of the gradients, which are clipped to it."""
     label_smoothing: Fraction = 0.0
-    """Share of the target's probability that is spread over all labels."""
+    """Share of the target probability that is distributed uniformly over all labels."""
     class_weights: Literal["none", "balanced"] | dict[str, Rate] = "none"
-    """Weight of each label in the training loss: 1, rows / (labels · rows of the label), or {label: weight}."""
+    """Weight of each label in the training loss: 1, rows / (labels · rows of the label) with `balanced`, or
+    {label: weight}."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third slower."""
+    """Whether to recompute activations in the backward pass, which needs less memory and is about a third slower."""
     eval_steps: Positive | Literal["auto"] = "auto"
-    """Optimiser steps between two validations; `auto`: about two per epoch, and two in all if there is no whole one."""
+    """Number of optimizer steps between two validations; `auto`: about two validations per epoch, and at least two in
+    all."""
     keep_best: Literal["loss", "accuracy", "macro_f1"] = "loss"
-    """Validation figure by which the best model is kept; `loss` is the training loss, class weights included."""
+    """Validation metric that selects the model; `loss` includes class weights and label smoothing, as in training."""
     early_stopping: Positive | None = None
-    """Stop after this many validations without a better one; null never stops early."""
+    """Number of validations without improvement after which training stops; null disables early stopping."""
     checkpoints: Positive = 2
-    """Most checkpoints on disk, besides the best one's."""
+    """Maximum number of checkpoints on disk, in addition to the best one."""
     resume: str = "auto"
-    """`auto`: go on from the newest checkpoint of the same training; `none`: begin anew; else a checkpoint's path."""
+    """`auto`: resume from the newest checkpoint of the same training; `none`: start from the beginning; else the path
+    of a checkpoint."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "dvclive"]] = Field(default_factory=list)
-    """Trackers that get the curves, beside plots/curves."""
+    """Experiment trackers that receive the curves, in addition to plots/curves."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Type of the arithmetic, and of frozen weights; `auto`: bf16 where the hardware is faster in it."""
+    """Data type of the computation and of frozen weights; `auto`: bf16 if it is faster on this hardware."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention kernel; `auto`: eager on a CPU, where it is 1.3 to 1.4 times as fast, else sdpa."""
+    """Attention implementation; `auto`: `eager` on a CPU, where it is 1.3 to 1.4 times as fast, else `sdpa`."""
     kernels: Literal["auto", "fused", "transformers"] = "auto"
-    """How the layers of Llama, Mistral and Qwen 2 are computed: by labeltune's fused kernels, where they can be, or by
-    Transformers'; `auto`: fused on a CPU, where a training step then takes four fifths of the time."""
+    """Implementation of the layers of Llama, Mistral and Qwen 2: labeltune's fused kernels or Transformers' own;
+    `auto`: `fused` on a CPU, where a training step then takes four fifths of the time."""
     threads: Annotated[int, Field(gt=0, le=1024)] | Literal["auto"] = "auto"
-    """CPU threads; `auto`: the cores, shared between the queue's running workers."""
+    """Number of CPU threads; `auto`: the number of cores, divided among the running queue workers."""
 
     @property
     def rate(self) -> float:
-        """Peak learning rate of the method."""
+        """Peak learning rate for the method."""
         return self.learning_rate[self.method] if isinstance(self.learning_rate, dict) else self.learning_rate
 
     @model_validator(mode="after")

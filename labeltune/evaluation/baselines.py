@@ -1,4 +1,4 @@
-"""Baselines: what each cheaper model answered, what it was chosen by, and what it cost."""
+"""Baselines: predictions, choices and costs of each cheaper model."""
 
 import time
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from labeltune.probing.regression import Regression, figures, lowest_loss, size
 from labeltune.runtime.environment import KIB_PER_MIB, peak_memory
 
 SHOWN = ("label", "ngrams", "layer", "pooling", "C", "label_score")
-"""What of a choice fits on the terminal."""
+"""Choices that are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Split:
     """The rows of one split."""
 
     ids: list[str]
-    """What `prepare` calls each row."""
+    """Id of each row."""
     texts: list[str]
-    """Their texts, without the prompt."""
+    """Text of each row, without the prompt."""
     labels: Indices
     """Index of each row's label, `[rows]`."""
 
@@ -47,7 +47,7 @@ Splits = dict[str, Split]
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a model took; unlike everything else it differs from run to run."""
+    """Time and memory of a model, which vary from run to run."""
 
     train_seconds: float
     """Choosing and fitting, without loading; 0 where nothing is fitted."""
@@ -57,7 +57,7 @@ class Costs:
     """Largest resident memory of the process until the model had answered, libraries included. It can only grow: the
     models run lightest first."""
     size_mib: float
-    """What the model takes on disk, its base model included."""
+    """Size of the model on disk, including its base model."""
 
     @classmethod
     def of(cls, *, train_seconds: float, rows: int, seconds: float, size: int) -> "Costs":
@@ -72,16 +72,16 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """One model's answers to the test rows."""
+    """A baseline's predictions for the test rows."""
 
     name: str
     """`majority`, `tfidf`, `hidden_states` or `zero_shot`."""
     probabilities: Probabilities
     """`[rows, num_labels]`."""
     chosen: dict[str, Any]
-    """What metrics/baselines.json says of it."""
+    """Entry of metrics/baselines.json."""
     costs: Costs
-    """What it took."""
+    """Time and memory."""
 
 
 def majority(splits: Splits, labels: LabelSet) -> Baseline:
@@ -126,13 +126,13 @@ def answers(found: Sequence[Baseline], test: Split, labels: LabelSet) -> pd.Data
 
 
 def chosen(found: Sequence[Baseline], missing: str | None) -> dict[str, Any]:
-    """What metrics/baselines.json holds: what was chosen on the validation rows, and why a model is missing."""
+    """Return the content of metrics/baselines.json: choices made on the validation rows, and why a model is missing."""
     kept: dict[str, Any] = {baseline.name: baseline.chosen for baseline in found}
     return kept | {"zero_shot": {**kept.get("zero_shot", {}), "missing": missing}}
 
 
 def costs(found: Sequence[Baseline]) -> dict[str, Any]:
-    """What costs/baselines.json holds."""
+    """Return the content of costs/baselines.json."""
     return {baseline.name: asdict(baseline.costs) for baseline in found}
 
 
@@ -152,14 +152,14 @@ def show(found: Sequence[Baseline], missing: str | None, path: Path) -> None:
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 FIRST = 10.0
-"""C with which the kinds of n-grams are compared."""
+"""C at which the kinds of n-grams are compared."""
 MOST = 50_000
-"""Most n-grams of a kind, the frequent ones."""
+"""Maximum number of n-grams of each kind; the most frequent are kept."""
 KINDS = {"words": ("words",), "characters": ("characters",), "words and characters": ("words", "characters")}
 
 
 def vectorisers() -> dict[str, TfidfVectorizer]:
-    """What turns texts into n-grams of words and of characters.
+    """Return vectorizers for n-grams of words and of characters.
 
     Scripts without spaces, such as Chinese, have their words among the characters' n-grams; in others these are parts
     of words, which a misspelt word has too.

@@ -17,14 +17,14 @@ from labeltune.runtime.files import probabilities, read_predictions
 
 FINE_TUNED = "fine-tuned"
 BASELINE = "zero_shot"
-"""The same model before fine-tuning."""
+"""Name of the base model before fine-tuning."""
 SIGNIFICANT = 0.05
 """Below this p value of the paired test one model counts as more accurate than another."""
 FEWEST_ROWS = 50
 """With fewer test rows there is no verdict: even models that differ by 10 points are then rarely told apart."""
 Outcome = Literal["better", "as_good", "none", "too_few_rows", "unmeasured"]
 NAMES = {"zero_shot": "zero-shot", "hidden_states": "hidden states", "tfidf": "TF-IDF", "majority": "majority class"}
-"""What users read."""
+"""Model -> name in messages."""
 COSTS = {
     "train_seconds": "training s",
     "rows_per_second": "rows/s",
@@ -32,15 +32,15 @@ COSTS = {
     "size_mib": "disk MiB",
 }
 LARGE = 100
-"""From here a cost is shown without decimals."""
+"""Smallest cost that is shown without decimals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What one model answered."""
+    """Predictions of one model."""
 
     ids: list[str]
-    """The rows."""
+    """Ids of the rows."""
     labels: Indices
     """Index of each row's label, `[rows]`."""
     probabilities: Probabilities
@@ -60,7 +60,7 @@ class Answers:
 
     @property
     def right(self) -> metrics.Flags:
-        """Which rows are answered rightly, `[rows]`."""
+        """Which rows are classified correctly, `[rows]`."""
         return self.guesses == self.labels
 
 
@@ -80,7 +80,7 @@ class Verdict:
     """Fewest test rows of a verdict."""
 
     def record(self) -> dict[str, Any]:
-        """What baseline_comparison.json holds."""
+        """Return the entry of baseline_comparison.json."""
         return asdict(self)
 
 

@@ -35,9 +35,9 @@ class Interval:
     """A 95% confidence interval."""
 
     low: float
-    """Its lower end."""
+    """Lower limit."""
     high: float
-    """Its upper end."""
+    """Upper limit."""
     method: str
     """`bootstrap`; `exact`: Clopper and Pearson's, for a share; or `paired`: for a difference of two shares of the same
     rows."""
@@ -98,9 +98,9 @@ class Paired:
     interval: Interval
     """Of the difference; it excludes 0 exactly where `p_value` is below 0.05."""
     only_first: int
-    """Rows that the first alone answers rightly."""
+    """Number of rows that only the first model classifies correctly."""
     only_second: int
-    """Rows that the second alone answers rightly."""
+    """Number of rows that only the second model classifies correctly."""
     p_value: float
     """Exact McNemar test: how likely the two are to differ by this much or more if they are equally good."""
 
@@ -110,7 +110,7 @@ class Paired:
 
 
 def paired_test(first: Flags, second: Flags) -> Paired:
-    """Compare two models by which rows each answers rightly, `[rows]` in the same order, at least one.
+    """Compare two models by the rows that each classifies correctly, `[rows]` in the same order, at least one.
 
     The exact test takes the rows on which only one is right as throws of a fair coin (McNemar 1947).
     """
@@ -134,9 +134,9 @@ def paired_interval(only_first: int, only_second: int, count: int) -> Interval:
     contains 0 exactly where p is 0.05 or more, and where it does not, the first does not either.
 
     Args:
-        only_first: rows that the first alone answers rightly.
-        only_second: rows that the second alone answers rightly.
-        count: all rows.
+        only_first: number of rows that only the first model classifies correctly.
+        only_second: number of rows that only the second model classifies correctly.
+        count: number of all rows.
     """
     low, high = _score_ends(only_first, only_second, count)
     disagreeing = only_first + only_second

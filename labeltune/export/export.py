@@ -37,53 +37,53 @@ PROGRAM = "predict.py"
 ALONE = "import runpy, sys; sys.modules['labeltune'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 """Runs a file in a process that can't import labeltune, installed or not."""
 ENDING = 2000
-"""Characters of a failed process's last words that are shown."""
+"""Maximum number of characters to show of a failed process's output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What an export must keep to."""
+    """Tolerances of an export."""
 
     agreement: float
-    """Least share of rows with the classifier's own answer."""
+    """Minimum share of rows with the same prediction as the classifier's."""
     probability: float
-    """Largest difference of a probability."""
+    """Maximum difference of a probability."""
 
 
 EXACT = Bounds(agreement=0.999, probability=1e-3)
-"""The same arithmetic in another order; a row in a thousand may lie on the border."""
+"""For the same arithmetic in another order, where one row in a thousand may be a tie."""
 HALF = Bounds(agreement=0.98, probability=0.1)
-"""Arithmetic in bf16 or fp16 on either side: a logit of 20 has steps of 0.125."""
+"""For arithmetic in bf16 or fp16 on either side, where logits near 20 are rounded to multiples of 0.125."""
 INT8 = Bounds(agreement=0.98, probability=1.0)
-"""Weights of 8 bits: what counts is the answer."""
+"""For 8-bit weights, where only predictions are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """An export beside the classifier that it was made from, on the same rows."""
+    """Comparison of an export with its classifier on the same rows."""
 
     rows: int
-    """Rows that both answered."""
+    """Number of rows."""
     changed: list[int]
-    """Rows with another answer, from 0."""
+    """Positions of the rows with another prediction, from 0."""
     logit: float
-    """Largest difference of calibrated logits, after each row's mean is taken off: softmax sees no more of them."""
+    """Largest difference of calibrated logits after subtracting each row's mean, to which softmax is invariant."""
     probability: float
     """Largest difference of a calibrated probability."""
     cut: list[int]
-    """Rows that one side cut and the other did not."""
+    """Positions of the rows that only one side truncated."""
 
     @property
     def agreement(self) -> float:
-        """Share of rows with the same answer."""
+        """Share of rows with the same prediction."""
         return 1 - len(self.changed) / self.rows
 
     def keeps(self, bounds: Bounds) -> bool:
-        """Whether the export may be used in the classifier's place."""
+        """Return whether the differences are within the tolerances."""
         return self.agreement >= bounds.agreement and self.probability <= bounds.probability and not self.cut
 
     def record(self) -> dict[str, Any]:
-        """What verification.json holds."""
+        """Return the content of verification.json."""
         return {
             "rows": self.rows,
             "agreement": self.agreement,
@@ -164,14 +164,14 @@ def as_written(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Texts that an export is verified with."""
+    """Rows on which an export is verified."""
 
     source: str
-    """Where they come from."""
+    """Description of their source."""
     texts: list[str]
-    """At least one."""
+    """Texts, at least one."""
     labels: list[str] | None
-    """Their labels, where the file has a column `label`."""
+    """Labels of the texts; None if the file has no column `label`."""
 
     @classmethod
     def read(cls, path: Path | None, text: str | None, examples: Sequence[str]) -> "Rows":
@@ -349,7 +349,7 @@ def _require_kept(compared: Comparison, bounds: Bounds, to: str) -> None:
 
 
 def _figures(classifier: Classifier, rows: Rows, found: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What metrics.json holds, of the export's own answers."""
+    """Return the content of metrics.json for the export's own predictions."""
     if rows.labels is None:
         return None
     labels = np.array(classifier.record.labels.index(rows.labels))

@@ -26,7 +26,7 @@ class Merged:
     """A network that Transformers can save and load."""
 
     network: Any
-    """Its adapter is a part of the weights."""
+    """The network, with its adapter merged into the weights."""
     own: bool
     """Whether it is `pooled.PooledClassifier`, whose code goes into the folder, not a class of Transformers."""
 
@@ -102,7 +102,7 @@ def _rows(network: Any) -> nn.Linear:
 
 
 def _pooled(network: Any, pooling: str, layers: list[nn.Linear]) -> pooled_classifier.PooledClassifier:
-    """The same weights in our own class."""
+    """Return a `PooledClassifier` with the same weights."""
     config = pooled_classifier.PooledConfig(
         backbone={key: value for key, value in network.config.to_dict().items() if key != "_name_or_path"},
         pooling=pooling,
@@ -138,7 +138,7 @@ FLOAT = 1
 
 
 class _Graph(nn.Module):
-    """What is exported: our own network's pass, without its Python objects."""
+    """The forward pass of the network with tensors as inputs and outputs, for the exporter."""
 
     def __init__(self, network: Any, calibration: Calibration) -> None:
         super().__init__()
@@ -153,10 +153,10 @@ class _Graph(nn.Module):
 
 
 def require_onnx() -> None:
-    """See that the packages of the extra are there.
+    """Check that the packages of the extra `scale` are installed.
 
     Raises:
-        UserError: they are not.
+        UserError: one is missing.
     """
     try:
         import onnx  # noqa: F401

@@ -14,14 +14,14 @@ from labeltune.modeling.prompts import Template
 
 NAMES = {"accuracy": "Accuracy", "macro_f1": "F1, macro", "roc_auc": "ROC-AUC"}
 HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "roc_auc": "roc_auc"}
-"""What the Hub calls the figures."""
+"""Metric -> name on the Hub."""
 HUB_LICENSES = {"llama-3.2-community-license": "llama3.2", "gemma-terms-of-use": "gemma"}
-"""What the Hub calls terms that have no SPDX name."""
+"""License without an SPDX identifier -> name on the Hub."""
 SPDX = re.compile(r"(apache|mit|bsd|gpl|lgpl|agpl|mpl|cc|isc|openrail|unlicense|zlib|artistic|afl|epl)\b[a-z0-9.+-]*")
 COMMON = re.compile(r"\b(the|and|of|you|that|with|this|your)\b", re.IGNORECASE)
-"""Words that English texts have and those of its neighbours have not."""
+"""Words that are frequent in English and rare in related languages."""
 ENGLISH = 0.2
-"""From this share of texts with one of them, texts in Latin letters are taken for English."""
+"""Minimum share of texts with such a word at which texts in Latin letters are considered English."""
 
 
 def exported_card(
@@ -33,7 +33,7 @@ def exported_card(
     compared: str,
     figures: dict[str, Any] | None,
 ) -> Exported:
-    """What the card says of an export.
+    """Return the parts of the model card that describe an export.
 
     Args:
         onnx: whether it is a graph, not a Transformers folder.

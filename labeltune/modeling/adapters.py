@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 def adapt(network: Any, settings: Train, base_name: str) -> nn.Module:
     """Leave exactly the weights to train that the method names; the others never move.
 
-    `full`: the top `layers` layers, the norm behind them, and the head; with every layer also the embeddings.
+    `full`: the top `layers` layers, the norm after them, and the head; with every layer also the embeddings.
     `lora` and `qlora`: adapters in those layers, and the head unless it scores label words at the model's full depth.
 
     Returns:
@@ -82,7 +82,7 @@ def adapt(network: Any, settings: Train, base_name: str) -> nn.Module:
                 f"architecture {unwrap(network).config.model_type!r}; set it to false"
             )
         unwrap(network).activation_checkpointing_enable({"use_reentrant": False})
-        # Only reentrant checkpoints need this; it would keep the frozen trunk's activations for a backward pass.
+        # Only reentrant checkpoints need this; it would keep the frozen layers' activations for a backward pass.
         unwrap(network).disable_input_require_grads()
     _require_intended(network, settings)
     return network

@@ -23,7 +23,7 @@ class Architecture:
     layers: str = "layers"
     """List of the layers."""
     norm: str | None = "norm"
-    """Norm behind the top layer; None where each layer ends in its own."""
+    """Norm after the top layer; None if each layer ends with its own."""
     stem: str | None = None
     """Module that adds positions and norms to token embeddings, where there is one besides the embedding itself."""
     positions: str | None = None
@@ -35,7 +35,7 @@ class Architecture:
     mlp_output: str = "down_proj"
     """Linear layer that ends a layer's MLP."""
     encoder: bool = False
-    """Whether every token sees the tokens behind it too."""
+    """Whether tokens attend to later tokens too."""
     counts_from_pad: bool = False
     """Whether positions are counted from the number after the pad token's id, as in fairseq, and not from 0."""
 
@@ -120,15 +120,15 @@ def layer_list(backbone: Any) -> nn.ModuleList:
     return found
 
 
-class _Passed(nn.Module):
-    """Stands in for embeddings: gives back the states that it is called with."""
+class _GivenStates(nn.Module):
+    """Replaces the embeddings by the hidden states that it is called with."""
 
     def forward(self, *unused: Any, inputs_embeds: torch.Tensor, **ignored: Any) -> torch.Tensor:
         return inputs_embeds
 
 
 class _Zero(nn.Module):
-    """Stands in for a position embedding that the states hold already."""
+    """Replaces a position embedding that the hidden states already contain."""
 
     def forward(self, positions: torch.Tensor) -> torch.Tensor:
         return torch.zeros((), device=positions.device)
@@ -151,7 +151,11 @@ def view(backbone: Any, start: int | None, stop: int) -> Any:
     if stop < len(layers) and parts.norm:
         part = replaced(part, parts.norm, nn.Identity())
     if start is not None:
-        for name, stand_in in ((parts.stem, _Passed()), (parts.positions, _Zero()), (parts.dropout, nn.Identity())):
+        for name, stand_in in (
+            (parts.stem, _GivenStates()),
+            (parts.positions, _Zero()),
+            (parts.dropout, nn.Identity()),
+        ):
             if name:
                 part = replaced(part, name, stand_in)
     return part
@@ -211,7 +215,7 @@ def _ends_with(path: str, name: str) -> bool:
 
 
 def is_encoder(config: PretrainedConfig) -> bool:
-    """Whether tokens see the tokens behind them, so that no language model can score what follows a cue."""
+    """Return whether tokens attend to later tokens, in which case the model can't score what follows a prompt."""
     known = architecture_of(config)
     if known:
         return known.encoder

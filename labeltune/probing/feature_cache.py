@@ -94,7 +94,7 @@ class Entry:
     kind: str
     """Name of the kind of array in messages and file names."""
     key: Mapping[str, Any]
-    """What the values depend on, as JSON can hold it."""
+    """Everything that the values depend on, as JSON can hold it."""
     shape: tuple[int, ...]
     """Shape of the array."""
     dtype: torch.dtype

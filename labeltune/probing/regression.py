@@ -27,19 +27,19 @@ def row_losses(labels: Indices, probabilities: Probabilities) -> NDArray[np.floa
 
 
 ROUNDS = 1000
-"""Most iterations of the solver, many more than it needs."""
+"""Maximum number of iterations of the solver, many more than it needs."""
 
 Candidate = TypeVar("Candidate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """A fitted regression."""
+    """A fitted logistic regression."""
 
     fitted: Pipeline
-    """Scikit-learn's model, which knows only the labels of its rows."""
+    """Scikit-learn's model, whose classes are the labels of its training rows only."""
     num_labels: int
-    """Labels there are."""
+    """Number of all labels."""
 
     @classmethod
     def fit(
@@ -49,7 +49,7 @@ class Regression:
 
         Args:
             c: inverse strength of the L2 penalty.
-            standardise: give every feature mean 0 and deviation 1 over these rows.
+            standardise: scale every feature to mean 0 and standard deviation 1 over these rows.
         """
         model: Any = LogisticRegression(C=c, max_iter=ROUNDS)
         if len(np.unique(labels)) == 1:  # nothing to tell apart, which the solver refuses
@@ -58,7 +58,7 @@ class Regression:
         return cls(fitted=fitted.fit(features, labels), num_labels=num_labels)
 
     def probabilities(self, features: Any) -> Probabilities:
-        """`[rows, num_labels]`; a label that no training row had gets 0."""
+        """Return probabilities, `[rows, num_labels]`; a label without training rows has probability 0."""
         return expand_classes(self.fitted.predict_proba(features), self.fitted.classes_, self.num_labels)
 
 
@@ -72,7 +72,7 @@ def single_threaded() -> Any:
 
 
 def expand_classes(given: NDArray[np.floating[Any]], classes: Indices, num_labels: int) -> Probabilities:
-    """Put the columns of the labels that a model knows, `[rows, classes]`, in their places among all labels.
+    """Expand the probabilities of a model's classes, `[rows, classes]`, to all labels.
 
     >>> expand_classes(np.array([[0.25, 0.75]]), np.array([0, 2]), 3).tolist()
     [[0.25, 0.0, 0.75]]
@@ -83,7 +83,7 @@ def expand_classes(given: NDArray[np.floating[Any]], classes: Indices, num_label
 
 
 def lowest_loss(losses: Iterable[tuple[Candidate, float]]) -> Candidate:
-    """The choice of the lowest log-loss, the first one on a tie.
+    """Return the candidate of the lowest log-loss, the first one on a tie.
 
     >>> lowest_loss([("a", 0.5), ("b", 0.2), ("c", 0.2)])
     'b'
@@ -92,10 +92,13 @@ def lowest_loss(losses: Iterable[tuple[Candidate, float]]) -> Candidate:
 
 
 def standard_errors_above(losses: NDArray[np.float64], best: NDArray[np.float64]) -> float:
-    """By how many standard errors of the mean difference losses are worse than the best; what both find hard cancels.
+    """Return the mean difference between two models' losses in units of its standard error.
+
+    The difference is paired: the difficulty of the rows cancels.
 
     Args:
-        losses, best: of the same rows, `[rows]`.
+        losses: losses of a model, `[rows]`.
+        best: losses of the best model on the same rows, `[rows]`.
 
     >>> standard_errors_above(np.array([1.0, 2.0, 4.0]), np.array([0.0, 1.0, 1.0])).round(3)
     np.float64(2.5)
@@ -108,7 +111,7 @@ def standard_errors_above(losses: NDArray[np.float64], best: NDArray[np.float64]
 
 
 def figures(labels: Indices, given: Probabilities) -> dict[str, float]:
-    """How good a choice is on the validation rows."""
+    """Return accuracy and log-loss."""
     return {
         "accuracy": float(accuracy_score(labels, given.argmax(axis=1))),
         "log_loss": float(row_losses(labels, given).mean()),
@@ -116,7 +119,7 @@ def figures(labels: Indices, given: Probabilities) -> dict[str, float]:
 
 
 def size(*parts: object) -> int:
-    """Bytes that the parts of a model take on disk."""
+    """Return the size in bytes of the pickled parts of a model."""
     return len(pickle.dumps(parts))
 
 
@@ -125,16 +128,16 @@ States = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """States of one layer and pooling, of rows of one split."""
+    """Pooled states of one layer for the rows of a split."""
 
     ids: list[str]
-    """What `prepare` calls each row."""
+    """Id of each row."""
     states: States
     """`[rows, size]`."""
 
 
 def save(path: Path, features: dict[str, Features]) -> None:
-    """Write split -> features; the same ones give the same bytes."""
+    """Write the features of each split; equal features give equal bytes."""
     arrays: dict[str, Any] = {}
     for split, part in features.items():
         arrays |= {f"{split}_ids": np.array(part.ids), split: part.states}
@@ -143,7 +146,7 @@ def save(path: Path, features: dict[str, Features]) -> None:
 
 
 def load(path: Path) -> dict[str, Features]:
-    """Read what `save` wrote."""
+    """Read the features that `save` wrote."""
     with np.load(path) as arrays:
         splits = [name.removesuffix("_ids") for name in arrays if name.endswith("_ids")]
         return {split: Features(ids=arrays[f"{split}_ids"].tolist(), states=arrays[split]) for split in splits}

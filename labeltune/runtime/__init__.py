@@ -1,4 +1,4 @@
-"""What every other package stands on and nothing about labelling: errors, files, downloads, environment.
+"""Foundations of all other packages, independent of labelling: errors, files, downloads and the environment.
 
 Modules: `errors`, `files` (atomic writes, locks), `downloads` and `archives` (the package index), `environment`
 (fingerprint).

@@ -66,7 +66,7 @@ class Indexes:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What one source said about a requirement."""
+    """Response of one source to a requirement."""
 
     source: str
     """The source, without credentials."""

@@ -32,7 +32,7 @@ class Fingerprint:
     """
 
     configuration: Mapping[str, Any]
-    """Settings of the run that its result depends on: neither where to go on from nor how many checkpoints to keep."""
+    """Settings that the result depends on, which excludes `resume` and `checkpoints`."""
     data: Mapping[str, str]
     """Split -> sha256 of its prepared rows, or whatever else identifies the data."""
     base: Mapping[str, str]

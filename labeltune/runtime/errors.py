@@ -1,4 +1,4 @@
-"""Errors that a user can mend, signals that end a training, and how a process reports both."""
+"""User errors, signals that end a training, and how a process reports both."""
 
 import errno
 import gc
@@ -14,7 +14,7 @@ MOST_CHARACTERS = 4_000
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: it states what was found, what is allowed, and the key, file or line to edit.
+    """An error that the user can fix; the message states the value, what is allowed, and the key, file or line to edit.
 
     Stages and the command line print it as one message without a traceback and exit with status 1. Of a message of more
     than `MOST_CHARACTERS` the middle is left out.
@@ -38,7 +38,7 @@ def shorten(message: str) -> str:
 
 
 def bullet(problems: list[str]) -> str:
-    """Join several problems into the lines of one message, so that none waits behind another."""
+    """Join several problems into one message with one line for each, so that all are reported at once."""
     return problems[0] if len(problems) == 1 else "\n".join(f"- {problem}" for problem in problems)
 
 

@@ -215,7 +215,7 @@ class Store:
         return self._last
 
     def resume(self, setting: str) -> Path | None:
-        """Return the checkpoint to go on from, verified, or None to start from the beginning.
+        """Return the verified checkpoint to resume from, or None to start from the beginning.
 
         Args:
             setting: `auto` for the newest usable one, `none` to delete what is there, or a checkpoint's folder,

@@ -44,10 +44,10 @@ from labeltune.runtime.errors import UserError
 
 
 def choose_packing(plan: NetworkSpec, network: Any) -> SequencePacking | None:
-    """How `train.packing` puts a network's rows side by side; None where they are padded.
+    """Return how `train.packing` packs a network's rows into sequences; None if they are padded.
 
     Raises:
-        UserError: packing is asked for, and this network can't do it.
+        UserError: packing is set to true, and this network does not support it.
     """
     setting, config = plan.train.packing, network.config
     known = architecture_of(config)
@@ -174,7 +174,7 @@ def compute_states(
     """Run rows through the frozen layers and write their states, one row after another.
 
     Args:
-        prefix: what the prompts begin with, up to the last frozen layer.
+        prefix: prefix of the prompts, with its states up to the last frozen layer.
         progress: called with the number of rows done since the last call.
     """
     extra, multiple = network.extra_tokens, length_multiple(network)
@@ -211,10 +211,10 @@ def states(network: Any, input_ids: Sequence[Sequence[int]], *, pad_id: int) -> 
 
 
 class ByLength(LengthGroupedSampler):
-    """Rows of like length beside each other, in an order that only the seed and the epoch decide.
+    """Groups rows of similar length, in an order that depends on the seed and the epoch only.
 
-    Transformers' own sampler draws from the global generator, whose state at an epoch's start a training that goes on
-    within that epoch does not have: it would see some rows twice and others never.
+    Transformers' own sampler draws from the global generator, whose state at the start of an epoch is unknown
+    to a training that is resumed within the epoch: some rows would be repeated and others skipped.
     """
 
     def __init__(self, rows: EncodedRows, group: int, seed: int) -> None:
@@ -233,19 +233,19 @@ class ByLength(LengthGroupedSampler):
 
 @dataclass(frozen=True, kw_only=True)
 class Collator:
-    """From rows to a batch."""
+    """Collates rows into a batch."""
 
     pad_id: int
-    """Token that fills a batch up."""
+    """Id of the padding token."""
     multiple: int = 1
-    """What the length of a padded batch is a multiple of."""
+    """Padded lengths are rounded up to a multiple of this."""
     packing: SequencePacking | None = None
-    """Puts the rows side by side; None pads them."""
+    """How rows are packed into sequences; None pads them."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> Tensors:
-        """Make a batch: tokens or trunk states with what tells them apart, `labels` and `rows`, `[batch]`.
+        """Return a batch: token ids or states of the frozen layers, masks, `labels` and `rows`, `[batch]`.
 
-        `rows` are positions in the split.
+        `rows` are the positions of the rows in the split.
         """
         if self.packing:
             batch = self.packing.collate(rows, self.pad_id)
@@ -260,7 +260,7 @@ class Collator:
 
 
 def with_states(plan: NetworkSpec, network: Any, parts: list[EncodedRows]) -> list[EncodedRows]:
-    """The encoded splits with the frozen layers' states, where there are such layers and room for their states."""
+    """Return the encoded splits with the states of the frozen layers, if there are any and there is room for them."""
     found = frozen_states(plan, network, parts) if network.frozen_layers else None
     if found is None:
         return parts

@@ -37,21 +37,21 @@ from labeltune.training.tracking import History
 from labeltune.training.trainer import RowTrainer, load_weights, validations_per_epoch
 
 ROWS, ROWS_PER_LABEL = 256, 32
-"""Training rows that the regression is fitted to: at least so many, and so many for each label."""
+"""Minimum number of training rows for the regression, in total and for each label."""
 SEED = 0
-"""Of the sample: not the training's, so that all its seeds begin alike."""
+"""Seed for the sample; not `train.seed`, so that trainings with different seeds start from the same head."""
 STRENGTH = 0.003
-"""C of the regression: unsure of itself, for what it says with certainty takes training long to take back."""
+"""C of the regression. The penalty is strong because confident errors of the initial head are slow to unlearn."""
 LEAST_SPREAD = 1e-3
-"""A feature that varies less than this share of the mean one is not blown up to vary as much."""
+"""Lower bound of a feature's standard deviation in scaling, as a share of the mean standard deviation."""
 
 
 def initialize_head(plan: NetworkSpec, network: Any, train: EncodedRows) -> None:
-    """Put a regression's weights into the head, where `train.head_initialization` says so and the head is linear.
+    """Initialize a linear head by a logistic regression, depending on `train.head_initialization`.
 
     Args:
-        network: the one that trains, which nothing was trained of; adapters add nothing at first.
-        train: the training rows, with the trunk's states where they are known.
+        network: the network before training; new adapters do not change its output.
+        train: the training rows, with the states of the frozen layers if they are known.
 
     Raises:
         UserError: a regression is asked for, and the head reads what Transformers' own classifier makes of the states.
@@ -85,7 +85,7 @@ def initialize_head(plan: NetworkSpec, network: Any, train: EncodedRows) -> None
 
 @contextmanager
 def without_head(network: Any) -> Iterator[None]:
-    """A network whose logits are the pooled states that its head reads, `[batch, size]`."""
+    """Context in which a network's logits are the pooled states that its head reads, `[batch, size]`."""
     head = getattr(network, network.head_name)
     setattr(network, network.head_name, nn.Identity())
     try:
@@ -133,19 +133,19 @@ def fine_tune(
     curves: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Any, History]:
-    """Build a network and train it; it comes back with the weights of the best validation.
+    """Build a network and train it; return it with the weights of the best validation.
 
-    Where memory runs out, the batch is halved, its accumulation doubled, and training goes on from the newest
-    checkpoint: the same rows make a step, so that only rounding differs.
+    If memory runs out, the batch size is halved, accumulation doubled, and training resumes from the newest
+    checkpoint. The rows of each step stay the same, so that only rounding differs.
 
     Args:
         store: where checkpoints are kept.
         curves: a folder that the curves so far are written to at each validation; None writes none.
-        callbacks: told of every figure as it is recorded.
+        callbacks: callbacks of Transformers' Trainer, which receive every figure that is recorded.
 
     Raises:
-        UserError: no batch is small enough for the memory.
-        StoppedError: a signal asked for the end.
+        UserError: memory does not suffice for a batch of one row.
+        StoppedError: the training was stopped by a signal.
     """
     settings = plan.train
     started = time.perf_counter()
@@ -189,7 +189,7 @@ def fine_tune(
 
 
 def _run(trainer: RowTrainer, resume: Path | None, started: float) -> History:
-    """Train, and put the weights of the best validation back."""
+    """Train, and restore the weights of the best validation."""
     with trainer.bar, quiet():
         trainer.fit(resume, started)
     best = trainer.state.best_global_step

@@ -33,14 +33,14 @@ from labeltune.training.layer_selection import Choice
 
 @dataclass(kw_only=True)
 class Progress:
-    """What has been recorded so far; a checkpoint holds it, so that a resumed training ends with the same curves."""
+    """Records so far; checkpoints contain them, so that a resumed training ends with the same curves."""
 
     train: list[dict[str, float]] = field(default_factory=list)
-    """A record per few steps."""
+    """Training figures, recorded every few steps."""
     validation: list[dict[str, float]] = field(default_factory=list)
-    """A record per validation."""
+    """Figures of each validation."""
     pending: list[tuple[float, int, int]] = field(default_factory=list)
-    """Per batch since the last record: sum of the losses, rows answered right, rows."""
+    """For each batch since the last record: sum of the losses, number of correct predictions, number of rows."""
     rows_seen: int = 0
     """Training rows passed forward and backward."""
     seconds: float = 0.0
@@ -49,10 +49,10 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What training recorded, a dictionary per record."""
+    """Records of a training."""
 
     train: list[dict[str, float]]
-    """step, epoch, loss, accuracy: over the training batches since the record before, as the model met them."""
+    """step, epoch, loss, accuracy: over the training batches since the previous record, before each update."""
     validation: list[dict[str, float]]
     """step, epoch, loss, accuracy, macro_f1: over the whole validation split."""
     best_step: int
@@ -62,7 +62,7 @@ class History:
     rows_seen: int
     """Training rows passed forward and backward."""
     batch_size: int
-    """Rows per forward pass, smaller than asked for where memory ran out."""
+    """Number of rows in a forward pass; smaller than `train.batch_size` if memory ran out."""
     accumulation: int
     """Batches per optimiser step."""
     parameters: dict[str, int]
@@ -101,7 +101,7 @@ def validation_figures(
 
 
 def figures(history: History, choice: Choice) -> dict[str, Any]:
-    """What metrics/train.json holds: the kept model, and how it came about."""
+    """Return the content of metrics/train.json: the kept model and its training."""
     best = dict(history.best)
     return choice.figures() | {
         "best_step": history.best_step,
@@ -114,7 +114,7 @@ def figures(history: History, choice: Choice) -> dict[str, Any]:
 
 
 def costs(history: History, choice: Choice) -> dict[str, float]:
-    """What costs/train.json holds: the figures that differ from run to run; seconds include choosing the depth."""
+    """Return the content of costs/train.json, which varies from run to run; the seconds include layer selection."""
     seconds = choice.seconds + history.seconds
     return {
         "seconds": round(seconds, 1),

@@ -32,7 +32,7 @@ from labeltune.training.tracking import Progress, save_curves, validation_figure
 
 @contextmanager
 def collected() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second one ends the process at once."""
+    """Collect SIGINT and SIGTERM, so that the current step is completed; a second signal interrupts at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -51,11 +51,12 @@ def collected() -> Iterator[list[int]]:
 
 SAVE_SECONDS = 600.0
 VALIDATIONS = 2
-"""Least of a training and of an epoch: one takes up to a tenth of an epoch's time where a few layers train."""
+"""Minimum number of validations in a training and in an epoch. If few layers are trained, a validation takes up to a
+tenth of an epoch's time."""
 
 
 def validations_per_epoch(epochs: float) -> int:
-    """How many there are about in an epoch where `train.eval_steps` is `auto`.
+    """Return the approximate number of validations in an epoch if `train.eval_steps` is `auto`.
 
     >>> validations_per_epoch(1), validations_per_epoch(2), validations_per_epoch(0.5)
     (2, 2, 4)
@@ -64,7 +65,7 @@ def validations_per_epoch(epochs: float) -> int:
 
 
 class Pacing(TrainerCallback):
-    """Closes a training record every so many steps, and has a checkpoint saved at a signal or after ten minutes."""
+    """Records training figures every few steps, and saves a checkpoint at a signal or after ten minutes."""
 
     def __init__(self, trainer: Any, every: int) -> None:
         self.trainer = trainer
@@ -92,7 +93,7 @@ ROWS_NAMED = 10
 
 
 class RowTrainer(Trainer):
-    """Trainer that computes the loss from the logits, validates by the shared inference, and loses no work."""
+    """Transformers' Trainer with this project's loss, validation, records and checkpoints."""
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class RowTrainer(Trainer):
         return self.sampler or super()._get_train_sampler(train_dataset)
 
     def _get_num_items_in_batch(self, batch_samples: list[Tensors], device: torch.device) -> int:
-        """Rows of an optimiser step. Trainer's own count takes off a token where the network is a language model."""
+        """Return the number of rows in an optimizer step; Trainer's own count is of tokens for a language model."""
         return sum(len(batch["labels"]) for batch in batch_samples)
 
     def compute_loss(
@@ -152,12 +153,12 @@ class RowTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
     ) -> Any:
-        """Cross-entropy summed over a batch and divided by the rows of the whole optimiser step.
+        """Return the cross-entropy summed over a batch and divided by the number of rows in the optimizer step.
 
-        So several small batches give the gradient of a large one, whatever their sizes and their labels' weights.
+        Several small batches therefore give the gradient of one large batch, whatever their sizes and class weights.
 
         Raises:
-            UserError: a loss that is not finite, with the step and the rows.
+            UserError: the loss is not finite; the message names the step and the rows.
         """
         labels = inputs["labels"]  # [batch]
         output = model(**{name: tensor for name, tensor in inputs.items() if name not in ("labels", "rows")})
@@ -191,7 +192,7 @@ class RowTrainer(Trainer):
         """Validate on the whole validation split and record it.
 
         Raises:
-            UserError: logits that are not finite, with the step and the rows.
+            UserError: the logits are not finite; the message names the step and the rows.
         """
         logits = compute_logits(
             self.model,
@@ -219,12 +220,12 @@ class RowTrainer(Trainer):
         return metrics
 
     def save_curves(self) -> None:
-        """Write the curves so far, so that a training can be watched."""
+        """Write the curves so far, so that they can be viewed during training."""
         if self.curves is not None:
             save_curves(self.progress, self.curves)
 
     def record_training(self) -> None:
-        """Sum up the training batches since the last record."""
+        """Record the mean loss and accuracy of the training batches since the last record."""
         pending = self.progress.pending
         if pending:
             rows = sum(count for _, _, count in pending)
@@ -240,14 +241,14 @@ class RowTrainer(Trainer):
         return {"step": self.state.global_step, "epoch": round(self.state.epoch or 0.0, 6)}
 
     def seconds(self) -> float:
-        """Time spent on this training, interrupted starts included."""
+        """Return the seconds spent on this training, including interrupted runs."""
         return self.progress.seconds + time.perf_counter() - self.started
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._folder
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Save through the store: whole or not at all, and checksummed."""
+        """Save a checkpoint atomically and with checksums."""
 
         def write(folder: Path) -> None:
             self._folder = str(folder)
@@ -265,7 +266,7 @@ class RowTrainer(Trainer):
             self._folder = self.args.output_dir
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save what trains and nothing else."""
+        """Save the trainable weights only."""
         assert output_dir
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -275,11 +276,11 @@ class RowTrainer(Trainer):
         save_file(weights, folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load what trains."""
+        """Load the trainable weights."""
         load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_progress(self, folder: Path) -> None:
-        """Load what was recorded until a checkpoint."""
+        """Load the records of a checkpoint."""
         self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         content["pending"] = [tuple(entry) for entry in content["pending"]]
@@ -287,19 +288,19 @@ class RowTrainer(Trainer):
         self.bar.resume(self.progress.rows_seen)
 
     def stalled(self) -> bool:
-        """Whether as many validations as early stopping waits for have passed without a better one."""
+        """Return whether early stopping ends the training: no improvement in the last `patience` validations."""
         since = sum(record["step"] > (self.state.best_global_step or 0) for record in self.progress.validation)
         return self.patience is not None and since >= self.patience
 
     def fit(self, resume: Path | None, started: float) -> None:
-        """Train; a SIGINT or SIGTERM ends it after the running step, with a checkpoint.
+        """Train; SIGINT and SIGTERM end the training after the current step, with a checkpoint.
 
         Args:
-            resume: the checkpoint to go on from.
-            started: of `time.perf_counter`, when the work on this training began.
+            resume: checkpoint to resume from; None starts from the beginning.
+            started: value of `time.perf_counter` when the work on this training began.
 
         Raises:
-            StoppedError: such a signal came.
+            StoppedError: a signal was received.
         """
         self.started = started
         if resume:
@@ -314,7 +315,7 @@ class RowTrainer(Trainer):
 
 
 def load_weights(network: torch.nn.Module, folder: Path) -> None:
-    """Put a checkpoint's weights into a network that trains exactly these."""
+    """Load a checkpoint's weights into a network with the same trainable weights."""
     saved, held = load_file(folder / WEIGHTS), trainable_parameters(network)
     assert saved.keys() == held.keys(), f"{folder} holds other weights: {sorted(saved.keys() ^ held.keys())[:3]}"
     with torch.no_grad():

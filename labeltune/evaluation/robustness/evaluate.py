@@ -30,16 +30,16 @@ BOTH: tuple[Language, ...] = ("en", "zh")
 
 @dataclass(frozen=True, kw_only=True)
 class Perturbation:
-    """A way of changing texts."""
+    """A perturbation of texts."""
 
     change: Callable[[str, Draw], str]
-    """From a text to what becomes of it; the same text where there is nothing to change."""
+    """Function that returns the perturbed text, or the same text if there is nothing to change."""
     languages: tuple[Language, ...] = EVERY
-    """Those that it can change; texts in others stay as they are."""
+    """Languages of the texts that it changes."""
     graded: bool = False
-    """Whether it changes a share of the text, the severity."""
+    """Whether the severity sets the share of the text that is changed."""
     kind: Kind = "label_preserving"
-    """Whether a reader gives the changed text the same label, or perhaps another one."""
+    """Whether the perturbed text keeps its label, or may have another one."""
 
 
 PERTURBATIONS: dict[str, Perturbation] = {
@@ -93,7 +93,7 @@ Answers = Mapping[str, NDArray[np.float64]]
 
 
 class Predicting(Protocol):
-    """What is asked of a classifier."""
+    """Interface of a classifier."""
 
     def predict(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> Any:
         """Return an object whose `probabilities` are `[rows, num_labels]`."""
@@ -101,7 +101,7 @@ class Predicting(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """The test rows with the answers that they got."""
+    """The test rows with their predictions."""
 
     ids: list[str]
     texts: list[str]
@@ -112,7 +112,7 @@ class Given:
     names: LabelSet
     """The labels."""
     calibration: Calibration
-    """What gives answers from probabilities."""
+    """Calibration that determines predictions from probabilities."""
 
     @classmethod
     def read(cls, path: Path, names: LabelSet, calibration: Calibration) -> "Given":
@@ -128,7 +128,7 @@ class Given:
         )
 
     def sample(self, count: int, seed: int) -> list[int]:
-        """Places of a random sample of the rows; it depends on their ids, and a larger one holds a smaller one."""
+        """Return the positions of a random sample of the rows by their ids; a larger sample contains a smaller one."""
         drawn = sorted(
             range(len(self.ids)), key=lambda row: hashlib.sha256(f"{seed} {self.ids[row]}".encode()).digest()
         )
@@ -137,15 +137,15 @@ class Given:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One perturbation of some rows."""
+    """A perturbation at one severity, applied to some rows."""
 
     name: str
     severity: float | None
-    """Share that is changed; None if the perturbation has no degrees."""
+    """Share of the text that is changed; None if the perturbation has no severity."""
     rows: list[int]
-    """Places of the rows."""
+    """Positions of the rows."""
     texts: list[str]
-    """What becomes of their texts, some of which stay as they are."""
+    """Perturbed texts, some of which may be unchanged."""
     curve: bool
     """Whether it is a point of the severity curve rather than one of the tests."""
 
@@ -290,7 +290,7 @@ COLUMNS = [
     "perturbation", "id", "label", "text", "changed_text", "prediction", "changed_prediction", "confidence",
     "changed_confidence",
 ]  # fmt: skip
-"""What a flip is told by; the table of all rows has the severity as well."""
+"""Columns of a changed prediction; the table of all rows has the severity as well."""
 
 
 def rows(given: Given, trials: Iterable[Trial], answers: Answers) -> pd.DataFrame:

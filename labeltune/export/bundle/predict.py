@@ -40,7 +40,7 @@ class Classifier:
         self.encode, self.run = (_onnx if (folder / "model.onnx").is_file() else _transformers)(folder)
 
     def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Answer each text: label, confidence, probabilities, abstained, truncated, and the logits behind them."""
+        """Classify each text: label, confidence, probabilities, abstained, truncated and calibrated logits."""
         encoded = [self.tokens(text) for text in texts]
         answers: list[dict[str, Any]] = [{} for _ in texts]
         order = sorted(range(len(texts)), key=lambda row: -len(encoded[row][0]))

@@ -24,7 +24,7 @@ from labeltune.runtime.environment import versions
 
 
 def training(evidence: RunResults, wording: Wording) -> Section:
-    """How the kept model came about."""
+    """Return the section on the training of the kept model."""
     figures, settings, model = evidence.train, evidence.settings["train"], evidence.settings["model"]
     parameters, batch = figures["parameters"], figures["batch"]
     kept = wording.line(
@@ -61,7 +61,7 @@ def training(evidence: RunResults, wording: Wording) -> Section:
 
 
 def mistakes(evidence: RunResults, wording: Wording, shown: int) -> Section:
-    """The most confident mistakes, at most `shown`, with their texts."""
+    """Return the section with at most `shown` misclassified rows, those of highest confidence, and their texts."""
     wrong = evidence.mistakes
     title = wording.text("mistakes.title")
     if wrong.empty:
@@ -88,13 +88,13 @@ def mistakes(evidence: RunResults, wording: Wording, shown: int) -> Section:
 
 
 def configuration(evidence: RunResults, wording: Wording) -> Section:
-    """Every setting."""
+    """Return the section with every setting."""
     content = Listing(title=wording.line("configuration.file"), text=evidence.configuration, language="yaml")
     return Section(anchor="configuration", title=wording.text("configuration.title"), blocks=[content])
 
 
 def environment(evidence: RunResults, wording: Wording) -> Section:
-    """Versions and machine."""
+    """Return the section on the versions and the machine."""
     machine = Machine(**evidence.record["machine"])
     facts: list[tuple[Line, Line]] = [
         (("labeltune",), (evidence.record["labeltune"],)),
@@ -108,7 +108,7 @@ def environment(evidence: RunResults, wording: Wording) -> Section:
 
 
 def costs(evidence: RunResults, wording: Wording) -> Section:
-    """What each stage took."""
+    """Return the section on the time and memory of each stage."""
     columns = ("seconds", "rows_per_second", "peak_memory_mib", "size_mib")
     flat = {stage: spent for stage, spent in evidence.costs.items() if "seconds" in spent}
     rows: list[list[Line]] = [
@@ -130,7 +130,7 @@ WORKLIST = "data/worklist/worklist.csv"
 
 
 def data_section(evidence: RunResults, wording: Wording) -> Section:
-    """The data card."""
+    """Return the section on the data."""
     blocks: list[Block] = [
         Facts(_source(evidence, wording)),
         _rows(evidence, wording),

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import ClassVar
 
 LONGEST = 600
-"""Characters of a text that are shown."""
+"""Maximum number of characters of a text to show."""
 CONTEXT = 120
 """Characters that are shown before the first difference of two long texts."""
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that act and leave no ink: controls, bidi overrides, line separators."""
+"""Unicode categories of invisible characters: controls, bidirectional overrides and line separators."""
 JOINERS = "\u200c\u200d"
-"""They shape letters and emoji, and reorder nothing."""
+"""Zero-width joiners, which scripts and emoji need and which do not reorder text."""
 TOKENS = re.compile(r"[^\W\u2e80-\u9fff\uac00-\ud7af]+|\s+|.", re.DOTALL)
-"""Words, and Chinese characters one by one."""
+"""Matches a word, a single Chinese character, or white space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class Segment:
     """A part of a text."""
 
     text: str
-    """What is shown."""
+    """The characters to show."""
     point: bool
-    """Whether it stands for one hidden character."""
+    """Whether the text is the code point of a hidden character."""
     changed: bool
-    """Whether the text that it is compared with differs here."""
+    """Whether the other version of the text differs here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,13 @@ class Quote:
     """A text, or the part of it that is shown."""
 
     segments: tuple[Segment, ...]
-    """The part, in order."""
+    """The segments of the text, in order."""
     start: int
-    """Its first character's position, from 0."""
+    """Position of the first character, from 0."""
     end: int
-    """The position after its last character."""
+    """Position after the last character."""
     total: int
-    """Characters of the whole text."""
+    """Number of characters in the whole text."""
 
 
 def visible(text: str, kept: str = "") -> str:
@@ -114,7 +114,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Aside:
-    """What belongs to the figure before it, and matters less."""
+    """Secondary information on the preceding figure, such as its interval."""
 
     kind: ClassVar[str] = "aside"
     text: str
@@ -151,36 +151,36 @@ class Table:
 
     kind: ClassVar[str] = "table"
     title: Line
-    """What the rows are."""
+    """Caption of the table."""
     header: list[Line]
-    """`[columns]`."""
+    """Headers of the columns, `[columns]`."""
     rows: list[list[Line]]
-    """`[rows, columns]`; the first cell names its row."""
+    """Cells, `[rows, columns]`; the first cell of each row is its name."""
     words: int = 1
-    """So many columns from the left hold words, the others numbers."""
+    """Number of leading columns that hold text; the others hold numbers."""
     strong: int | None = None
-    """The row that stands out."""
+    """Position of the row to emphasize."""
     notes: list[Line] = field(default_factory=list)
-    """What a reader has to know about the figures."""
+    """Notes below the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure and the sentence that reads it."""
+    """A figure with the sentence that interprets it."""
 
     file: Path
     """A PNG file."""
     alt: str
-    """What it shows."""
+    """Alternative text."""
     reading: Line
-    """What its numbers say."""
+    """Sentence that interprets the figure."""
     dpi: int
-    """Its resolution."""
+    """Resolution in dots per inch."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Figures that belong side by side."""
+    """Figures shown side by side."""
 
     kind: ClassVar[str] = "gallery"
     pictures: list[Picture]
@@ -188,12 +188,12 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """Texts of one row, and what was answered."""
+    """The texts of a row and its predictions."""
 
     heading: Line
-    """The answers."""
+    """Line with the predictions."""
     quotes: list[tuple[Line, Quote]]
-    """Each text with what it is."""
+    """Texts with their captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,14 +202,14 @@ class Exhibits:
 
     kind: ClassVar[str] = "exhibits"
     title: Line
-    """What they are an extract of."""
+    """Line that tells how the rows were selected."""
     items: list[Exhibit]
-    """The rows, the worst first."""
+    """The rows, in order of severity."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Terms and what they are."""
+    """Terms with their values."""
 
     kind: ClassVar[str] = "facts"
     items: list[tuple[Line, Line]]
@@ -217,15 +217,15 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """A file's content, closed until it is asked for."""
+    """The content of a file, collapsed by default."""
 
     kind: ClassVar[str] = "listing"
     title: Line
-    """What it is."""
+    """Caption."""
     text: str
-    """Its lines."""
+    """Content of the file."""
     language: str
-    """yaml or json."""
+    """Format of the content: yaml or json."""
 
 
 Block = Paragraph | Table | Gallery | Exhibits | Facts | Listing
@@ -236,11 +236,11 @@ class Section:
     """A part of the report under a heading."""
 
     anchor: str
-    """Its name in addresses."""
+    """Fragment identifier of the section."""
     title: str
-    """Its heading."""
+    """Heading."""
     blocks: list[Block]
-    """Its content."""
+    """Content of the section."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,11 +248,11 @@ class KeyFigure:
     """A key figure."""
 
     label: str
-    """What it is."""
+    """Name of the figure."""
     value: str
-    """The figure."""
+    """Value, formatted."""
     detail: Line
-    """How sure it is, or of what."""
+    """Interval or explanation of the value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,18 +260,18 @@ class Document:
     """A whole report."""
 
     language: str
-    """Its language, as browsers name it."""
+    """Language tag, as in the `lang` attribute of HTML."""
     title: Line
-    """Its heading."""
+    """Heading."""
     subtitle: Line
-    """What was measured."""
+    """Line with the model, the method and the data."""
     verdict: list[tuple[str, Line]]
-    """Question and answer, the most important first."""
+    """Questions with their answers, in order of importance."""
     tiles: list[KeyFigure]
     """The key figures."""
     chapters: list[Section]
-    """Everything else."""
+    """Sections of the report."""
     contents: str
-    """The heading above the list of chapters."""
+    """Heading of the table of contents."""
     colophon: Line
     """The last line."""

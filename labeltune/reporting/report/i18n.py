@@ -13,13 +13,13 @@ from labeltune.reporting.report.document import Aside, Code, Line, Name, Run, jo
 
 TEXTS = Path(__file__).with_name("templates") / "wording.toml"
 LOCALES = {"en": "en", "zh": "zh-Hans"}
-"""Each language as browsers name it."""
+"""Language -> language tag of HTML."""
 SMALLEST = 0.001
-"""A p value below this is said to be so."""
+"""Smallest p value that is shown exactly."""
 JOINED = "\u00a0"
-"""A space at which no line ends."""
+"""No-break space."""
 PRECISE = 6
-"""Most decimals that tell a share from 0% or 100%."""
+"""Maximum number of decimals that distinguish a share from 0% or 100%."""
 
 Recorded = dict[str, Any] | None
 """An interval as the metrics files hold it."""
@@ -33,7 +33,7 @@ def texts(source: Path = TEXTS) -> dict[str, dict[str, dict[str, str]]]:
 
 @dataclass(frozen=True)
 class Wording:
-    """The words of one language."""
+    """The texts of one language."""
 
     language: str
     """One of `LOCALES`."""
@@ -41,12 +41,12 @@ class Wording:
     """The file that holds the texts."""
 
     def text(self, key: str, **values: str) -> str:
-        """A text without users' words, by `group.key`."""
+        """Return a text without user content, by `group.key`."""
         group, name = key.split(".")
         return texts(self.source)[group][name][self.language].format(**values)
 
     def line(self, key: str, **values: str | Name | Code | Line) -> Line:
-        """A text with users' words or code in it, which no page reads as anything else."""
+        """Return a text with user content or code, which is escaped on every page."""
         group, name = key.split(".")
         runs: list[Run] = []
         for words, place, _, _ in Formatter().parse(texts(self.source)[group][name][self.language]):
@@ -57,7 +57,7 @@ class Wording:
         return tuple(runs)
 
     def named(self, group: str, name: str) -> Line:
-        """What a thing of the program's is called: a perturbation, a model; its own name if it is a new one."""
+        """Return the name of a perturbation, a model or a reason; of an unknown one, its identifier."""
         known = texts(self.source)[group].get(name)
         return (known[self.language],) if known else (Code(name),)
 
@@ -67,7 +67,7 @@ class Wording:
         return (forms[0] if number == 1 else forms[-1]).format(f"{number:,}")
 
     def percent(self, value: float | None) -> str:
-        """A share; it is 0% or 100% only if it is."""
+        """Format a share as a percentage; only 0 and 1 are shown as 0% and 100%."""
         if value is None:
             return self.text("word.undefined")
         digits = 1
@@ -82,7 +82,7 @@ class Wording:
         return "0.0" if round(100 * value, 1) == 0 else f"{100 * value:+.1f}".replace("-", "−")
 
     def figure(self, value: float | None, digits: int = 3) -> str:
-        """A figure that is no share."""
+        """Format a figure that is not a share."""
         return self.text("word.undefined") if value is None else f"{value:.{digits}f}".replace("-", "−")
 
     def span(self, interval: Recorded, unit: str = "percent") -> str:
@@ -98,13 +98,13 @@ class Wording:
         return (shown,) if value is None else (shown, Aside(self.span(interval, unit).replace("%", "")))
 
     def within(self, interval: Recorded, unit: str = "percent") -> str:
-        """An interval with what it is, for a sentence."""
+        """Return an interval with its level, for a sentence."""
         if interval is None:
             return self.text("word.no_interval")
         return self.text("word.within", level=f"{LEVEL:.0%}", span=self.span(interval, unit))
 
     def p_value(self, value: float) -> str:
-        """A p value; never 0."""
+        """Format a p value; it is never shown as 0."""
         if value < SMALLEST:
             return f"<{JOINED}{SMALLEST}"
         return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
@@ -121,5 +121,5 @@ class Wording:
         return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
     def listed(self, lines: Iterable[Line]) -> Line:
-        """Several things as one list."""
+        """Join several lines into a list."""
         return join(lines, self.text("word.comma"))

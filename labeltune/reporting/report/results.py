@@ -23,7 +23,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
-    """Everything that is known about a run."""
+    """The results of a run."""
 
     metrics: Figures
     """metrics/metrics.json."""
@@ -48,7 +48,7 @@ class RunResults:
     settings: Figures
     """resolved.yaml."""
     configuration: str
-    """The same as text."""
+    """Text of resolved.yaml."""
     predictions: pd.DataFrame
     """id, text, label, prediction, confidence, abstained, truncated of every test row."""
     flips: pd.DataFrame | None
@@ -58,10 +58,10 @@ class RunResults:
 
     @classmethod
     def read(cls, root: Path = Path()) -> "RunResults":
-        """Read what there is; only the model, its predictions and their figures have to be there.
+        """Read the files of a run; only the model, its predictions and their metrics are required.
 
         Raises:
-            UserError: one of those is missing.
+            UserError: one of these files is missing.
         """
         settings = read_yaml(root / RESOLVED)
         return cls(
@@ -89,7 +89,7 @@ class RunResults:
 
     @property
     def mistakes(self) -> pd.DataFrame:
-        """The test rows that are answered wrongly, the most confident first."""
+        """The misclassified test rows, in descending order of confidence."""
         wrong = self.predictions[self.predictions["label"] != self.predictions["prediction"]]
         return wrong.sort_values(["confidence", "id"], ascending=[False, True], kind="stable")
 
@@ -115,7 +115,7 @@ def _table(path: Path, numbers: list[str]) -> pd.DataFrame:
 
 
 def gallery(evidence: RunResults, wording: Wording, readings: dict[str, Line | None]) -> list[Block]:
-    """Put pictures side by side; one that is missing is said to be.
+    """Return a gallery of the figures that exist, and a paragraph for each missing one.
 
     Args:
         readings: name of the picture, without `.png` -> the sentence under it; None leaves the picture out.
