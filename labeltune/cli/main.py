@@ -131,6 +131,9 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     serve.add_argument("--max-texts", type=int, default=32, metavar="N", help="of a request; default: %(default)s")
     serve.add_argument("--max-bytes", type=int, default=2_000_000, metavar="N", help="default: %(default)s")
+    serve.add_argument(
+        "--max-characters", type=int, default=100_000, metavar="N", help="of a text; default: %(default)s"
+    )
     serve.add_argument("--max-in-flight", type=int, default=512, metavar="N", help="requests; default: %(default)s")
     serve.add_argument("--chat", action="store_true", help="the chat as well, at /chat (extra `chat`)")
     serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
@@ -144,6 +147,7 @@ def _serve(options: argparse.Namespace) -> None:
     limits = Limits(
         texts=options.max_texts,
         bytes=options.max_bytes,
+        characters=options.max_characters,
         in_flight=options.max_in_flight,
         seconds=options.timeout,
     )

@@ -1,9 +1,11 @@
 """The classifier over HTTP: answers, health, figures, request batching, and the server process."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,7 +29,8 @@ from labeltune.console import terminal
 from labeltune.data.normalization import is_blank
 from labeltune.inference.classifier import Answer, Classifier
 from labeltune.modeling.device import choose_threads
-from labeltune.runtime.errors import UserError
+from labeltune.runtime.errors import UserError, shorten
+from labeltune.serving import connections
 from labeltune.serving.hosts import LOCAL, restrict_hosts
 
 TOGETHER = 128
@@ -146,8 +149,12 @@ class Limits:
     """Texts of a request."""
     bytes: int = 2_000_000
     """Size of a request's body."""
+    characters: int = 100_000
+    """Length of a text; the model reads a small part of a longer one, and its tokenizer reads all of it."""
     in_flight: int = 512
-    """Requests that are read or wait for their answers."""
+    """Requests that wait for their answers."""
+    unread_bytes: int = 256_000_000
+    """Size of all bodies that have arrived in part."""
     seconds: float = 30.0
     """Time for a body to arrive, and for its answers to be ready."""
 
@@ -203,6 +210,8 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
         key: what `Authorization: Bearer KEY` has to hold; None lets everybody in.
     """
     bounds, figures = limits or Limits(), Figures()
+    bearer = HTTPBearer(auto_error=False)
+    secured = [] if key is None else [Depends(bearer)]  # by which /docs asks for the key; the guard refuses
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -216,13 +225,14 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
         description=f"Labels texts as {', '.join(classifier.record.labels.names)}.",
     )  # fmt: skip
     app.state.dispatcher, app.state.in_flight, app.state.figures = None, 0, figures
+    app.state.bodies = BodyReader(bounds)
     refusals: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse} for status in (401, 408, 413, 422, 429, 500, 503)
     }
 
     @app.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        allowed = key is None or request.url.path in OPEN or _holds(request, key)
+        allowed = key is None or request.url.path in OPEN or _holds(await bearer(request), key)
         response = await call(request) if allowed else _refuse(401, "give the key as Authorization: Bearer KEY")
         # What is mounted here, as the chat, has a policy of its own.
         response.headers.setdefault("Content-Security-Policy", PAGE if request.url.path in DOCS else STRICT)
@@ -234,8 +244,9 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
         return _refuse(error.status_code, str(error.detail), dict(error.headers or {}))
 
     @app.post(
-        "/predict", response_model=Reply, responses=refusals, openapi_extra={"requestBody": _body(PredictRequest)}
-    )
+        "/predict", response_model=Reply, responses=refusals, dependencies=secured,
+        openapi_extra={"requestBody": _body(PredictRequest)},
+    )  # fmt: skip
     async def predict(request: Request) -> Response:
         """Answer every text, in their order."""
         started, status = time.perf_counter(), 500
@@ -262,7 +273,7 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
             raise HTTPException(503, "not ready: starting or stopping")
         return {"status": "ready", "dataset": classifier.record.dataset, "labels": list(classifier.record.labels.names)}
 
-    @app.get("/metrics")
+    @app.get("/metrics", dependencies=secured)
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
@@ -271,21 +282,18 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
 
 
 async def _predict(request: Request, limits: Limits) -> Response:
-    """Admit, read, check and answer a request."""
+    """Read, check, admit and answer a request."""
     state = request.app.state
     if state.dispatcher is None:
         raise HTTPException(503, "not ready: starting or stopping")
+    # A body that never arrives must not take the place of a request that could be answered.
+    texts = _checked(await state.bodies.read(request), limits)
     if state.in_flight >= limits.in_flight:
         await asyncio.sleep(HELD_BACK)
         raise HTTPException(429, f"{limits.in_flight} requests wait already: come again", {"Retry-After": "1"})
     state.in_flight += 1
     state.figures.in_flight.set(state.in_flight)
     try:
-        try:
-            body = await asyncio.wait_for(_read(request, limits.bytes), limits.seconds)
-        except TimeoutError:
-            raise HTTPException(408, f"the body did not arrive in {limits.seconds:g} s") from None
-        texts = _checked(body, limits)
         try:
             answers = await asyncio.wait_for(state.dispatcher.answer(texts), limits.seconds)
         except TimeoutError:
@@ -300,21 +308,52 @@ async def _predict(request: Request, limits: Limits) -> Response:
     return JSONResponse({"results": [asdict(answer) for answer in answers]})
 
 
-async def _read(request: Request, most: int) -> bytes:
-    """The body, as far as it is not too large: nothing beyond the limit is held."""
-    announced = request.headers.get("content-length", "")
-    body = bytearray()
-    if not announced.isdigit() or int(announced) <= most:
+class BodyReader:
+    """Reads bodies within limits of size and time, each and together.
+
+    Where the bodies that have arrived in part become too large together, the one that was begun first is given up: a
+    client that sends at all has finished long before.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        """Take the limits of a service."""
+        self.limits = limits
+        self._held = 0
+        self._unfinished: dict[object, asyncio.Timeout] = {}
+
+    async def read(self, request: Request) -> bytes:
+        """Return the body of a request.
+
+        Raises:
+            HTTPException: 408, it did not arrive in time; 413, it is too large; 400, the client went away.
+        """
+        announced = request.headers.get("content-length", "")
+        too_large = HTTPException(413, f"the body has more than {self.limits.bytes:,} bytes", {"Connection": "close"})
+        if announced.isdigit() and (len(announced) > 12 or int(announced) > self.limits.bytes):
+            raise too_large
+        body, token = bytearray(), object()
         try:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    break
-            else:
-                return bytes(body)
+            async with asyncio.timeout(self.limits.seconds) as deadline:
+                self._unfinished[token] = deadline
+                async for chunk in request.stream():
+                    body += chunk
+                    self._held += len(chunk)
+                    if len(body) > self.limits.bytes:
+                        raise too_large
+                    if self._held > self.limits.unread_bytes:
+                        first = next(iter(self._unfinished))
+                        self._unfinished.pop(first).reschedule(0)
+        except TimeoutError:
+            raise HTTPException(
+                408, f"the body did not arrive in {self.limits.seconds:g} s, or others needed its place",
+                {"Connection": "close"},
+            ) from None  # fmt: skip
         except ClientDisconnect:
             raise HTTPException(400, "the client went away") from None
-    raise HTTPException(413, f"the body has more than {most:,} bytes", {"Connection": "close"})
+        finally:
+            self._held -= len(body)
+            self._unfinished.pop(token, None)
+        return bytes(body)
 
 
 def _checked(body: bytes, limits: Limits) -> list[str]:
@@ -331,20 +370,24 @@ def _checked(body: bytes, limits: Limits) -> list[str]:
         raise HTTPException(422, f'{where}: {first["msg"]}; expected {{"texts": ["...", ...]}}') from None
     if len(texts) > limits.texts:
         raise HTTPException(422, f"texts: {len(texts)} of them; a request may have {limits.texts}")
+    long = next((place for place, text in enumerate(texts) if len(text) > limits.characters), None)
+    if long is not None:
+        raise HTTPException(
+            422, f"texts.{long}: has {len(texts[long]):,} characters; a text may have {limits.characters:,}"
+        )
     blank = next((place for place, text in enumerate(texts) if is_blank(text)), None)
     if blank is not None:
         raise HTTPException(422, f"texts.{blank}: is blank")
     return texts
 
 
-def _holds(request: Request, key: str) -> bool:
-    given = request.headers.get("authorization", "")
-    return hmac.compare_digest(given.encode(), f"Bearer {key}".encode())
+def _holds(given: HTTPAuthorizationCredentials | None, key: str) -> bool:
+    return given is not None and hmac.compare_digest(given.credentials.encode(), key.encode())
 
 
 def _refuse(status: int, error: str, headers: dict[str, str] | None = None) -> Response:
     more = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return JSONResponse({"error": error}, status, {**more, **(headers or {})})
+    return JSONResponse({"error": shorten(error)}, status, {**more, **(headers or {})})
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
@@ -354,6 +397,10 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 KEY = "LABELTUNE_KEY"
+WAITING_CONNECTIONS = 256
+"""Connections beyond those whose requests are answered: idle ones, and those whose requests have not arrived."""
+WEBSOCKET_BYTES = 4_000_000
+"""Most bytes of a message to the chat."""
 WARMING = "a text to warm up with"
 
 
@@ -381,13 +428,16 @@ def serve(folder: Path, *, host: str, port: int, limits: Limits, chat: bool = Fa
 
         mount(app, classifier)
         terminal.say(f"http://{host}:{port}/chat is the page to talk to it in")
-    uvicorn.run(
+    server = connections.server(
         app,
+        connections=limits.in_flight + WAITING_CONNECTIONS,
+        body_seconds=limits.seconds,
         host=host,
         port=port,
-        log_level="warning",
-        timeout_keep_alive=10,
+        ws_max_size=WEBSOCKET_BYTES,
         timeout_graceful_shutdown=round(limits.seconds),
-        h11_max_incomplete_event_size=64 << 10,
-        server_header=False,
     )
+    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once everything is closed
+        server.run()
+    if not server.started:
+        sys.exit(3)  # uvicorn has said why on the standard error, as that the port is taken

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from labeltune.inference.classifier import Answer
-from labeltune.serving.http_api import Limits, RequestBatcher, create_app
+from labeltune.serving.http_api import BodyReader, Limits, RequestBatcher, create_app
 
 
 def said(text: str) -> Answer:
@@ -51,7 +53,7 @@ def stub() -> Stub:
 
 @pytest.fixture
 def client(stub: Stub) -> Iterator[TestClient]:
-    with TestClient(create_app(stub, Limits(texts=4, bytes=1000))) as client:
+    with TestClient(create_app(stub, Limits(texts=4, bytes=1000, characters=500))) as client:
         yield client
 
 
@@ -83,6 +85,7 @@ def test_every_text_is_answered_in_order_with_the_five_fields(client: TestClient
         (b'{"texts": ["a"], "more": 1}', 422, "more: Extra inputs"),
         (b'{"texts": ["a", "b", "c", "d", "e"]}', 422, "texts: 5 of them; a request may have 4"),
         (b'{"texts": ["\\ud800"]}', 422, "Invalid JSON"),
+        (b'{"texts": ["a", "' + b"a" * 501 + b'"]}', 422, "texts.1: has 501 characters; a text may have 500"),
         (b'{"texts": ["' + b"a" * 1000 + b'"]}', 413, "more than 1,000 bytes"),
     ],
     ids=[
@@ -96,6 +99,7 @@ def test_every_text_is_answered_in_order_with_the_five_fields(client: TestClient
         "unknown",
         "many",
         "half a character",
+        "long text",
         "large",
     ],
 )
@@ -226,3 +230,91 @@ def test_what_is_accepted_is_answered_before_the_end() -> None:
         return await waiting
 
     assert asyncio.run(stop()) == [said("ab")]
+
+
+def read(limits: Limits, *bodies: list[bytes | None]) -> list[bytes | int]:
+    """Read bodies at the same time, each a list of chunks; None never comes."""
+    reader = BodyReader(limits)
+
+    async def one(chunks: list[bytes | None]) -> bytes | int:
+        left = iter(chunks)
+
+        async def receive() -> dict[str, Any]:
+            chunk = next(left)
+            if chunk is None:
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": chunk, "more_body": chunk != b""}
+
+        try:
+            return await reader.read(Request({"type": "http", "headers": []}, receive))
+        except HTTPException as error:
+            return error.status_code
+
+    async def together() -> list[bytes | int]:
+        return await asyncio.gather(*map(one, bodies))
+
+    return asyncio.run(together())
+
+
+def test_a_body_that_never_arrives_is_given_up() -> None:
+    assert read(Limits(seconds=0.01), [b"half", None], [b"who", b"le", b""]) == [408, b"whole"]
+
+
+def test_half_bodies_do_not_keep_others_out() -> None:
+    """However many there are, the oldest makes way, and all that is held stays below the limit."""
+    half = [[b"x" * 400, None] for _ in range(50)]
+    found = read(Limits(unread_bytes=2_000, seconds=0.5), *half, [b"x" * 400, b"y" * 400, b""])
+    assert found == [408] * 50 + [b"x" * 400 + b"y" * 400]
+
+
+def test_requests_whose_bodies_do_not_arrive_take_no_place_of_those_to_be_answered(stub: Stub) -> None:
+    app = create_app(stub, Limits(in_flight=1))
+
+    async def ask() -> list[int]:
+        statuses: list[int] = []
+
+        async def request(body: bytes | None) -> None:
+            async def receive() -> dict[str, Any]:
+                if body is None:
+                    await asyncio.Event().wait()
+                return {"type": "http.request", "body": body}
+
+            async def send(message: Any) -> None:
+                statuses.extend([message["status"]] if message["type"] == "http.response.start" else [])
+
+            scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": []}
+            await app(scope, receive, send)
+
+        async with app.router.lifespan_context(app):
+            stuck = [asyncio.create_task(request(None)) for _ in range(3)]
+            await asyncio.sleep(0)
+            await request(b'{"texts": ["ab"]}')
+            for task in stuck:
+                task.cancel()
+            await asyncio.gather(*stuck, return_exceptions=True)
+        return statuses
+
+    assert asyncio.run(ask()) == [200]
+
+
+def test_a_refusal_is_short_however_long_the_request(stub: Stub) -> None:
+    with TestClient(create_app(stub)) as client:
+        found = client.post("/predict", json={"texts": ["a"], "x" * 1_000_000: 1})
+    assert found.status_code == 422
+    assert "Extra inputs" in found.json()["error"]
+    assert len(found.content) < 5_000
+
+
+def test_the_page_asks_for_the_key_where_there_is_one(stub: Stub) -> None:
+    for key, schemes in ((None, set()), ("secret", {"HTTPBearer"})):
+        schema = create_app(stub, key=key).openapi()
+        assert set(schema.get("components", {}).get("securitySchemes", {})) == schemes
+
+
+@pytest.mark.parametrize(
+    "given", ["secret", "Bearer", "Bearer secret2", "Basic secret", "Bearer s\u00e9cret", "Bearer  "]
+)
+def test_another_key_is_refused(stub: Stub, given: str) -> None:
+    with TestClient(create_app(stub, key="secret")) as client:
+        found = client.get("/metrics", headers={"Authorization": given.encode("latin-1")})
+        assert (found.status_code, found.headers["WWW-Authenticate"]) == (401, "Bearer")
