@@ -1,4 +1,4 @@
-.PHONY: check test accuracy bench plots-template
+.PHONY: check test fuzz accuracy bench plots-template
 
 check:  ## what CI runs before the pipeline: style, types, imports between packages, all tests
 	ruff check .
@@ -9,6 +9,9 @@ check:  ## what CI runs before the pipeline: style, types, imports between packa
 
 test:  ## the tests that take seconds; without proofs, browsers and end-to-end runs
 	pytest
+
+fuzz:  ## nightly: 50,000 damaged files, each read or refused by name
+	LABELTUNE_FUZZ=50000 pytest tests/unit/data/test_readers_fuzz.py
 
 bench:  ## labeltune beside what a user would run instead, on the prepared rows
 	python -m benchmarks.sides

@@ -18,7 +18,7 @@ from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.prompts import Encoder, encode
 from labeltune.runtime import errors, files
 from labeltune.training import checkpoints, tracking
-from labeltune.training.finetune import as_interrupted, fine_tune
+from labeltune.training.finetune import fine_tune
 from labeltune.training.layer_selection import choose_capacity
 
 PREPARED, TRAINED, CURVES = Path("data/prepared"), Path("models/trained"), Path("plots/curves")
@@ -42,7 +42,7 @@ def main() -> None:
         source = files.read_json(PREPARED / "source.json")
         rows = {split: len(rows) for split, rows in splits.items()}
         record = Record.of(plan, model, prompt, dataset, data=data, rows=rows, source=source, chosen=choice.reasons)
-        plan, record, fingerprint = as_interrupted(plan, record)
+        fingerprint = artifact.fingerprint(record)
         with (
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
             tracking.tracking(settings.report_to, record.run_name(fingerprint), fingerprint.configuration) as told,

@@ -1,5 +1,6 @@
 """`labeltune compare`: finished runs side by side, from DVC's experiments."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -15,6 +16,7 @@ from dvc.scm import SCMError
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
+from labeltune.config.base import read_yaml
 from labeltune.console import terminal
 from labeltune.evaluation import metrics
 from labeltune.evaluation.metrics import Flags, Interval, Paired, bootstrap, paired_test
@@ -24,6 +26,9 @@ from labeltune.runtime.files import read_predictions
 PREDICTIONS = "data/predictions/test.csv"
 RESOLVED = "resolved.yaml"
 WORKSPACE = "workspace"
+SETTINGS = Path("settings")
+ANSWERED_BY = ("collect", "prepare", "train", "calibrate", "evaluate")
+"""Stages on whose settings the answers depend."""
 MOST_PAIRS = 15
 """Pairs of runs that are listed; of more runs, each is compared with the best configuration's first run alone."""
 SEED = "train.seed"
@@ -117,6 +122,8 @@ def read_run(name: str) -> Run:
     Raises:
         UserError: there is no such run, or it has no answers to the test rows.
     """
+    if name == WORKSPACE:
+        _require_answers_of_settings()
     try:
         if name == WORKSPACE:
             settings, table = (Path(path).read_text(encoding="utf-8") for path in (RESOLVED, PREDICTIONS))
@@ -132,6 +139,30 @@ def read_run(name: str) -> Run:
     rows = read_predictions(StringIO(table))[["id", "label", "prediction"]]
     content = YAML(typ="safe", pure=True).load(settings)
     return Run(name=name, settings=flattened(content), rows=rows.sort_values("id", ignore_index=True))
+
+
+def _require_answers_of_settings() -> None:
+    """Refuse a workspace whose settings have changed since its answers were computed, as after an interrupted run.
+
+    Raises:
+        UserError: A stage that the answers depend on ran with other settings than resolved.yaml holds.
+    """
+    lock = Path("dvc.lock")
+    if not lock.is_file():
+        return
+    stages = read_yaml(lock).get("stages") or {}
+    changed = []
+    for stage in ANSWERED_BY:
+        for dep in (stages.get(stage) or {}).get("deps") or []:
+            path = Path(dep["path"])
+            if path.parent == SETTINGS and path.is_file():
+                content = hashlib.md5(path.read_bytes(), usedforsecurity=False)
+                changed += [stage] if content.hexdigest() != dep.get("md5") else []
+    if changed:
+        raise UserError(
+            f"{WORKSPACE}: the settings of {', '.join(changed)} have changed since the answers were computed, as after "
+            "an interrupted run: finish it with `dvc repro`, or name a finished experiment"
+        )
 
 
 def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -131,7 +131,7 @@ def next_step(recipe: str) -> str:
     r"""Return the command that runs a recipe, quoted for the shell and for DVC's own grammar of values.
 
     >>> next_step("reviews"), next_step("评论"), next_step("2024")
-    ('dvc exp run -S recipe=reviews', "dvc exp run -S 'recipe=\"评论\"'", "dvc exp run -S 'recipe=\"2024\"'")
+    ('dvc exp run -S recipe=reviews', 'dvc exp run -S \'recipe="评论"\'', 'dvc exp run -S \'recipe="2024"\'')
     """
     plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", recipe) and recipe.lower() not in DVC_WORDS
     return "dvc exp run -S " + (f"recipe={recipe}" if plain else f"'recipe=\"{recipe}\"'")

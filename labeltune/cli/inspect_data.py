@@ -14,18 +14,23 @@ from numpy.typing import NDArray
 
 from labeltune.config.data import Dataset
 from labeltune.console.terminal import say, table
-from labeltune.data.columns import PAIRS, SPLITS, match_columns, split_of
+from labeltune.data.columns import PAIRS, SPLITS, USUAL, match_columns, split_of
 from labeltune.data.deduplication import find_near_duplicates
 from labeltune.data.discovery import saved_to_disk
 from labeltune.data.encodings import likely_encoding
+from labeltune.data.formats.rows import as_text
 from labeltune.data.loading import read_split
-from labeltune.data.readers import COLUMNAR, FORMATS, as_text, check_kind, detect_format, format_suffix, open_rows
+from labeltune.data.readers import COLUMNAR, FORMATS, check_kind, detect_format, format_suffix, open_rows
 from labeltune.data.targets import TOGETHER
 from labeltune.evaluation.robustness.editing import language
 from labeltune.runtime.errors import UserError
 
-MARKS = ("split", "partition", "subset")
+MARKS = (
+    "split", "partition", "subset", "set", "fold", "phase", "usage", "data_split", "dataset_split", "split_name",
+)  # fmt: skip
 """Names of columns that say which split a row is of."""
+NUMBERED = ("split", "data_split", "dataset_split")
+"""Those whose numbers are splits; folds of a cross-validation are numbered as well."""
 TRUTH = {"0", "1", "0.0", "1.0", "true", "false"}
 PEEKED = 2000
 """Rows that columns are told by."""
@@ -111,6 +116,7 @@ def inspect(place: Path, name: str, folder: Path, *, text: str | None = None, la
         settings["encoding"] = encoding
         guessed += ["encoding"] * guess
     if first:
+        settings = _without_unlabelled(place, settings, encoding, label) if place.is_dir() else settings
         columns, unsure = _columns(first, encoding, text, label)
         settings |= columns
         guessed += unsure
@@ -213,12 +219,21 @@ def _layout(place: Path) -> dict[str, Any]:
     if folders := _split_folders(place):
         return folders
     files = sorted(file for file in place.rglob("*") if format_suffix(file) in FORMATS and file.is_file())
+    firsts = {file: re.split(r"[^a-z]+", file.name.lower())[0] for file in files}
     named = {
         split: file
         for split, words in SPLITS.items()
+        for word in reversed(words)
         for file in reversed(files)
-        if re.split(r"[^a-z]+", file.stem.lower())[0] in words
+        if firsts[file] == word
     }
+    if "validation" not in named and firsts.get(named.get("test", place)) in SPLITS["test"][:2]:
+        # Beside a test file, one for evaluation is for validation.
+        beside = [file for file in files if firsts[file] in SPLITS["test"][3:]]
+        named |= {"validation": beside[0]} if beside else {}
+    others = [file.relative_to(place).as_posix() for file in files if "train" in named and file not in named.values()]
+    if others:
+        say(f"files that are not read: {', '.join(others[:5])}{f' and {len(others) - 5} more' * (len(others) > 5)}")
     inside = {split: file.relative_to(place).as_posix() for split, file in named.items()}
     if {"train", "test"} <= inside.keys():
         return inside
@@ -226,6 +241,33 @@ def _layout(place: Path) -> dict[str, Any]:
         return {"train": inside["train"], "test": inside["validation"]}
     only = files[0].relative_to(place).as_posix() if len(files) == 1 else "."
     return {"all": inside.get("train", only)}
+
+
+def _without_unlabelled(place: Path, settings: dict[str, Any], encoding: str, label: str | None) -> dict[str, Any]:
+    """The keys without the splits whose tables lack a column of train, as where the labels of a test are hidden."""
+    given_splits = [split for split in ("train", "validation", "test") if split in settings]
+    files: dict[str, Path] = {split: place / settings[split] for split in given_splits}
+    if any(not file.is_file() or format_suffix(file) not in FORMATS for file in files.values()) or not files:
+        return settings
+    headers = {
+        split: {name.strip() for name in open_rows(file, detect_format(file, encoding), encoding=encoding).columns}
+        for split, file in files.items()
+    }
+    usual = [name for name in headers["train"] if name.casefold() in USUAL["label"]]
+    needed = {label.strip()} if label else set(usual) if len(usual) == 1 else set()
+    lacking: list[str] = [split for split in files if split != "train" and needed - headers[split]]
+    lacking += [
+        split for split in files
+        if split not in ("train", *lacking) and not needed and len(headers[split]) == len(headers["train"]) - 1
+        and headers[split] < headers["train"]
+    ]  # fmt: skip
+    if not lacking:
+        return settings
+    for split in lacking:
+        say(f"{settings[split]} is left out: it has no labels, as where they are hidden")
+    kept = {key: value for key, value in settings.items() if key not in ("train", "validation", "test")}
+    given = [settings[split] for split in ("validation", "test") if split in settings and split not in lacking]
+    return kept | ({"train": settings["train"], "test": given[0]} if given else {"all": settings["train"]})
 
 
 def _split_folders(place: Path) -> dict[str, str]:
@@ -254,8 +296,14 @@ def _marked(path: Path, encoding: str, settings: dict[str, Any]) -> dict[str, An
         return settings
     values = {as_text(row.get(marks), f"{path}:{place}", marks) for place, row in table.take([marks])}
     splits = {split_of(value) for value in values}
-    if None in splits or "train" not in splits or len(splits) == 1:
-        say(f"column {marks} is not used: {', '.join(map(str, sorted(values, key=str)[:5]))} name no splits to test on")
+    words = {(value or "").strip().casefold() for value in values}
+    numbered = any(word.isdecimal() for word in words) and marks.strip().casefold() not in NUMBERED
+    shown = ", ".join(map(str, sorted(values, key=str)[:5]))
+    if None in splits or "train" not in splits or len(splits) == 1 or numbered:
+        say(f"column {marks} is not used: {shown} name no splits to test on")
+        return settings
+    if len(splits) < len(words):
+        say(f"column {marks} is not used: of {shown}, several name one split; rename them train, validation and test")
         return settings
     file = settings["all"]
     given = {"train": file} | ({"validation": file} if "validation" in splits and "test" in splits else {})

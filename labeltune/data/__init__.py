@@ -1,7 +1,7 @@
 """Data: reading tables, cleaning rows, removing near duplicates, and splitting.
 
-Modules: `discovery`, `readers`, `columns`, `loading`, `collection`, `labels`, `cleaning`, `deduplication`,
-`sampling`, `splitting`.
+Modules: `discovery`, `readers`, `formats`, `encodings`, `columns`, `loading`, `collection`, `labels`, `cleaning`,
+`deduplication`, `sampling`, `splitting`.
 
 >>> from labeltune.data.labels import LabelSet
 >>> LabelSet(names=("ham", "spam"), words=("ham", "spam")).names

@@ -17,9 +17,9 @@ USUAL = {
     ),
 }  # fmt: skip
 SPLITS = {
-    "train": ("train", "training", "0"),
-    "validation": ("validation", "valid", "val", "dev", "1"),
-    "test": ("test", "testing", "eval", "2"),
+    "train": ("train", "training", "trn", "0"),
+    "validation": ("validation", "valid", "val", "dev", "development", "1"),
+    "test": ("test", "testing", "tst", "eval", "evaluation", "2"),
 }
 """Split -> what files and columns call it; the numbers are those of Ludwig."""
 PAIRS = (

@@ -12,7 +12,8 @@ from labeltune.console.terminal import say
 from labeltune.data.columns import SPLITS, find_columns, split_of
 from labeltune.data.discovery import DataFile, find_files
 from labeltune.data.encodings import read_lines, read_text
-from labeltune.data.readers import as_label, as_text, class_name, open_rows
+from labeltune.data.formats.rows import as_label, as_text, class_name
+from labeltune.data.readers import open_rows
 from labeltune.data.targets import check_labels
 from labeltune.runtime.errors import UserError
 

@@ -130,8 +130,7 @@ class Entry:
     def delete(self) -> None:
         """Delete both files, if they are there."""
         self.sidecar.unlink(missing_ok=True)
-        with suppress(PermissionError):  # Windows deletes no file that a process has mapped
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +263,7 @@ def _write(entry: Entry, compute: ComputeParts) -> None:
     mapped memory would kill the process.
     """
     row, filled = entry.size // entry.shape[0], 0
-    with replacing(entry.path, durable=False) as temporary:
+    with replacing(entry.path) as temporary:
         begin = open_memmap(temporary, mode="w+", dtype=STORED[entry.dtype], shape=entry.shape).offset
         with temporary.open("r+b") as file:
 
@@ -281,7 +280,7 @@ def _write(entry: Entry, compute: ComputeParts) -> None:
             seconds = round(time.perf_counter() - started, 3)
         described = entry.description(seconds, filled)
         checksum = _checksum(described, temporary)
-    with replacing(entry.sidecar, durable=False) as temporary:
+    with replacing(entry.sidecar) as temporary:
         temporary.write_bytes(_sidecar_bytes(described, checksum))
 
 
@@ -297,11 +296,8 @@ def _make_room(entry: Entry, budget: int) -> bool:
     for _, size, path in arrays:
         if total <= budget * MIB:
             break
-        try:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-        except PermissionError:  # Windows deletes no file that a process has mapped
-            continue
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         total -= size
     free = shutil.disk_usage(cache_root()).free
     if free < entry.size + RESERVE:

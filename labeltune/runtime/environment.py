@@ -2,14 +2,13 @@
 
 import hashlib
 import json
+import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from labeltune.runtime.files import digest
 
@@ -55,16 +54,14 @@ class Fingerprint:
         """The name of the training: 16 hexadecimal digits."""
         return sha256(self.content)[:DIGEST_LENGTH]
 
-    def differing_keys(self, other: Mapping[str, Any]) -> list[str]:
-        """The dotted keys in which another training's content differs from this one, sorted."""
-        here, there = _flat(self.content), _flat(other)
-        keys = sorted(here.keys() | there.keys())
-        return [key for key in keys if key not in here or key not in there or here[key] != there[key]]
-
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """The same keys with both values."""
+        """The dotted keys in which another training's content differs from this one, with both values."""
         here, there = _flat(self.content), _flat(other)
-        return [f"{key}: {_shown(there, key)} there, {_shown(here, key)} here" for key in self.differing_keys(other)]
+        return [
+            f"{key}: {_shown(there, key)} there, {_shown(here, key)} here"
+            for key in sorted(here.keys() | there.keys())
+            if key not in here or key not in there or here[key] != there[key]
+        ]
 
 
 def sha256(content: Mapping[str, Any]) -> str:
@@ -120,9 +117,5 @@ KIB_PER_MIB = 1024
 
 def peak_memory() -> int:
     """Largest resident memory of this process so far, in MiB."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset) // KIB_PER_MIB**2
-    import resource  # which Windows has not
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // KIB_PER_MIB if sys.platform != "darwin" else peak // KIB_PER_MIB**2

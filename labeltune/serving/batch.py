@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,8 +12,8 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from labeltune.console.terminal import Bar
+from labeltune.data.formats.rows import Row, as_text
 from labeltune.data.normalization import is_blank
-from labeltune.data.readers import Row, as_text
 from labeltune.inference.artifact import MANIFEST
 from labeltune.inference.classifier import Answer, Classifier
 from labeltune.runtime.errors import UserError
@@ -105,10 +105,8 @@ def answer_file(
             bar.advance(0)
         with replacing(target) as partial, Writer(partial, kind, table, schema) as writer:
             summary = _join(table, part, writer, done)
-        for left in (state, part):
+        for left in (state, part, lock):
             left.unlink(missing_ok=True)
-        with suppress(PermissionError):  # Windows deletes no open file; there the lock's release does it
-            lock.unlink(missing_ok=True)
     return summary
 
 

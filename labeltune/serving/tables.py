@@ -17,19 +17,10 @@ from pyarrow import parquet
 
 from labeltune.data.columns import find_text_column
 from labeltune.data.encodings import text_codec
-from labeltune.data.readers import (
-    CHUNK,
-    COLUMNAR,
-    FORMATS,
-    Row,
-    as_text,
-    class_name,
-    detect_format,
-    format_suffix,
-    open_rows,
-    rows_of_lines,
-    table_schema,
-)
+from labeltune.data.formats.columnar import table_schema
+from labeltune.data.formats.json_records import rows_of_lines
+from labeltune.data.formats.rows import CHUNK, Row, as_text, class_name
+from labeltune.data.readers import COLUMNAR, FORMATS, detect_format, format_suffix, open_rows
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import CsvStream
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from labeltune.console.terminal import say
 from labeltune.runtime.environment import Fingerprint, sha256
 from labeltune.runtime.errors import WRITING_FAILED, UserError
-from labeltune.runtime.files import damage, held, list_files, repository, sync, sync_entry
+from labeltune.runtime.files import damage, held, list_files, repository
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -142,63 +142,6 @@ def workspace() -> Iterator[None]:
         checkpoint_root() / "locks" / f"workspace-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.lock", refuse
     ):
         yield
-
-
-SHOWN_DIFFERENCES = 3
-
-
-def hardware_to_resume(fingerprint: Fingerprint, setting: str, left_open: Collection[str]) -> Mapping[str, Any]:
-    """Return the hardware that a training goes on with: what a checkpoint of it was made with, else its own.
-
-    Threads and dtype, where they are `auto`, depend on the moment: on the other workers, or on a measurement. A
-    training that was interrupted then would not be found again. Where the newest checkpoint of the same settings and
-    rows can't be used, it is said why.
-
-    Args:
-        fingerprint: of the training, with the hardware that was chosen now.
-        setting: `auto`, `none` or a checkpoint's folder, as in `Store.resume`.
-        left_open: keys of the fingerprint's hardware that a checkpoint may decide.
-    """
-    own = Store(checkpoint_root() / fingerprint.digest, fingerprint, keep=1)
-    if setting == "none" or (setting == "auto" and own.steps()):
-        return fingerprint.hardware
-    folders = [checkpoint_root().parent / Path(setting).expanduser()]
-    if setting == "auto":
-        folders = sorted(checkpoint_root().glob("*/step-*"), key=_written, reverse=True)
-    reason = None
-    for folder in folders:
-        try:
-            manifest = read(folder)
-        except CheckpointError:
-            continue
-        there = manifest["fingerprint"]
-        different = fingerprint.differing_keys(there)
-        free = [name for name in left_open if f"hardware.{name}" in different]
-        if different and len(free) == len(different):
-            taken = ", ".join(
-                f"train.{name}: auto is {there['hardware'][name]}, not {fingerprint.hardware[name]}"
-                for name in sorted(free)
-            )
-            say(f"{taken}, as in the checkpoint of step {manifest['step']}, {folder}")
-            return dict(there["hardware"])
-        alike = all(there[part] == fingerprint.content[part] for part in ("configuration", "data"))
-        if reason is None and alike and different:
-            told = fingerprint.differences(there)
-            more = f"; and {len(told) - SHOWN_DIFFERENCES} more" if len(told) > SHOWN_DIFFERENCES else ""
-            reason = (
-                f"{folder}, of the same settings and rows, is not used ({'; '.join(told[:SHOWN_DIFFERENCES])}{more})"
-            )
-    if reason is not None and setting == "auto":
-        say(reason)
-    return fingerprint.hardware
-
-
-def _written(folder: Path) -> float:
-    """Time of a folder's last change; 0 where its training has just deleted it."""
-    try:
-        return folder.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 @contextmanager
@@ -337,13 +280,14 @@ class Store:
             unfinished.mkdir(parents=True)
             write(unfinished)
             write_manifest(unfinished, step, best, self.fingerprint)
-            sync(unfinished)
+            for path in (*unfinished.rglob("*"), unfinished):
+                _sync(path)
             if final.exists():
                 _discard(old)
                 os.replace(final, old)
             os.replace(unfinished, final)
-            sync_entry(self.folder)
-            sync_entry(self.folder.parent)
+            _sync(self.folder)
+            _sync(self.folder.parent)
         except BaseException as error:
             why = _storage_failure(error, self.folder)
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -369,6 +313,15 @@ def _discard(path: Path) -> None:
         os.replace(path, gone)
         # What can't be deleted yet, as an open file on NFS, goes at the next start; no reason to end a training.
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's entries, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _storage_failure(error: BaseException, folder: Path) -> str | None:

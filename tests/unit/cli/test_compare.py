@@ -1,10 +1,12 @@
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from labeltune.cli.compare import Run, compare
+from labeltune.cli.compare import Run, compare, read_run
 from labeltune.runtime.errors import UserError
 
 LABELS = ["ham", "spam"] * 20
@@ -65,3 +67,23 @@ def test_runs_over_other_rows_and_runs_given_twice_are_refused() -> None:
         compare([run("a", 0, range(1)), other], seed=0, resamples=100)
     with pytest.raises(UserError, match="name each run once"):
         compare([run("a", 0, range(1)), run("a", 0, range(1))], seed=0, resamples=100)
+
+
+def test_a_workspace_whose_settings_are_newer_than_its_answers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `configure` of an interrupted run: the answers are those of the run before."""
+    monkeypatch.chdir(tmp_path)
+    Path("settings").mkdir()
+    Path("settings/train.yaml").write_text("train: {seed: 1}\n")
+    md5 = hashlib.md5(Path("settings/train.yaml").read_bytes()).hexdigest()
+    deps = f"[{{path: settings/train.yaml, hash: md5, md5: {md5}, size: 17}}]"
+    Path("dvc.lock").write_text(f"schema: '2.0'\nstages: {{train: {{cmd: x, deps: {deps}}}}}\n")
+    Path("resolved.yaml").write_text("train: {seed: 1}\n")
+    Path("data/predictions").mkdir(parents=True)
+    Path("data/predictions/test.csv").write_text("id,text,label,prediction,confidence\na,t,x,x,0.9\n")
+    assert read_run("workspace").seed == 1
+    Path("settings/train.yaml").write_text("train: {seed: 2}\n")
+    Path("resolved.yaml").write_text("train: {seed: 2}\n")
+    with pytest.raises(UserError, match="workspace: the settings of train have changed since the answers"):
+        read_run("workspace")

@@ -245,3 +245,76 @@ def test_a_data_set_of_the_hub(
 def test_what_is_not_there_is_told(top: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         start("nothing.csv")
+
+
+def rows_of(kind: str, count: int = 40) -> list[tuple[str, str]]:
+    return [
+        (f"the {kind} film was {('bad', 'good')[i % 2]}, number {i * 7919}", ("neg", "pos")[i % 2])
+        for i in range(count)
+    ]
+
+
+def written(path: Path, rows: list[tuple[str, ...]], *header: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "splits"),
+    [
+        ("set", ("train", "dev", "test"), True),
+        ("Partition", ("Train", "Valid", "Test"), True),
+        ("fold", ("training", "validation", "testing"), True),
+        ("phase", ("train", "val", "eval"), True),
+        ("data_split", ("0", "1", "2"), True),
+        ("fold", ("0", "1", "2"), False),  # folds of a cross-validation
+        ("subset", ("train", "test", "eval"), False),  # two names of one split
+        ("split", ("train", "unlabelled", "test"), False),
+    ],
+)
+def test_a_column_of_splits_is_used_or_told_not_to_be(
+    top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, values: tuple[str, ...], splits: bool
+) -> None:
+    parts = [0] * 24 + [1] * 8 + [2] * 8
+    rows = [(*row, values[part]) for row, part in zip(rows_of("new"), parts, strict=True)]
+    written(tmp_path / "films.csv", rows, "text", "label", column)
+    dataset = start(tmp_path / "films.csv").resolved.dataset
+    said = capsys.readouterr().out
+    if splits:
+        assert [len(read_split(dataset, split)) for split in ("train", "validation", "test")] == [24, 8, 8]
+        assert f"column {column} says which rows" in said
+    else:
+        assert (dataset.all, dataset.split_column) == ("films.csv", None)
+        assert f"column {column} is not used" in said
+
+
+@pytest.mark.parametrize(
+    ("names", "taken", "unread"),
+    [
+        (("train", "dev", "test"), ("train.csv", "dev.csv", "test.csv"), ""),
+        (("train", "dev", "eval"), ("train.csv", "dev.csv", "eval.csv"), ""),
+        (("train", "eval", "test"), ("train.csv", "eval.csv", "test.csv"), ""),
+        (("train", "test", "extra"), ("train.csv", None, "test.csv"), "files that are not read: extra.csv"),
+    ],
+)
+def test_files_named_for_splits(
+    top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple, taken: tuple, unread: str
+) -> None:
+    for name in names:
+        written(tmp_path / "films" / f"{name}.csv", rows_of(name), "text", "label")
+    dataset = start(tmp_path / "films").resolved.dataset
+    assert (dataset.train, dataset.validation, dataset.test) == taken
+    assert unread in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label", ["label", "Outcome"])
+def test_a_test_file_without_labels_is_left_out_by_name(
+    top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], label: str
+) -> None:
+    """As in competitions: the labels of test.csv are hidden."""
+    written(tmp_path / "films/train.csv", rows_of("new"), "text", label)
+    written(tmp_path / "films/test.csv", [(text,) for text, _ in rows_of("hidden")], "text")
+    dataset = start(tmp_path / "films").resolved.dataset
+    assert (dataset.all, dataset.train, dataset.test) == ("train.csv", None, None)
+    assert "test.csv is left out: it has no labels" in " ".join(capsys.readouterr().out.split())

@@ -233,7 +233,7 @@ def test_raw_values_become_canonical_strings():
         ("a.json", '[\n{"text": "a",\n"label" "b"}]', ["a.json:3: not valid JSON: Expecting ':'"]),
         ("a.json", '{"text": "a", "label": "b"}\n{"text": oops}\n', ["a.json:2: not valid JSON"]),
         ("a.json", '{"train": [], "test": []}', ["a.json: expected a list of records", "train, test"]),
-        ("a.json", '{"text": {"0": "a"}, "label": {"0": "b"}}', ["a.json: expected a list of records", "text, label"]),
+        ("a.json", '{"a": [{"text": "x"}], "b": [{"text": "y"}]}', ["a.json: expected a list of records", "a, b"]),
         ("a.json", "3", ["a.json: expected a list of records, found int"]),
         ("a.json", " \n", ["a.json: the file is empty"]),
         ("a.json", "[]", ["holds no rows"]),

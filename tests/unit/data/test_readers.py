@@ -49,12 +49,37 @@ def write(name: str, content: str | bytes) -> None:
     (RAW / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def studio(text: str, choices: list[str], cancelled: list[str] | None = None) -> dict:
+    """A task as Label Studio exports it."""
+
+    def annotation(chosen: list[str], **keys: bool) -> dict:
+        result = {"type": "choices", "from_name": "label", "to_name": "text", "value": {"choices": chosen}}
+        return {"id": 3, "result": [result], **keys}
+
+    spoilt = [] if cancelled is None else [annotation(cancelled, was_cancelled=True)]
+    return {"id": 1, "data": {"text": text}, "annotations": [*spoilt, annotation(choices)], "predictions": []}
+
+
 ROWS = "text,label\nhello,ham\nbuy now,spam\n"
 ODD: dict[str, tuple[str, str | bytes]] = {
     "plain": ("a.csv", ROWS),
     "leading blank lines": ("a.csv", "\n \ntext;label\nhello;ham\nbuy now;spam\n"),
     "semicolons": ("a.csv", ROWS.replace(",", ";")),
     "semicolons, a comma inside quotes": ("a.csv", '"label";"text";"a, b"\nham;hello;1\nspam;buy now;2\n'),
+    "bars": ("a.csv", ROWS.replace(",", "|")),
+    "bars, a comma in a text": ("a.csv", 'text|label|note\nhello|ham|"a, b"\nbuy now|spam|c, d\n'),
+    "columns of pandas": (
+        "a.json",
+        json.dumps({key: {i: row[key] for i, row in enumerate(OBJECTS)} for key in OBJECTS[0]}),
+    ),
+    "lists of pandas": ("a.json", json.dumps({key: [row[key] for row in OBJECTS] for key in OBJECTS[0]})),
+    "split of pandas": ("a.json", json.dumps({"columns": ["text", "label"], "index": [0, 1], "data": TWO})),
+    "table of pandas": ("a.json", json.dumps({"schema": {"fields": [{"name": "text"}]}, "data": OBJECTS})),
+    "Label Studio": ("a.json", json.dumps([studio(text, [label]) for text, label in TWO])),
+    "Label Studio, a cancelled annotation": (
+        "a.json",
+        json.dumps([studio(text, [label], cancelled=["ham"]) for text, label in TWO]),
+    ),
     "tabs under .csv": ("a.csv", ROWS.replace(",", "\t")),
     "tabs under .tab": ("a.tab", ROWS.replace(",", "\t")),
     "another ending": ("a.dat", ROWS.replace(",", "\t")),
@@ -145,6 +170,14 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "a number of many digits": ("a.jsonl", f'{{"text": {"9" * 5000}, "label": 1}}', "a.jsonl:1: not readable JSON"),
     "a spreadsheet": ("a.xlsx", b"PK\x03\x04" + bytes(9), "a.xlsx is a spreadsheet: save the sheet as CSV"),
     "an archive": ("a.csv", b"PK\x03\x04" + bytes(9), "a.csv is a ZIP archive: unpack it"),
+    "a spreadsheet under .csv": ("a.csv", b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml", "a.csv is a spreadsheet"),
+    "a TAR archive": ("a.tar.gz", gzip.compress(bytes(99)), "a.tar.gz is a TAR archive: unpack it"),
+    "zstd": ("a.csv.zst", b"\x28\xb5\x2f\xfd" + bytes(9), "a.csv.zst is a zstd file: unpack it"),
+    "an old spreadsheet": ("a.csv", b"\xd0\xcf\x11\xe0" + bytes(9), "a.csv is a file of an older Office program"),
+    "a database": ("a.csv", b"SQLite format 3\0", "a.csv is an SQLite database: export the table as CSV"),
+    "a web page": ("a.csv", "\ufeff\n<HTML><table>", "a.csv is a web page or XML: export the table as CSV"),
+    "fastText": ("a.dat", "__label__ham hello\n", "a.dat has the format of fastText"),
+    "packed Parquet": ("a.parquet.gz", gzip.compress(b"PAR1"), "a.parquet.gz is compressed as a whole"),
     "gzip cut off": ("a.csv.gz", gzip.compress(ROWS.encode())[:-9], "a.csv.gz: the compressed data is damaged or cut"),
     "no Parquet": ("a.parquet", b"PAR1 no", "a.parquet: truncated, damaged or no Parquet"),
     "no Arrow": ("a.arrow", b"no", "a.arrow: truncated, damaged or no Arrow"),

@@ -1,0 +1,30 @@
+"""Parquet and Arrow: what the schema says."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import feather, parquet
+
+from labeltune.data.formats.columnar import open_columnar, table_schema
+from labeltune.data.readers import detect_format
+from labeltune.runtime.errors import UserError
+
+TABLE = pa.table({"text": ["a", "b"], "label": pa.array(["x", "y"]).dictionary_encode()})
+
+
+def test_feather_is_arrow(tmp_path: Path) -> None:
+    feather.write_feather(TABLE, tmp_path / "a.feather")
+    assert detect_format(tmp_path / "a.feather", "utf-8") == "arrow"
+    rows = open_columnar(tmp_path / "a.feather", "arrow")
+    assert [row for _, row in rows.take(["label"])] == [{"label": "x"}, {"label": "y"}]
+
+
+def test_columns_of_one_name_are_refused_and_damage_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    parquet.write_table(pa.Table.from_arrays([[1], [2]], names=["text", "text"]), file)
+    with pytest.raises(UserError, match=r"a\.parquet: column names stand twice: text"):
+        open_columnar(file, "parquet")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"a\.parquet: truncated, damaged or no Parquet"):
+        table_schema(file, "parquet")
