@@ -38,10 +38,11 @@ def main() -> None:
             answers = classifier.predict(rows["text"].tolist(), allow_blank=True, progress=progress)
         labels = np.array(record.labels.index(rows["label"].tolist()))
         weights = calibration.trained_weights(record.train, record.labels, prevalence)
-        fitted = calibration.calibrate(answers.logits, labels, settings, weights)
+        world = calibration.World.of(settings.prevalence, prevalence, record.labels)
+        fitted = calibration.calibrate(answers.logits, labels, settings, weights, world)
         record = replace(record, calibration=fitted, examples=examples)
         artifact.save_calibrated(CLASSIFIER, TRAINED, record, model_card(record))
-        files.write_table(PREDICTIONS, replace(answers, calibration=fitted).table(rows))
+        files.write_table(PREDICTIONS, replace(answers, calibration=fitted.measured).table(rows))
     calibration.show_calibration(fitted, CLASSIFIER)
 
 

@@ -20,7 +20,7 @@ ROWS = Path("data/robustness")
 def main() -> None:
     """Write metrics/robustness_result.json, data/robustness/rows.csv and data/robustness/flips.csv."""
     settings = base.section("robustness", Robustness)
-    classifier = Classifier.load(CLASSIFIER)
+    classifier = Classifier.load(CLASSIFIER).on_rows()
     torch.set_num_threads(device.choose_threads(classifier.record.train.threads))
     with files.unchanged({"predictions": PREDICTIONS}):
         given = evaluate.Given.read(PREDICTIONS, classifier.record.labels, classifier.record.calibration)

@@ -41,13 +41,14 @@ def rows_and_logits(names: tuple[str, ...], count: int = 60, seed: int = 0) -> t
 def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: np.ndarray) -> None:
     """Write every file that the report reads; `rows` has id, text and label, `logits` is `[rows, num_labels]`."""
     labels = np.array([names.index(label) for label in rows["label"]])
-    spread, spread_logits = rows_and_logits(names, count=40, seed=1)
+    spread, spread_logits = rows_and_logits(names, count=200, seed=1)
     fitted = calibration.calibrate(
         spread_logits, np.array([names.index(label) for label in spread["label"]]), Calibrate()
     )
     answers = Predictions(names=names, logits=logits, truncated=[False] * len(rows), calibration=fitted)
     figures = metrics.summarise(labels, answers.probabilities, names, answers.guesses)
     figures["intervals"] = metrics.intervals(labels, answers.probabilities, answers.guesses, **BOOTSTRAP)
+    figures["prevalence"] = None
     write_table(folder / "data/predictions/test.csv", answers.table(rows))
     write_metrics(folder / "metrics/metrics.json", figures)
     write_metrics(folder / "metrics/confidence_analysis.json", confidence.analyse(logits, labels, fitted, names))
@@ -118,7 +119,8 @@ def robustness(accuracy: float, rows: int) -> dict[str, Any]:
     ]
     return {
         "original_accuracy": accuracy, "perturbed_accuracy": accuracy - 0.11 / 3,
-        "robustness_score": (accuracy - 0.11 / 3) / accuracy, "rows": rows, "sample": 24, "seed": 0,
+        "robustness_score": (accuracy - 0.11 / 3) / accuracy, "rows": rows, "sample": 24,
+        "severity_sample": 24, "seed": 0,
         "perturbation_tests": tests, "severities": {"typo_insertion": curve},
     }  # fmt: skip
 

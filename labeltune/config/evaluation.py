@@ -2,11 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from labeltune.config.base import Fraction, Positive, Section, Seed, Share
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
+ROUNDING = 1e-3
+"""Shares that people wrote add up to 1 within this."""
 
 
 class Calibrate(Section):
@@ -16,13 +18,27 @@ class Calibrate(Section):
     """`fit`: divide the logits by the temperature of the lowest validation log-loss (Guo et al. 2017,
     arXiv:1706.04599), with a penalty that keeps it near 1 where rows are few, and after a training with class weights
     add a bias for each label, which takes the weights out of the confidence; `none` leaves them."""
+    prevalence: Literal["source", "balanced"] | dict[str, Share] = "source"
+    """How frequent the labels are where the classifier is used: `source`: as in the rows before `prepare.balance`;
+    `balanced`: all alike; or label -> share. Probabilities, and with them the answers, are re-weighted from the shares
+    of the training rows to these (Saerens et al. 2002). Figures on test rows are for the test rows' own shares; those
+    for these shares stand beside them. Without balancing `source` changes nothing."""
     abstain: Literal["never", "coverage", "accuracy"] = "coverage"
-    """Target by which the confidence threshold of abstention is chosen: the share of validation rows that are answered,
-    or the accuracy among them."""
+    """Which target sets the confidence below which an answer is marked as abstained: the share of texts that are
+    answered, or the accuracy among them."""
     abstain_target: Share = 0.95
-    """Coverage or accuracy to reach on the validation rows."""
+    """The coverage or accuracy to reach, at least."""
     set_coverage: Share = 0.95
-    """Minimum share of rows whose conformal prediction set contains the true label."""
+    """Share of texts whose conformal prediction set is to hold the true label, at least."""
+    certainty: Share = 0.9
+    """How probable it is to be, over draws of the validation rows, that each of these targets is met on texts like
+    them. The fewer validation rows, the further beyond the target the threshold lies."""
+
+    @model_validator(mode="after")
+    def _shares_of_everything(self) -> "Calibrate":
+        if isinstance(self.prevalence, dict) and abs(sum(self.prevalence.values()) - 1) > ROUNDING:
+            raise ValueError(f"the shares in 'prevalence' must add up to 1, not {sum(self.prevalence.values()):g}")
+        return self
 
 
 class Evaluate(Section):
@@ -40,10 +56,10 @@ class Robustness(Section):
     """Evaluation on perturbed copies of the test rows."""
 
     seed: Seed = 0
-    """Seed for the perturbations and the sample."""
-    sample: Positive = 16
-    """Number of test rows for each further severity and for each perturbation other than the three that use every
-    row."""
+    """Seed of the changes and of the sample."""
+    sample: Positive = 200
+    """Test rows for each perturbation beside the three that take every row; a quarter of them for each point of the
+    severity curves. All test rows where there are fewer."""
     severities: list[Share] = Field(default_factory=lambda: [0.05, 0.1, 0.2], min_length=1)
     """Severities in ascending order: shares of a text's words or characters that are changed."""
     severity: Share = 0.1

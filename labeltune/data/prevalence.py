@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from labeltune.data.labels import LabelSet
+from labeltune.data.labels import Indices, LabelSet
+from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_json
 
 FILE = "prevalence.json"
+EQUAL = 1e-9
+"""Logarithms of ratios of shares this near to 0 are those of equal shares."""
 
 Shares = dict[str, float]
 """Label -> its share of the rows; the shares add up to 1."""
@@ -58,5 +61,61 @@ def _shares(labels: Iterable[str]) -> Shares:
 
 
 def in_order(shares: Shares, labels: LabelSet) -> NDArray[np.float64]:
-    """The shares in the order of the label set, `[num_labels]`."""
-    return np.array([shares[name] for name in labels.names])
+    """The shares in the order of the label set, `[num_labels]`; 0 for a label without one."""
+    return np.array([shares.get(name, 0.0) for name in labels.names])
+
+
+def wanted(setting: str | Shares, prevalence: Prevalence, labels: LabelSet) -> Shares:
+    """The shares that `calibrate.prevalence` asks for.
+
+    Raises:
+        UserError: it does not name exactly the labels.
+    """
+    if isinstance(setting, dict):
+        if set(setting) != set(labels.names):
+            raise UserError(
+                f"calibrate.prevalence: names {sorted(setting)}, but the labels are {list(labels.names)}; give each a "
+                "share, or set source or balanced"
+            )
+        total = sum(setting.values())
+        return {name: setting[name] / total for name in labels.names}
+    if setting == "balanced":
+        return dict.fromkeys(labels.names, 1 / len(labels))
+    return {name: prevalence.source.get(name, 0.0) for name in labels.names}
+
+
+def log_ratio(shares: Shares, others: Shares, labels: LabelSet) -> list[float]:
+    """Logarithm of how much more frequent each label is in the first shares, `[num_labels]`; empty where none is.
+
+    A label that either lacks is left as it is.
+
+    >>> both = LabelSet(names=("ham", "spam"), words=("ham", "spam"))
+    >>> [round(value, 2) for value in log_ratio({"ham": 0.9, "spam": 0.1}, {"ham": 0.5, "spam": 0.5}, both)]
+    [0.59, -1.61]
+    """
+    first, second = in_order(shares, labels), in_order(others, labels)
+    known = (first > 0) & (second > 0)
+    ratios = np.zeros(len(labels))
+    np.log(first, out=ratios, where=known)
+    ratios -= np.log(second, out=np.zeros(len(labels)), where=known)
+    return [] if np.allclose(ratios, 0, atol=EQUAL) else ratios.tolist()
+
+
+def row_weights(labels: Indices, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of rows with which their labels have given shares, `[rows]`, of mean 1 where no label is absent.
+
+    Args:
+        labels: index of each row's label, `[rows]`.
+        shares: of the labels, `[num_labels]`.
+    """
+    counts = np.bincount(labels, minlength=len(shares))
+    return shares[labels] * len(labels) / counts[labels]
+
+
+def effective(weights: NDArray[np.float64]) -> float:
+    """How many rows of equal weight vary as little as these do (Kish 1965).
+
+    >>> effective(np.array([1.0, 1.0, 1.0, 0.0]))
+    3.0
+    """
+    return float(weights.sum() ** 2 / (weights**2).sum())

@@ -1,18 +1,19 @@
 """Fitting calibration, the abstention threshold and prediction sets on validation rows."""
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, softmax
+from scipy.special import betainc, logsumexp, softmax
 
 from labeltune.config.evaluation import Calibrate
 from labeltune.config.model import Train
 from labeltune.console.terminal import say
 from labeltune.data.labels import Indices, LabelSet
-from labeltune.data.prevalence import Prevalence, in_order
+from labeltune.data.prevalence import Prevalence, effective, in_order, log_ratio, row_weights, wanted
 from labeltune.inference.calibration import Calibration, Logits
 from labeltune.runtime.errors import UserError
 
@@ -23,11 +24,43 @@ arXiv:2003.07892), so that a temperature further off takes evidence: the prior w
 confidence, each of which adds p(1 - p) times its squared log-odds, 0.43, to the information about the logarithm."""
 STEEPEST = math.log(20)
 """Largest logarithm of a temperature, or of its inverse, that is tried."""
-PRECISION = 1e-9
+PRECISION = EQUAL = 1e-9
+SHOWN = 8
+"""Labels whose shares are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """How frequent the labels are where a classifier is measured, and where it is used."""
+
+    measured: list[float]
+    """Logarithm of each label's share of the validation rows over that of the training rows, `[num_labels]`."""
+    used: list[float]
+    """Likewise where it is used."""
+    shares: dict[str, float]
+    """Label -> share where it is used."""
+
+    @classmethod
+    def of(cls, setting: str | dict[str, float], prevalence: Prevalence, labels: LabelSet) -> "World":
+        """Read `calibrate.prevalence`.
+
+        Raises:
+            UserError: it does not name exactly the labels.
+        """
+        shares = wanted(setting, prevalence, labels)
+        return cls(
+            measured=log_ratio(prevalence.measured, prevalence.trained, labels),
+            used=log_ratio(shares, prevalence.trained, labels),
+            shares=shares,
+        )
 
 
 def calibrate(
-    logits: Logits, labels: Indices, settings: Calibrate, weights: NDArray[np.float64] | None = None
+    logits: Logits,
+    labels: Indices,
+    settings: Calibrate,
+    weights: NDArray[np.float64] | None = None,
+    world: World | None = None,
 ) -> Calibration:
     """Fit temperature, label biases, abstention threshold and prediction sets on validation rows.
 
@@ -35,28 +68,49 @@ def calibrate(
         logits: `[rows, num_labels]`.
         labels: index of each row's label, `[rows]`.
         weights: of the labels in the loss that was trained, `[num_labels]`; None where all were equal.
+        world: None where the labels are as frequent everywhere as among the training rows.
+
+    Returns:
+        The calibration for the shares where the classifier is used, which holds the one for the validation rows where
+        their shares differ.
 
     Raises:
         UserError: no threshold reaches the accuracy that was asked for.
     """
-    fitted = Calibration(rows=len(labels))
+    fitted = Calibration(rows=len(labels), shift=world.measured if world else [])
     if settings.temperature == "fit":
-        temperature, bias = fit_temperature(logits, labels, weights)
+        temperature, bias = fit_temperature(logits, labels, weights, fitted.shift)
         fitted = replace(fitted, temperature=temperature, bias=bias, fitted=True)
+    on_rows = _decided(fitted, logits, labels, settings, np.ones(len(labels)))
+    if world is None or world.used == world.measured:
+        return replace(on_rows, shares=world.shares if world else {})
+    used = replace(fitted, shift=world.used, shares=world.shares, on_rows=on_rows)
+    rows = row_weights(labels, np.array(list(world.shares.values())))
+    return _decided(used, logits, labels, settings, rows)
+
+
+def _decided(
+    fitted: Calibration, logits: Logits, labels: Indices, settings: Calibrate, rows: NDArray[np.float64]
+) -> Calibration:
+    """Choose the thresholds by rows that are weighted, `[rows]`."""
     given = fitted.probabilities(logits)
     confidence = fitted.confidence(given)
     right = fitted.answers(given) == labels
-    threshold = choose_threshold(confidence, right, settings.abstain, settings.abstain_target)
+    threshold = choose_threshold(confidence, right, settings.abstain, settings.abstain_target, settings.certainty, rows)
     answered = confidence >= threshold
     return replace(
         fitted,
+        effective_rows=effective(rows),
         abstain=settings.abstain,
         target=None if settings.abstain == "never" else settings.abstain_target,
+        certainty=settings.certainty,
         threshold=threshold,
-        coverage=float(answered.mean()),
-        accuracy=float(right[answered].mean()) if answered.any() else None,
+        coverage=float(np.average(answered, weights=rows)),
+        accuracy=float(np.average(right[answered], weights=rows[answered])) if rows[answered].any() else None,
         set_coverage=settings.set_coverage,
-        set_threshold=choose_set_threshold(given[np.arange(len(labels)), labels], settings.set_coverage),
+        set_threshold=choose_set_threshold(
+            given[np.arange(len(labels)), labels], settings.set_coverage, settings.certainty, rows
+        ),
     )
 
 
@@ -69,7 +123,10 @@ def trained_weights(train: Train, labels: LabelSet, prevalence: Prevalence) -> N
 
 
 def fit_temperature(
-    logits: Logits, labels: Indices, weights: NDArray[np.float64] | None = None
+    logits: Logits,
+    labels: Indices,
+    weights: NDArray[np.float64] | None = None,
+    shift: Sequence[float] = (),
 ) -> tuple[float, list[float]]:
     """Temperature of the largest posterior probability, and a bias of each label where the loss had class weights.
 
@@ -81,6 +138,12 @@ def fit_temperature(
     arXiv:1812.03372). The prior of a bias is normal about -log(w)/2, and its deviation half the root mean square of
     log w: from not at all to in full.
 
+    Args:
+        logits: `[rows, num_labels]`.
+        labels: index of each row's label, `[rows]`.
+        weights: of the labels in the loss that was trained, `[num_labels]`; None where all were equal.
+        shift: of the rows' labels against the training rows', `[num_labels]`; empty for none.
+
     Returns:
         The temperature, and the biases, `[num_labels]`, adding up to 0; none without weights.
     """
@@ -88,7 +151,7 @@ def fit_temperature(
 
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     count = shifted.shape[1]
-    true = np.eye(count)[labels]
+    true, known = np.eye(count)[labels], np.array(shift) if len(shift) else np.zeros(count)
     centre, spread = np.zeros(count), 1.0
     if weights is not None:
         full = np.log(weights) - np.log(weights).mean()
@@ -98,7 +161,7 @@ def fit_temperature(
     def penalised(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Negative logarithm of the posterior and its gradient; the first value is that of 1 / temperature."""
         steepness, bias = math.exp(values[0]), values[1:] if biased else np.zeros(count)
-        scores = shifted * steepness + bias
+        scores = shifted * steepness + bias + known
         losses = logsumexp(scores, axis=1) - (scores * true).sum(axis=1)
         residual = softmax(scores, axis=1) - true
         value = losses.sum() + values[0] ** 2 / (2 * SPREAD**2)
@@ -120,16 +183,33 @@ def fit_temperature(
     return math.exp(-found.x[0]), (bias - bias.mean()).tolist() if biased else []
 
 
-def choose_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], rule: str, target: float) -> float:
-    """The confidence from which to answer.
+def choose_threshold(
+    confidence: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    rule: str,
+    target: float,
+    certainty: float,
+    weights: NDArray[np.float64] | None = None,
+) -> float:
+    """The confidence from which to answer, so that the target is met with a certainty on texts like these rows.
 
     It lies half-way between two rows' confidences, so that rounding doesn't turn an answer; 0 answers all.
+
+    A share of at most `1 - target` misses is certain where so few misses among the rows would be less probable than
+    `1 - certainty` were it larger (the binomial bound of learn-then-test, Angelopoulos et al. 2021, arXiv:2110.01052).
+    For `coverage` that is the order statistic of a conformal set that holds given its calibration rows (Vovk 2012). For
+    `accuracy` the thresholds are tested one after another, more and more answers, from the best half, quarter, eighth
+    and so on of the rows, as far as their numbers can tell anything: each sequence ends with its first failure and has
+    its part of the error probability, so that all that precede a failure hold together.
 
     Args:
         confidence: of each validation row, `[rows]`.
         right: whether its answer is, `[rows]`.
         rule: `never`; `coverage`: answer the fewest rows that are `target` of all; `accuracy`: answer the most rows
             of which `target` are right.
+        target: share to reach.
+        certainty: probability, over draws of the rows, with which it is to be reached.
+        weights: of the rows, `[rows]`; None for equal ones. Of unequal ones, as many rows count as `effective` tells.
 
     Raises:
         UserError: no threshold reaches the accuracy.
@@ -138,41 +218,96 @@ def choose_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], 
         return 0.0
     order = np.argsort(-confidence, kind="stable")
     sorted_confidence = confidence[order]
-    ends = np.flatnonzero(
-        np.append(sorted_confidence[1:] < sorted_confidence[:-1], True)
-    )  # rows of a tie stay together
+    weights = (np.ones(len(order)) if weights is None else weights)[order]
+    # Rows of a tie stay together.
+    ends = np.flatnonzero(np.append(sorted_confidence[1:] < sorted_confidence[:-1], True))
     if rule == "coverage":
-        reaching = ends[ends + 1 >= target * len(order) - 1e-9]
-        last = int(reaching[0])
+        missed = 1 - np.cumsum(weights)[ends] / weights.sum()
+        certain = _probability(missed, effective(weights), 1 - target) <= 1 - certainty
+        last = int(ends[certain.argmax()]) if certain.any() else len(order) - 1
     else:
-        accuracy = np.cumsum(right[order])[ends] / (ends + 1)
-        reaching = ends[accuracy >= target]
-        if not len(reaching):
-            raise UserError(
-                f"calibrate.abstain_target: no confidence gives an accuracy of {target} on the {len(order)} validation "
-                f"rows, {accuracy.max():.4f} at most; set a lower one, or calibrate.abstain: coverage"
-            )
-        last = int(reaching[-1])
+        last = _accurate(weights, right[order], ends, target, certainty)
     if last == len(order) - 1:
         return 0.0
     return float(sorted_confidence[last : last + 2].mean())
 
 
-def choose_set_threshold(given: NDArray[np.float64], coverage: float) -> float:
-    """Least probability of a label in a split-conformal prediction set (Sadinle et al. 2019, arXiv:1609.00451).
+def _accurate(
+    weights: NDArray[np.float64], right: NDArray[np.bool_], ends: NDArray[np.int64], target: float, certainty: float
+) -> int:
+    """The last row to answer, of rows in descending order of confidence."""
+    sums = np.cumsum(weights)[ends]
+    known = sums > 0
+    counts = np.zeros(len(ends))  # effective rows up to each end
+    np.divide(sums**2, np.cumsum(weights**2)[ends], out=counts, where=known)
+    errors = np.zeros(len(ends))
+    np.divide(np.cumsum(weights * ~right)[ends], sums, out=errors, where=known)
+    chances = _probability(errors, counts, 1 - target)
+    starts = _starts(float(counts[-1]), target, certainty)
+    passed = []
+    for start in starts:
+        for place in range(int((counts >= start - EQUAL).argmax()), len(ends)):
+            if chances[place] > (1 - certainty) / len(starts):
+                break
+            passed.append(place)
+    if not passed:
+        raise UserError(
+            f"calibrate.abstain_target: no confidence gives an accuracy of {target} with a certainty of {certainty} on "
+            f"the {len(right)} validation rows: the highest seen is {1 - errors.min():.4f}, and at least "
+            f"{math.ceil(_fewest(target, 1 - certainty))} answers without an error are needed; set a lower target or "
+            "calibrate.certainty, or calibrate.abstain: coverage"
+        )
+    return int(ends[max(passed)])
 
-    With n validation rows it is the floor((n + 1)(1 - coverage))-th smallest probability that one of them gives to
-    its true label; a new row's set then holds its true label with at least this chance, if it is like those rows. The
+
+def _starts(rows: float, target: float, certainty: float) -> list[float]:
+    """From how many answers on thresholds are tested: a half, a quarter and so on of the rows, where that is enough."""
+    for count in range(math.ceil(math.log2(rows + 1)), 0, -1):
+        starts = [rows / 2**place for place in range(1, count + 1)]
+        if starts[-1] >= _fewest(target, (1 - certainty) / count):
+            return starts
+    return [min(rows, _fewest(target, 1 - certainty))]
+
+
+def _fewest(target: float, chance: float) -> float:
+    """Fewest rows that can be certain of a share: without a miss, they are less probable than the chance otherwise."""
+    return math.log(chance) / math.log(target)
+
+
+def _probability(misses: NDArray[np.float64], rows: NDArray[np.float64] | float, allowed: float) -> NDArray[np.float64]:
+    """Probability of a share of misses this small or smaller among rows where each is one with the allowed probability.
+
+    The binomial distribution function, continued to any number of rows by the incomplete beta function.
+    """
+    seen = np.minimum(misses * rows, rows * (1 - 1e-12))
+    found: NDArray[np.float64] = betainc(rows - seen, seen + 1, 1 - allowed)
+    return found
+
+
+def choose_set_threshold(
+    given: NDArray[np.float64], coverage: float, certainty: float, weights: NDArray[np.float64] | None = None
+) -> float:
+    """Least probability of a label in a conformal prediction set (Sadinle et al. 2019, arXiv:1609.00451).
+
+    It is the largest one of those that validation rows give to their true label under which so few of them lie that
+    sets would miss at most `1 - coverage` of texts like them, with the certainty (Vovk 2012, arXiv:1209.2673). The
     answer itself is always in the set, which makes it no rarer: a sure classifier's sets would else be empty.
 
     Args:
         given: probability of each validation row's true label, `[rows]`.
+        coverage: share of the sets that are to hold the true label.
+        certainty: probability, over draws of the rows, with which they do.
+        weights: as in `choose_threshold`.
 
-    >>> choose_set_threshold(np.array([0.9, 0.2, 0.8, 0.7]), coverage=0.6)
+    >>> choose_set_threshold(np.array([0.9, 0.2, 0.8, 0.7]), coverage=0.6, certainty=0.5)
     0.7
     """
-    place = math.floor((len(given) + 1) * (1 - coverage) + 1e-9)
-    return float(np.sort(given)[place - 1]) if place else 0.0
+    order = np.argsort(given, kind="stable")
+    weights = (np.ones(len(order)) if weights is None else weights)[order]
+    ordered = given[order]
+    below = (np.cumsum(weights) - weights)[np.searchsorted(ordered, ordered)] / weights.sum()
+    certain = _probability(below, effective(weights), 1 - coverage) <= 1 - certainty
+    return float(ordered[certain][-1]) if certain.any() else 0.0
 
 
 def show_calibration(fitted: Calibration, folder: Path) -> None:
@@ -180,6 +315,10 @@ def show_calibration(fitted: Calibration, folder: Path) -> None:
     how = f"temperature {fitted.temperature:.3f}" if fitted.fitted else "no temperature, as the settings ask"
     biased = " and a bias of each label" if fitted.bias else ""
     say(f"{how}{biased}, from {fitted.rows:,} validation rows")
+    if fitted.on_rows:
+        most = sorted(fitted.shares, key=lambda name: -fitted.shares[name])[:SHOWN]
+        listed = ", ".join(f"{name} {fitted.shares[name]:.1%}" for name in most)
+        say(f"probabilities are for texts among which labels have these shares: {listed}")
     if fitted.abstain != "never":
         right = "" if fitted.accuracy is None else f", {fitted.accuracy:.4f} of them right"
         say(

@@ -10,8 +10,10 @@ from scipy.special import softmax
 
 from labeltune.console.terminal import say
 from labeltune.data.labels import Indices, Probabilities
-from labeltune.evaluation.metrics import Flags, Interval, log_loss, share_interval
+from labeltune.data.prevalence import effective, row_weights
+from labeltune.evaluation.metrics import Flags, Interval, effective_interval, share_interval
 from labeltune.inference.calibration import Calibration, Logits
+from labeltune.probing.regression import row_losses
 
 BINS = 10
 """Bins of confidence, of equal width."""
@@ -19,16 +21,22 @@ HIGH, LOW = 0.9, 0.6
 """Above the first a confidence counts as high, below the second as low."""
 
 Confidence = NDArray[np.float64]
+Weights = NDArray[np.float64]
+"""How much each row counts, `[rows]`."""
 
 
 def analyse(logits: Logits, labels: Indices, calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
     """Everything that confidence_analysis.json holds, of the test rows.
+
+    It is of the calibration for the shares of these rows. Where the classifier is used at other shares, `prevalence`
+    has what its answers there are worth, the rows counting by importance.
 
     Args:
         logits: before the temperature, `[rows, num_labels]`.
         labels: index of each row's label, `[rows]`.
         names: label names, `[num_labels]`.
     """
+    used, calibration = calibration, calibration.measured
     given, raw = calibration.probabilities(logits), softmax(logits.astype(np.float64), axis=1)
     guesses, confidence = calibration.answers(given), calibration.confidence(given)
     right = guesses == labels
@@ -56,11 +64,31 @@ def analyse(logits: Logits, labels: Indices, calibration: Calibration, names: Se
         },
         "abstention": _abstention(confidence, right, calibration),
         "prediction_sets": _prediction_sets(given, guesses, labels, calibration),
+        "prevalence": _at_prevalence(logits, labels, used, names) if used.on_rows else None,
+    }
+
+
+def _at_prevalence(logits: Logits, labels: Indices, calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
+    """Figures of the calibration for other shares of the labels, the rows weighted to them."""
+    weights = row_weights(labels, np.array([calibration.shares[name] for name in names]))
+    given = calibration.probabilities(logits)
+    guesses, confidence = calibration.answers(given), calibration.confidence(given)
+    right = guesses == labels
+    return {
+        "shares": calibration.shares,
+        "avg_confidence": float(np.average(confidence, weights=weights)),
+        "calibration": calibration_figures(labels, given, guesses, names, weights),
+        "abstention": _abstention(confidence, right, calibration, weights),
+        "prediction_sets": _prediction_sets(given, guesses, labels, calibration, weights),
     }
 
 
 def calibration_figures(
-    labels: Indices, given: Probabilities, guesses: Indices, names: Sequence[str]
+    labels: Indices,
+    given: Probabilities,
+    guesses: Indices,
+    names: Sequence[str],
+    weights: Weights | None = None,
 ) -> dict[str, Any]:
     """Calibration error, Brier score, log-loss and reliability curve, and how calibrated each label's answers are.
 
@@ -73,65 +101,88 @@ def calibration_figures(
         given: `[rows, num_labels]`.
         guesses: index of the label that is answered, `[rows]`.
         names: label names, `[num_labels]`.
+        weights: of the rows, `[rows]`; None for equal ones.
     """
+    weights = np.ones(len(labels)) if weights is None else weights
     confidence, right = given[np.arange(len(labels)), guesses], guesses == labels
-    per_label = {
-        name: _label_figures(confidence[guesses == place], right[guesses == place], given[:, place], labels == place)
-        for place, name in enumerate(names)
-    }
+    per_label = {}
+    for place, name in enumerate(names):
+        said, of_label = guesses == place, labels == place
+        value, interval = _share(right[said], weights[said])
+        per_label[name] = {
+            "answered": int(said.sum()),
+            "confidence": float(np.average(confidence[said], weights=weights[said])) if value is not None else None,
+            "accuracy": value,
+            "accuracy_interval": interval,
+            "classwise_ece": expected_calibration_error(given[:, place], of_label, weights),
+            "reliability": reliability(given[:, place], of_label, weights),
+        }
     return {
-        "ece": expected_calibration_error(confidence, right),
+        "ece": expected_calibration_error(confidence, right, weights),
         "classwise_ece": float(np.mean([figures["classwise_ece"] for figures in per_label.values()])),
-        "brier": brier(labels, given),
-        "log_loss": log_loss(labels, given),
-        "reliability": reliability(confidence, right),
+        "brier": float(np.average(_squares(labels, given), weights=weights)),
+        "log_loss": float(np.average(row_losses(labels, given), weights=weights)),
+        "reliability": reliability(confidence, right, weights),
         "per_label": per_label,
     }
 
 
-def _label_figures(confidence: Confidence, right: Flags, shares: Confidence, of_label: Flags) -> dict[str, Any]:
-    """Confidence and accuracy of the answers with one label, and the class-wise error of its probability."""
-    answered = len(confidence)
-    return {
-        "answered": answered,
-        "confidence": float(confidence.mean()) if answered else None,
-        "accuracy": float(right.mean()) if answered else None,
-        "accuracy_interval": _record(share_interval(int(right.sum()), answered)),
-        "classwise_ece": expected_calibration_error(shares, of_label),
-        "reliability": reliability(shares, of_label),
-    }
+def _share(flags: Flags, weights: Weights, chosen_by: float = 0.0) -> tuple[float | None, dict[str, Any] | None]:
+    """Weighted share of the flags, and its interval; None of no rows.
+
+    Args:
+        flags: `[rows]`.
+        weights: `[rows]`.
+        chosen_by: rows that chose what the flags tell of. With them the interval is that of what such a choice gives:
+            both samples vary, as if the share were of 1 / (1 / rows + 1 / chosen_by) rows. 0 for no choice.
+    """
+    if not len(flags) or not weights.any():
+        return None, None
+    rows = effective(weights)
+    value = float(np.average(flags, weights=weights))
+    if chosen_by:
+        return value, _record(effective_interval(value, 1 / (1 / rows + 1 / chosen_by)))
+    if np.ptp(weights) == 0:
+        return value, _record(share_interval(int(flags.sum()), len(flags)))
+    return value, _record(effective_interval(value, rows))
 
 
-def reliability(confidence: Confidence, right: Flags) -> list[dict[str, Any]]:
+def reliability(confidence: Confidence, right: Flags, weights: Weights | None = None) -> list[dict[str, Any]]:
     """Mean confidence and accuracy of the rows of each bin of confidence; a bin without rows has None for both."""
+    weights = np.ones(len(right)) if weights is None else weights
     places = _places(confidence)
     curve = []
     for place, (low, high) in enumerate(zip(*_edges(), strict=True)):
         inside = places == place
-        rows = int(inside.sum())
-        hits = share_interval(int(right[inside].sum()), rows)
+        value, interval = _share(right[inside], weights[inside])
         curve.append(
             {
                 "low": low,
                 "high": high,
-                "rows": rows,
-                "confidence": float(confidence[inside].mean()) if rows else None,
-                "accuracy": float(right[inside].mean()) if rows else None,
-                "interval": _record(hits),
+                "rows": int(inside.sum()),
+                "weight": float(weights[inside].sum() / weights.sum()),
+                "confidence": None if value is None else float(np.average(confidence[inside], weights=weights[inside])),
+                "accuracy": value,
+                "interval": interval,
             }
         )
     return curve
 
 
-def expected_calibration_error(confidence: Confidence, right: Flags) -> float:
+def expected_calibration_error(confidence: Confidence, right: Flags, weights: Weights | None = None) -> float:
     """Mean distance of confidence and accuracy over the bins, weighted by their rows (Naeini et al. 2015)."""
-    curve = reliability(confidence, right)
-    return sum(abs(part["confidence"] - part["accuracy"]) * part["rows"] for part in curve if part["rows"]) / len(right)
+    curve = reliability(confidence, right, weights)
+    return sum(abs(part["confidence"] - part["accuracy"]) * part["weight"] for part in curve if part["weight"])
 
 
 def brier(labels: Indices, given: Probabilities) -> float:
     """Mean squared distance to the true label's unit vector, summed over the labels: 0 to 2 (Brier 1950)."""
-    return float(((given - np.eye(given.shape[1])[labels]) ** 2).sum(axis=1).mean())
+    return float(_squares(labels, given).mean())
+
+
+def _squares(labels: Indices, given: Probabilities) -> NDArray[np.float64]:
+    squares: NDArray[np.float64] = ((given - np.eye(given.shape[1])[labels]) ** 2).sum(axis=1)
+    return squares
 
 
 def risk_coverage(confidence: Confidence, right: Flags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -159,42 +210,59 @@ def best_aurc(errors: int, rows: int) -> float:
     return float((np.maximum(taken - (rows - errors), 0) / taken).mean())
 
 
-def _abstention(confidence: Confidence, right: Flags, calibration: Calibration) -> dict[str, Any]:
+def _abstention(
+    confidence: Confidence, right: Flags, calibration: Calibration, weights: Weights | None = None
+) -> dict[str, Any]:
+    """What is answered, and how much of it rightly; the intervals allow for the rows that chose the threshold."""
+    weights = np.ones(len(right)) if weights is None else weights
     answered = confidence >= calibration.threshold
-    hits = right[answered]
-    among = share_interval(int(hits.sum()), len(hits))
+    chosen_by = calibration.effective_rows
+    coverage, coverage_interval = _share(answered, weights, chosen_by)
+    accuracy, accuracy_interval = _share(right[answered], weights[answered], chosen_by * calibration.coverage)
+    achieved = {"coverage": coverage_interval, "accuracy": accuracy_interval}.get(calibration.abstain)
     return {
         "rule": calibration.abstain,
         "target": calibration.target,
+        "certainty": calibration.certainty,
         "threshold": calibration.threshold,
+        "met": None if achieved is None or calibration.target is None else achieved["high"] >= calibration.target,
         "validation": {
             "coverage": calibration.coverage,
             "accuracy": calibration.accuracy,
             "rows": calibration.rows,
         },
         "test": {
-            "coverage": float(answered.mean()),
-            "coverage_interval": _record(share_interval(int(answered.sum()), len(right))),
-            "accuracy": float(hits.mean()) if len(hits) else None,
-            "accuracy_interval": _record(among),
-            "answered": len(hits),
+            "coverage": coverage,
+            "coverage_interval": coverage_interval,
+            "accuracy": accuracy,
+            "accuracy_interval": accuracy_interval,
+            "answered": int(answered.sum()),
             "rows": len(right),
         },
     }
 
 
 def _prediction_sets(
-    given: Probabilities, guesses: Indices, labels: Indices, calibration: Calibration
+    given: Probabilities,
+    guesses: Indices,
+    labels: Indices,
+    calibration: Calibration,
+    weights: Weights | None = None,
 ) -> dict[str, Any]:
+    weights = np.ones(len(labels)) if weights is None else weights
     held = (given >= calibration.set_threshold) | np.eye(given.shape[1], dtype=bool)[guesses]  # [rows, num_labels]
     covered = held[np.arange(len(labels)), labels]
     sizes = held.sum(axis=1)
+    coverage, interval = _share(covered, weights, calibration.effective_rows)
+    target = calibration.set_coverage
     return {
-        "target": calibration.set_coverage,
+        "target": target,
+        "certainty": calibration.certainty,
         "threshold": calibration.set_threshold,
-        "coverage": float(covered.mean()),
-        "interval": _record(share_interval(int(covered.sum()), len(labels))),
-        "mean_size": float(sizes.mean()),
+        "met": None if interval is None or target is None else interval["high"] >= target,
+        "coverage": coverage,
+        "interval": interval,
+        "mean_size": float(np.average(sizes, weights=weights)),
         "sizes": {str(size): int((sizes == size).sum()) for size in range(given.shape[1] + 1) if (sizes == size).any()},
     }
 
@@ -222,15 +290,17 @@ def show_confidence(figures: dict[str, Any], path: Path) -> None:
     before, after = fitted["before"]["ece"], fitted["after"]["ece"]
     how = f"temperature {fitted['temperature']:.2f}" if fitted["fitted"] else "no temperature, as the settings ask"
     say(f"confidence: {how}; calibration error {before:.3f} before, {after:.3f} after")
-    test = figures["abstention"]["test"]
-    if figures["abstention"]["rule"] != "never":
+    there = figures["prevalence"]
+    if there:
+        error = there["calibration"]["ece"]
+        say(f"where labels are as frequent as in use: calibration error {error:.3f}, and what follows")
+    abstention, sets = ((there or figures)[name] for name in ("abstention", "prediction_sets"))
+    test = abstention["test"]
+    if abstention["rule"] != "never":
         right = "none of them" if test["accuracy"] is None else f"{test['accuracy']:.4f} of them right"
-        say(
-            f"answering from a confidence of {figures['abstention']['threshold']:.3f}: {test['answered']:,} of "
-            f"{test['rows']:,} rows, {right}"
-        )
-    sets = figures["prediction_sets"]
+        missed = f"; the target of {abstention['target']:.0%} is missed" if abstention["met"] is False else ""
+        say(f"answering from a confidence of {abstention['threshold']:.3f}: {test['coverage']:.1%}, {right}{missed}")
     say(
-        f"prediction sets for {sets['target']:.0%}: hold the true label in {sets['coverage']:.1%} of rows, "
+        f"prediction sets for {sets['target']:.0%}: hold the true label in {sets['coverage']:.1%}, "
         f"{sets['mean_size']:.2f} labels each; figures in {path}"
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 import labeltune
 from labeltune.config.evaluation import Evaluate
@@ -349,12 +350,19 @@ def _require_kept(compared: Comparison, bounds: Bounds, to: str) -> None:
 
 
 def _figures(classifier: Classifier, rows: Rows, found: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the content of metrics.json for the export's own predictions."""
+    """What metrics.json holds, of the export's own answers: for the shares of the labels among the test rows.
+
+    The export's answers are for those where it is used; taking the difference off its logits gives the others.
+    """
     if rows.labels is None:
         return None
     labels = np.array(classifier.record.labels.index(rows.labels))
-    given = np.array([list(answer["probabilities"].values()) for answer in found])
-    guesses = np.array(classifier.record.labels.index([answer["label"] for answer in found]))
+    used, measured = classifier.record.calibration, classifier.record.calibration.measured
+    logits = np.array([answer["logits"] for answer in found])
+    if rows.source == str(TEST_ROWS):
+        logits = logits + np.subtract(measured.offset or 0.0, used.offset or 0.0)
+    given = softmax(logits, axis=1)
+    guesses = measured.answers(given)
     settings = Evaluate()
     between = metrics.intervals(labels, given, guesses, seed=settings.seed, resamples=settings.resamples)
     return metrics.summarise(labels, given, classifier.record.labels.names, guesses) | {"intervals": between}

@@ -228,7 +228,7 @@ def load_record(folder: Path) -> Record:
         chosen=content.get("chosen", {}),
         prior=content["prior"],
         validation=content["validation"],
-        calibration=Calibration(**content["calibration"]),
+        calibration=Calibration.read(content["calibration"]),
         examples=content["examples"],
     )
 

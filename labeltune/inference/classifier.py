@@ -198,6 +198,10 @@ class Classifier:
         prefix = shared_prefix(network, encoder)
         return cls(record=record, network=network, encoder=encoder, prefix=prefix, folders=folders)
 
+    def on_rows(self) -> "Classifier":
+        """The classifier as it is measured: calibrated for the shares of the labels among validation and test rows."""
+        return replace(self, record=replace(self.record, calibration=self.record.calibration.measured))
+
     def predict(
         self,
         texts: Iterable[str],

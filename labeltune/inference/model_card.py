@@ -34,6 +34,8 @@ for answer in Classifier.load("models/classifier").predict(texts):
     print(answer.label, answer.confidence, answer.abstained)
 ```
 """
+MOST_SHARES = 4
+"""Labels whose shares are named."""
 ELSEWHERE = "Figures on test rows stand in the project's `metrics/metrics.json`."
 
 
@@ -166,10 +168,19 @@ def _confidence(calibration: Calibration) -> str:
             )
     else:
         text = "Its probabilities are the model's own, uncalibrated."
+    if calibration.on_rows:
+        most = sorted(calibration.shares, key=lambda name: -calibration.shares[name])[:MOST_SHARES]
+        listed = ", ".join(f"{name} {calibration.shares[name]:.1%}" for name in most)
+        text += (
+            f" Probabilities and answers are for texts among which labels have these shares: {listed}"
+            f"{' and so on' if len(calibration.shares) > MOST_SHARES else ''}. Figures on validation and test rows, "
+            "whose shares are others, are for the rows' own."
+        )
     if calibration.threshold:
+        rows = "the validation rows, weighted to those shares" if calibration.on_rows else "the validation rows"
         text += (
             f" It abstains below a confidence of {calibration.threshold:.3f}: it answered {calibration.coverage:.1%} "
-            f"of the validation rows."
+            f"of {rows}."
         )
     return text
 

@@ -85,6 +85,8 @@ def perturb(name: str, text: str, *, row: str, label: int, labels: LabelSet, sev
     return changed if changed.strip() else text
 
 
+CURVE = 4
+"""One row of so many of the sample is changed at each severity, for a curve shows a trend and no verdict reads it."""
 RESAMPLES = 2000
 """Of the bootstrap of the confidence drop."""
 
@@ -151,13 +153,23 @@ class Trial:
 
 
 def plan(given: Given, settings: Robustness) -> list[Trial]:
-    """Change the texts: by the three named perturbations all rows, by others and by other severities a sample."""
+    """Change the texts: by the three named perturbations all rows, by others a sample, by severities a part of it."""
     every, some = list(range(len(given.ids))), given.sample(settings.sample, settings.seed)
+    few = given.sample(severity_sample(settings, len(every)), settings.seed)
     steps = sorted({*settings.severities, settings.severity})
     wanted = [(name, settings.severity, every if name in NAMED else some, False) for name in PERTURBATIONS]
-    wanted += [(name, severity, some, True) for name in NAMED for severity in steps]
+    wanted += [(name, severity, few, True) for name in NAMED for severity in steps]
     with terminal.progress("changing the texts", sum(len(rows) for _, _, rows, _ in wanted)) as progress:
         return [_trial(given, settings.seed, *each, progress) for each in wanted]
+
+
+def severity_sample(settings: Robustness, rows: int) -> int:
+    """How many rows each point of a severity curve is measured on.
+
+    >>> severity_sample(Robustness(), 225), severity_sample(Robustness(), 10)
+    (50, 3)
+    """
+    return -(-min(settings.sample, rows) // CURVE)
 
 
 def _trial(
@@ -212,6 +224,7 @@ def measure(given: Given, trials: Iterable[Trial], answers: Answers, settings: R
         "robustness_score": None if perturbed is None or original == 0 else perturbed / original,
         "rows": len(given.ids),
         "sample": min(settings.sample, len(given.ids)),
+        "severity_sample": severity_sample(settings, len(given.ids)),
         "seed": settings.seed,
         "perturbation_tests": tests,
         "severities": severities,

@@ -237,7 +237,9 @@ def draw_severity(result: dict[str, Any], path: Path, *, dpi: int) -> None:
                       markersize=5, label=label, clip_on=False)  # fmt: skip
             low, high = ([point["flip_rate_interval"][end] for point in points] for end in ("low", "high"))
             axes.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.5)
-        axes.set(title=f"Severity, on {result['sample']:,} test rows", ylabel="answers that flip (95% interval)")
+        axes.set(
+            title=f"Severity, on {result['severity_sample']:,} test rows", ylabel="answers that flip (95% interval)"
+        )
         axes.set(xlabel="share of words or characters that is changed", ylim=(0, None))
         axes.set_xticks(steps, [f"{100 * step:g}%" for step in steps])
         _scale(axes.yaxis)

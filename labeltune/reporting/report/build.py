@@ -28,18 +28,28 @@ def summary(evidence: RunResults, wording: Wording) -> list[tuple[str, Line]]:
 
 def _good(evidence: RunResults, wording: Wording) -> Line:
     figures = evidence.metrics
-    return wording.line(
+    line = wording.line(
         "verdict.accuracy",
         rows=wording.count("rows", figures["n"]),
         accuracy=wording.percent(figures["accuracy"]),
         interval=wording.within(figures["intervals"]["accuracy"]),
+    )
+    there = figures["prevalence"]
+    if there is None:
+        return line
+    return line + wording.line(
+        "verdict.prevalence",
+        shares=model_sections.shares(there["shares"], wording),
+        accuracy=wording.percent(there["accuracy"]),
+        interval=wording.within(there["accuracy_interval"]),
     )
 
 
 def _trust(evidence: RunResults, wording: Wording) -> Line:
     found = evidence.confidence
     assert found is not None, "asked for where confidence was analysed"
-    stated = wording.line("verdict.gap", gap=model_sections.gap(found["calibration"]["after"]["ece"], wording))
+    error = (found["prevalence"]["calibration"] if found["prevalence"] else found["calibration"]["after"])["ece"]
+    stated = wording.line("verdict.gap", gap=model_sections.gap(error, wording))
     return (*model_sections.abstention(found, wording), *stated, *model_sections.temperature(found, wording))
 
 
@@ -68,7 +78,8 @@ def _confidence(evidence: RunResults, wording: Wording) -> list[KeyFigure]:
     found = evidence.confidence
     if found is None:
         return []
-    calibration, test = found["calibration"], found["abstention"]["test"]
+    calibration, abstention = found["calibration"], (found["prevalence"] or found)["abstention"]
+    test = abstention["test"]
     tiles = [
         KeyFigure(
             label=wording.text("figure.ece"),
@@ -76,7 +87,7 @@ def _confidence(evidence: RunResults, wording: Wording) -> list[KeyFigure]:
             detail=wording.line("tile.before", before=wording.figure(calibration["before"]["ece"])),
         )
     ]
-    if found["abstention"]["threshold"]:
+    if abstention["threshold"]:
         tiles.append(
             KeyFigure(
                 label=wording.text("tile.answered"),

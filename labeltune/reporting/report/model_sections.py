@@ -27,6 +27,7 @@ def accuracy_section(evidence: RunResults, wording: Wording) -> Section:
             },
         ),
         _per_class(figures, wording),
+        *_prevalence(evidence, wording),
     ]
     return Section(anchor="quality", title=wording.text("accuracy.title"), blocks=blocks)
 
@@ -152,6 +153,67 @@ def _per_class(figures: Figures, wording: Wording) -> Table:
     )
 
 
+def _prevalence(evidence: RunResults, wording: Wording) -> list[Block]:
+    """The same figures where the labels are as frequent as in use; nothing where the test rows have those shares."""
+    figures, found = evidence.metrics, evidence.confidence
+    there = figures["prevalence"]
+    if there is None:
+        return []
+    overall = [
+        ("accuracy", wording.sure(figures["accuracy"], figures["intervals"]["accuracy"]),
+         wording.sure(there["accuracy"], there["accuracy_interval"])),
+        ("macro_f1", (wording.figure(figures["macro_f1"]),), (wording.figure(there["macro_f1"]),)),
+        ("log_loss", (wording.figure(figures["log_loss"]),), (wording.figure(there["log_loss"]),)),
+    ]  # fmt: skip
+    if found is not None:
+        errors = [part["calibration"] for part in (found, found["prevalence"])]
+        errors[0] = errors[0]["after"]
+        overall += [
+            (key, *((wording.figure(part[key]),) for part in errors)) for key in ("ece", "classwise_ece")
+        ]  # fmt: skip
+    notes = [wording.line("prevalence.note")]
+    if there["missing"]:
+        missing: list[Line] = [(Name(name),) for name in there["missing"]]
+        notes.append(wording.line("prevalence.missing", labels=wording.listed(missing)))
+    classes = [
+        [
+            (Name(name),),
+            (wording.percent(figures["per_class"][name]["support"] / figures["n"]),),
+            (wording.percent(row["share"]),),
+            *((wording.percent(part[key]),) for key in ("precision", "recall")
+              for part in (figures["per_class"][name], row)),
+        ]
+        for name, row in there["per_class"].items()
+    ]  # fmt: skip
+    header = ("label", "share_here", "share_there", "precision_here", "precision_there", "recall_here", "recall_there")
+    return [
+        Paragraph(wording.line("prevalence.scope", shares=shares(there["shares"], wording))),
+        Table(
+            title=wording.line("prevalence.overall"),
+            header=[wording.line(f"column.{key}") for key in ("figure", "here", "there")],
+            rows=[[(wording.text(f"figure.{key}"),), here, beyond] for key, here, beyond in overall],
+            notes=notes,
+        ),
+        Table(
+            title=wording.line("prevalence.per_class"),
+            header=[wording.line(f"column.{key}") for key in header],
+            rows=classes,
+        ),
+    ]
+
+
+MOST_SHARES = 4
+"""Labels whose shares a sentence names."""
+
+
+def shares(found: dict[str, float], wording: Wording) -> Line:
+    """The shares of the most frequent labels."""
+    most = sorted(found, key=lambda name: -found[name])[:MOST_SHARES]
+    return wording.listed(
+        [wording.line("prevalence.share", label=Name(name), share=wording.percent(found[name])) for name in most]
+    )
+
+
 NOTABLE = 0.005
 """Confidence that is less than this off the accuracy counts as neither too high nor too low."""
 
@@ -271,8 +333,8 @@ def _sorting(found: Figures, wording: Wording) -> Line:
 
 
 def abstention(found: Figures, wording: Wording) -> Line:
-    """From which confidence it answers, and what the answers on test rows are worth."""
-    rule = found["abstention"]
+    """From which confidence it answers, and what the answers are worth, at the shares of labels where it is used."""
+    rule = (found["prevalence"] or found)["abstention"]
     test = rule["test"]
     if rule["rule"] == "never":
         return wording.line("confidence.never")
@@ -281,18 +343,22 @@ def abstention(found: Figures, wording: Wording) -> Line:
     threshold = wording.figure(rule["threshold"])
     if not test["answered"]:
         return wording.line("confidence.answers_none", threshold=threshold)
-    return wording.line(
-        "confidence.abstains",
+    line = wording.line(
+        "confidence.abstains_there" if found["prevalence"] else "confidence.abstains",
         threshold=threshold,
         coverage=wording.percent(test["coverage"]),
         coverage_interval=wording.within(test["coverage_interval"]),
         accuracy=wording.percent(test["accuracy"]),
         accuracy_interval=wording.within(test["accuracy_interval"]),
     )
+    if rule["met"] is False:
+        line += wording.line("confidence.missed", target=wording.percent(rule["target"]))
+    return line
 
 
 def _answered(found: Figures, wording: Wording) -> Table:
-    rule = found["abstention"]
+    """What is answered at the shares where it is used; the validation rows chose the threshold."""
+    rule = (found["prevalence"] or found)["abstention"]
     rows: list[list[Line]] = []
     for split in ("validation", "test"):
         part = rule[split]
@@ -304,7 +370,14 @@ def _answered(found: Figures, wording: Wording) -> Table:
         rows.append([(wording.text(f"split.{split}"),), (f"{part['rows']:,}",), *shown])
     notes = []
     if rule["target"] is not None:
-        notes = [wording.line(f"confidence.rule_{rule['rule']}", target=wording.percent(rule["target"]))]
+        notes = [
+            wording.line(
+                f"confidence.rule_{rule['rule']}",
+                target=wording.percent(rule["target"]),
+                certainty=wording.percent(rule["certainty"]),
+            ),
+            wording.line("confidence.two_samples"),
+        ]
     if None in (rule["validation"]["accuracy"], rule["test"]["accuracy"]):
         notes.append(wording.line("undefined.answered"))
     columns = ("split", "rows", "answered", "right")
@@ -317,7 +390,7 @@ def _answered(found: Figures, wording: Wording) -> Table:
 
 
 def _sets(found: Figures, wording: Wording) -> Line:
-    sets = found["prediction_sets"]
+    sets = (found["prevalence"] or found)["prediction_sets"]
     if sets["target"] is None:
         return wording.line("confidence.no_sets")
     sizes = [
@@ -327,6 +400,7 @@ def _sets(found: Figures, wording: Wording) -> Line:
     return wording.line(
         "confidence.sets",
         target=wording.percent(sets["target"]),
+        certainty=wording.percent(sets["certainty"]),
         coverage=wording.percent(sets["coverage"]),
         interval=wording.within(sets["interval"]),
         mean=wording.figure(sets["mean_size"], 2),

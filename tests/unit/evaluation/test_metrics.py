@@ -29,6 +29,7 @@ def test_figures_equal_scikit_learns() -> None:
     assert figures["roc_auc"] == pytest.approx(
         sklearn_metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro")
     )
+    assert figures["auc"] == figures["roc_auc"]
     assert figures["log_loss"] == pytest.approx(sklearn_metrics.log_loss(labels, probabilities))
     assert figures["n"] == 200
     assert figures["confusion_matrix"]["a"]["b"] == sklearn_metrics.confusion_matrix(labels, guesses)[0, 1]

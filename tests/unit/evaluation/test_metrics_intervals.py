@@ -105,3 +105,11 @@ def test_intervals_of_a_difference_hold_the_truth_as_often_as_they_say(first: fl
 def test_one_error_more_never_raises_an_end_of_the_interval_of_a_share() -> None:
     found = [metrics.share_interval(hits, 40) for hits in range(41)]
     assert all(a.low <= b.low and a.high <= b.high for a, b in pairwise(found))
+
+
+def test_a_paired_interval_at_another_level_agrees_with_the_test_at_that_level() -> None:
+    for only_first in range(3, 12):
+        p_value = metrics.paired_test(np.arange(100) < 50 + only_first, np.arange(100) < 50).p_value
+        for level in (0.95, 0.99, 0.9967):
+            low = metrics.paired_interval(only_first, 0, 100, level).low
+            assert (low > 0) == (p_value < 1 - level)

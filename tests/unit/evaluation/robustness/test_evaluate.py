@@ -152,15 +152,21 @@ def test_named_perturbations_take_every_row_and_the_others_the_stated_sample() -
     for name, measured in result["perturbation_tests"].items():
         assert measured["rows"] == (30 if name in NAMED else 7)
         assert measured["severity"] == (0.1 if PERTURBATIONS[name].graded else None)
+    assert result["severity_sample"] == 2
     for name in NAMED:
-        assert [(point["severity"], point["rows"]) for point in result["severities"][name]] == [
-            (0.1, 7),
-            (0.2, 7),
-            (0.4, 7),
-        ]
+        points = [(point["severity"], point["rows"]) for point in result["severities"][name]]
+        assert points == [(0.1, 2), (0.2, 2), (0.4, 2)]
     assert set(rows.sample(5, 0)) < set(rows.sample(7, 0))
     assert rows.sample(7, 0) != rows.sample(7, 1)
     assert rows.sample(99, 0) == list(range(30))
+
+
+def test_by_default_every_change_is_measured_on_200_rows_or_all_where_there_are_fewer() -> None:
+    for count in (225, 30):
+        texts = [f"message number {i}" for i in range(count)]
+        trials = evaluate.plan(given(texts, Stub(lambda text: 0.4)), Robustness())
+        tests = {trial.name: len(trial.rows) for trial in trials if not trial.curve}
+        assert all(tests[name] == (count if name in NAMED else min(200, count)) for name in PERTURBATIONS)
 
 
 def test_a_row_is_changed_alike_whatever_rows_are_beside_it() -> None:
@@ -175,6 +181,7 @@ def test_a_row_is_changed_alike_whatever_rows_are_beside_it() -> None:
     trials = evaluate.plan(fewer, settings)
     some = evaluate.rows(fewer, trials, evaluate.predict(stub, fewer, trials))
     key = ["perturbation", "severity", "id"]
+    some = some[some["severity"].isna() | (some["severity"] == settings.severity)]  # curves are of other rows
     both = some.merge(table, on=key, suffixes=("", "_all"))
     assert len(both) == len(some)
     assert (both["changed_text"] == both["changed_text_all"]).all()

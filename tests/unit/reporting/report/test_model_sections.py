@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from labeltune.config.evaluation import Calibrate
+from labeltune.evaluation.calibration import World, calibrate
+from labeltune.evaluation.confidence import analyse
+from labeltune.evaluation.prevalence import at_shares
 from labeltune.reporting.report import build, model_sections
 from labeltune.reporting.report.i18n import Wording
 from labeltune.reporting.report.render import markdown
@@ -94,3 +98,33 @@ def test_confusions_are_counted_as_scikit_learn_counts_them() -> None:
     line = build.plain(model_sections.confusions(metrics.summarise(labels, given, ["a", "b", "c"]), Wording("en")))
     first, second = ("abc"[int(position)] for position in place)
     assert line.startswith(f"{matrix.sum()} errors, most often {first} predicted as {second} ({matrix.max()})")
+
+
+def test_what_the_answers_are_worth_in_use_stands_beside_the_figures_of_balanced_rows(evidence: RunResults) -> None:
+    names = ("ham", "spam")
+    rows, logits = rows_and_logits(names)
+    labels = np.array([names.index(label) for label in rows["label"]])
+    shares = {"ham": 0.9, "spam": 0.1}
+    world = World(measured=[], used=np.log([1.8, 0.2]).tolist(), shares=shares)
+    fitted = calibrate(logits, labels, Calibrate(), None, world)
+    given = fitted.probabilities(logits)
+    there = at_shares(labels, given, fitted.answers(given), names, shares, seed=0, resamples=200)
+    changed = replace(
+        evidence,
+        metrics=evidence.metrics | {"prevalence": there},
+        confidence=analyse(logits, labels, fitted, names),
+    )
+    for language, words in (
+        ("en", ("as frequent as in use (`ham` 90.0%", "`spam` 10.0%")),
+        ("zh", ("实际使用的标签比例下（`ham` 90.0%", "`spam` 10.0%")),
+    ):
+        text = markdown(compose(changed, language))
+        assert words[0] in text
+        assert words[1] in text
+        assert f"{100 * there['accuracy']:.1f}%" in text
+        assert f"{fitted.threshold:.3f}" in text  # the threshold that the classifier abstains by, not the rows' own
+    spam = there["per_class"]["spam"]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(compose(changed)).splitlines()]
+    (row,) = (row for row in cells if len(row) == 7 and row[0] == "`spam`" and row[2] == "10.0%")
+    assert row[4] == f"{100 * spam['precision']:.1f}%"
+    assert row[6] == f"{100 * spam['recall']:.1f}%"
