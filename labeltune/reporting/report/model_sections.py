@@ -166,16 +166,15 @@ def _prevalence(evidence: RunResults, wording: Wording) -> list[Block]:
         ("log_loss", (wording.figure(figures["log_loss"]),), (wording.figure(there["log_loss"]),)),
     ]  # fmt: skip
     if found is not None:
-        errors = [part["calibration"] for part in (found, found["prevalence"])]
-        errors[0] = errors[0]["after"]
+        here, beyond = found["calibration"]["after"], found["prevalence"]["calibration"]
         overall += [
-            (key, *((wording.figure(part[key]),) for part in errors)) for key in ("ece", "classwise_ece")
+            (key, (wording.figure(here[key]),), (wording.figure(beyond[key]),)) for key in ("ece", "classwise_ece")
         ]  # fmt: skip
     notes = [wording.line("prevalence.note")]
     if there["missing"]:
         missing: list[Line] = [(Name(name),) for name in there["missing"]]
         notes.append(wording.line("prevalence.missing", labels=wording.listed(missing)))
-    classes = [
+    classes: list[list[Line]] = [
         [
             (Name(name),),
             (wording.percent(figures["per_class"][name]["support"] / figures["n"]),),
@@ -191,7 +190,7 @@ def _prevalence(evidence: RunResults, wording: Wording) -> list[Block]:
         Table(
             title=wording.line("prevalence.overall"),
             header=[wording.line(f"column.{key}") for key in ("figure", "here", "there")],
-            rows=[[(wording.text(f"figure.{key}"),), here, beyond] for key, here, beyond in overall],
+            rows=[[(wording.text(f"figure.{key}"),), first, second] for key, first, second in overall],
             notes=notes,
         ),
         Table(
