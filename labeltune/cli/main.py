@@ -103,6 +103,9 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument(
         "--batch-tokens", type=int, metavar="N", help="tokens computed at once; fewer take less memory"
     )
+    predict.add_argument(
+        "--escape-formulas", action="store_true", help="in CSV, write ' before a cell that a spreadsheet would compute"
+    )
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -121,6 +124,7 @@ def _predict(options: argparse.Namespace) -> None:
         encoding=options.encoding,
         batch_tokens=options.batch_tokens,
         as_json=options.json,
+        escape_formulas=options.escape_formulas,
     )
 
 

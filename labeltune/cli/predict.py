@@ -115,8 +115,8 @@ def demonstrate(classifier: Classifier) -> list[str]:
     return classifier.record.examples
 
 
-def summarise(summary: Summary, target: Path, seconds: float) -> None:
-    """Print what was done with a file."""
+def summarise(summary: Summary, target: Path, seconds: float, *, escaped: bool = False) -> None:
+    """Print what was done with a file; `escaped` tells whether cells were written so that none is a formula."""
     answered = summary.rows - summary.skipped
     fresh = summary.rows - summary.resumed
     terminal.table("answers", ["label", "rows"], list(summary.labels.items()))
@@ -124,6 +124,8 @@ def summarise(summary: Summary, target: Path, seconds: float) -> None:
     notes += [f"{summary.skipped:,} without a text, left without an answer"] * bool(summary.skipped)
     notes += [f"{summary.resumed:,} taken from the run before"] * bool(summary.resumed)
     notes += [f"{field} is in {name}: the rows have a {field} already" for field, name in summary.renamed.items()]
+    what = "have ' before them" if escaped else "are formulas to a spreadsheet, unless written with --escape-formulas"
+    notes += [f"{summary.formulas:,} cells that begin with =, +, - or @ {what}"] * bool(summary.formulas)
     terminal.say(f"{answered:,} of {summary.rows:,} rows: {'; '.join(notes)}")
     terminal.say(f"written to {target} ({fresh / max(seconds, 1e-9):,.0f} rows/s)")
 
@@ -141,6 +143,7 @@ def predict(
     encoding: str,
     batch_tokens: int | None,
     as_json: bool,
+    escape_formulas: bool = False,
 ) -> None:
     """The work of `labeltune predict`.
 
@@ -157,7 +160,10 @@ def predict(
         _predict_pipe(folder, out, options, batch_tokens=batch_tokens)
         return
     if file:
-        _predict_file(folder, Path(file), out, options, batch_tokens=batch_tokens, as_json=as_json)
+        _predict_file(
+            folder, Path(file), out, options,
+            batch_tokens=batch_tokens, as_json=as_json, escape_formulas=escape_formulas,
+        )  # fmt: skip
         return
     classifier = Classifier.load(folder)
     if interactive:
@@ -178,7 +184,14 @@ def _predict_pipe(folder: Path, out: Path | None, options: dict[str, Any], *, ba
 
 
 def _predict_file(
-    folder: Path, source: Path, out: Path | None, options: dict[str, Any], *, batch_tokens: int | None, as_json: bool
+    folder: Path,
+    source: Path,
+    out: Path | None,
+    options: dict[str, Any],
+    *,
+    batch_tokens: int | None,
+    as_json: bool,
+    escape_formulas: bool,
 ) -> None:
     """Label a file; what is wrong with it is told before the classifier is loaded."""
     if not out:
@@ -197,11 +210,13 @@ def _predict_file(
     started = time.perf_counter()
     try:
         with nullcontext() if as_json else terminal.bar(f"labelling {source}", table.rows) as bar:
-            summary = batch.answer_file(classifier, table, out, bar, batch_tokens=batch_tokens)
+            summary = batch.answer_file(
+                classifier, table, out, bar, batch_tokens=batch_tokens, escape_formulas=escape_formulas
+            )
     except KeyboardInterrupt:
         print("the answers so far are kept: the same command goes on behind them", file=sys.stderr)
         raise
     if as_json:
         terminal.print_json(asdict(summary))
     else:
-        summarise(summary, out, time.perf_counter() - started)
+        summarise(summary, out, time.perf_counter() - started, escaped=escape_formulas)

@@ -11,6 +11,7 @@ from labeltune.evaluation.robustness.editing import language
 from labeltune.inference.artifact import Record
 from labeltune.inference.model_card import Exported
 from labeltune.modeling.prompts import Template
+from labeltune.runtime.markdown import escape
 
 NAMES = {"accuracy": "Accuracy", "macro_f1": "F1, macro", "roc_auc": "ROC-AUC"}
 HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "roc_auc": "roc_auc"}
@@ -192,7 +193,7 @@ def _figures(record: Record, figures: dict[str, Any] | None) -> str:
     ]
     return "\n".join(
         [
-            f"\n\nThis export on {figures['n']:,} test rows of {record.dataset}:\n",
+            f"\n\nThis export on {figures['n']:,} test rows of {escape(record.dataset)}:\n",
             "| figure | value | 95% interval |",
             "|---|---|---|",
             *lines,

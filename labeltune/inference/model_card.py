@@ -9,6 +9,7 @@ from labeltune.config.model import Model, Prompt, Train
 from labeltune.data.labels import LabelSet
 from labeltune.inference.artifact import Record
 from labeltune.inference.calibration import Calibration
+from labeltune.runtime.markdown import code_block, escape
 
 METHODS = {
     "full": "every weight was trained",
@@ -69,18 +70,18 @@ def card(
     """Return the card as Markdown with the header that the Hugging Face Hub reads."""
     listing = "\n".join(f"    {json.dumps(text, ensure_ascii=False)}," for text in examples or ["a text"])
     listed = "\n".join(
-        f"- {name}" + (f" (as “{word}” in the prompt)" if word != name else "")
+        f"- {escape(name)}" + (f" (as “{escape(word)}” in the prompt)" if word != name else "")
         for name, word in zip(labels.names, labels.words, strict=True)
     )
-    settings = "\n".join(f"| {name} | {value} |" for name, value in _settings(train).items())
-    reasons = "".join(f"\n\nChosen for `train.{name}: auto` was {reason}." for name, reason in chosen.items())
+    settings = "\n".join(f"| {name} | {escape(str(value))} |" for name, value in _settings(train).items())
+    reasons = "".join(f"\n\nChosen for `train.{name}: auto` was {escape(reason)}." for name, reason in chosen.items())
     figures = "\n".join(f"| {name} | {validation[name]:.3f} |" for name in ("accuracy", "macro_f1", "loss"))
     count = rows["validation"]
     header = exported.header if exported else _header(model, train)
     return f"""---
 {header}---
 
-# {dataset}: a text classifier made from {model.title}
+# {escape(dataset)}: a text classifier made from {escape(model.title)}
 
 Made with labeltune {labeltune.__version__}: {METHODS[train.method]};
 {HEADS[train.head]}.
@@ -91,8 +92,8 @@ Made with labeltune {labeltune.__version__}: {METHODS[train.method]};
 
 ## Data
 
-{dataset} (licence: {license or "unknown"}): {rows["train"]:,} rows to train, {count:,} to validate.
-The base model's licence ({model.license or "unknown"}) applies to this model as well.
+{escape(dataset)} (licence: {escape(license or "unknown")}): {rows["train"]:,} rows to train, {count:,} to validate.
+The base model's licence ({escape(model.license or "unknown")}) applies to this model as well.
 
 ## Training
 
@@ -122,14 +123,12 @@ One row is {100 / count:.2f} points of accuracy. {exported.figures if exported e
 
 `{{text}}` stands for the text:
 
-```
-{prompt.template}
-```
+{code_block(prompt.template)}
 """
 
 
 def _header(model: Model, train: Train) -> str:
-    return f"""base_model: {model.title}
+    return f"""base_model: {json.dumps(model.title)}
 library_name: {"transformers" if train.method == "full" else "peft"}
 pipeline_tag: text-classification
 tags:

@@ -44,6 +44,8 @@ class Summary:
     """Label -> answers."""
     renamed: dict[str, str]
     """Field -> the column it is written to, where the row has one of its name."""
+    formulas: int = 0
+    """Cells of a CSV file that a spreadsheet would compute; each has a `'` before it where that was asked for."""
 
 
 def kind_of(target: Path, source: Path) -> str:
@@ -61,7 +63,13 @@ def kind_of(target: Path, source: Path) -> str:
 
 
 def answer_file(
-    classifier: Classifier, table: Table, target: Path, bar: Bar | None = None, *, batch_tokens: int | None = None
+    classifier: Classifier,
+    table: Table,
+    target: Path,
+    bar: Bar | None = None,
+    *,
+    batch_tokens: int | None = None,
+    escape_formulas: bool = False,
 ) -> Summary:
     """Label every row of a file and write it with the answers beside its own columns, in its order.
 
@@ -74,6 +82,7 @@ def answer_file(
         target: a file of one of `WRITTEN`.
         bar: told of the rows that are done.
         batch_tokens: as in `Classifier.predict`; another value goes on with the same answers.
+        escape_formulas: as in `Writer`.
 
     Raises:
         UserError: a file can't be read or written, or another process writes to the same target.
@@ -103,7 +112,10 @@ def answer_file(
         if bar:
             bar.note = f"writing {target}"
             bar.advance(0)
-        with replacing(target) as partial, Writer(partial, kind, table, schema) as writer:
+        with (
+            replacing(target) as partial,
+            Writer(partial, kind, table, schema, escape_formulas=escape_formulas) as writer,
+        ):
             summary = _join(table, part, writer, done)
         for left in (state, part, lock):
             left.unlink(missing_ok=True)
@@ -251,4 +263,5 @@ def _join(table: Table, part: Path, writer: Writer, resumed: int) -> Summary:
         truncated=truncated,
         labels=dict(sorted(labels.items(), key=lambda item: -item[1])),
         renamed={field: name for field, name in names.items() if field != name},
+        formulas=writer.formulas,
     )

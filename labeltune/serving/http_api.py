@@ -399,8 +399,6 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 KEY = "LABELTUNE_KEY"
 WAITING_CONNECTIONS = 256
 """Connections beyond those whose requests are answered: idle ones, and those whose requests have not arrived."""
-WEBSOCKET_BYTES = 4_000_000
-"""Most bytes of a message to the chat."""
 WARMING = "a text to warm up with"
 
 
@@ -434,7 +432,7 @@ def serve(folder: Path, *, host: str, port: int, limits: Limits, chat: bool = Fa
         body_seconds=limits.seconds,
         host=host,
         port=port,
-        ws_max_size=WEBSOCKET_BYTES,
+        ws_max_size=limits.bytes,
         timeout_graceful_shutdown=round(limits.seconds),
     )
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once everything is closed

@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -167,6 +168,8 @@ def stream_lines(read: Callable[[], bytes], *, format: str, text: str, encoding:
 FIELDS = ("label", "confidence", "probabilities", "abstained", "truncated")
 """What is said of a text, as over HTTP."""
 WRITTEN = ("csv", "jsonl", "parquet")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+"""What a formula begins with in a spreadsheet, after white space that it leaves out, or in East Asian width."""
 TAKEN = "predicted_"
 """Before the name of a field that the row has a column of."""
 
@@ -200,7 +203,20 @@ def schema_of(table: Table) -> pa.Schema:
 class Writer:
     """Rows to a file of one of `WRITTEN`, some at a time."""
 
-    def __init__(self, path: Path, kind: str, table: Table, schema: pa.Schema | None) -> None:
+    def __init__(
+        self, path: Path, kind: str, table: Table, schema: pa.Schema | None, *, escape_formulas: bool = False
+    ) -> None:
+        """Take the file and what is written to it.
+
+        Args:
+            path: the file.
+            kind: one of `WRITTEN`.
+            table: the rows that are answered.
+            schema: types of a Parquet file's columns.
+            escape_formulas: whether a cell of a CSV file that a spreadsheet would compute is written with a `'` before
+                it.
+        """
+        self.escape_formulas, self.formulas = escape_formulas, 0
         self.path, self.kind, self.table, self.schema = path, kind, table, schema
         self.names = columns_of(table)
         self.stack = ExitStack()
@@ -211,7 +227,7 @@ class Writer:
         elif self.kind == "csv":
             names = [*self.table.columns, *self.names.values()]
             self.csv = csv.DictWriter(self.stack.enter_context(CsvStream(self.path)), names, restval="")
-            self.csv.writeheader()
+            self.csv.writerow({name: self._safe(name) for name in names})
         else:
             self.stream = self.stack.enter_context(self.path.open("w", encoding="utf-8", newline=""))
         return self
@@ -222,13 +238,32 @@ class Writer:
     def write(self, rows: list[Row]) -> None:
         """Write some rows."""
         if self.kind == "csv":
-            self.csv.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+            self.csv.writerows({name: self._safe(_cell(value)) for name, value in row.items()} for row in rows)
         elif self.kind == "jsonl":
             self.stream.writelines(to_json(row) + "\n" for row in rows)
         else:
             probabilities = self.names["probabilities"]
             flat = [_plain(row) | {probabilities: _cell(row[probabilities])} for row in rows]
             self.parquet.write_table(pa.Table.from_pylist(flat, schema=self.schema))
+
+    def _safe(self, cell: Any) -> Any:
+        """Count a cell that a spreadsheet would compute, and escape it where that is asked for."""
+        if not is_formula(cell):
+            return cell
+        self.formulas += 1
+        return f"'{cell}" if self.escape_formulas else cell
+
+
+NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*([eE][+-]?[0-9]+)?%?")
+
+
+def is_formula(cell: object) -> bool:
+    """Tell whether a spreadsheet would compute a cell, which may call a program or send what is in other cells.
+
+    >>> is_formula("=1+1"), is_formula("@SUM(A1)"), is_formula("-12.5"), is_formula("a = b")
+    (True, True, False, False)
+    """
+    return isinstance(cell, str) and cell[:1] in FORMULA and len(cell) > 1 and NUMBER.fullmatch(cell) is None
 
 
 def _cell(value: Any) -> Any:

@@ -59,12 +59,24 @@ def precision_recall_points(y_true: np.ndarray, probabilities: np.ndarray, names
     return _table(precision_recall_curves(y_true, probabilities), names, "recall", "precision")
 
 
+def plot_name(name: str) -> str:
+    """Write a label as it may be in DVC's plots, with the full-width form of `<`.
+
+    `dvc plots show` copies labels into a script of its page as they are; with `</script>` a label would end the script,
+    and what follows it would run.
+
+    >>> plot_name("a</script>")
+    'a＜/script>'
+    """
+    return name.replace("<", "＜")
+
+
 def confusion_rows(y_true: np.ndarray, y_pred: np.ndarray, names: list[str]) -> pd.DataFrame:
     """Tabulate label and prediction, by name, of each test row: what a confusion matrix counts.
 
-    `y_true` and `y_pred` are positions in `names`, `[rows]` each.
+    `y_true` and `y_pred` are positions in `names`, `[rows]` each. Names are those of `plot_name`.
     """
-    named = np.asarray(names, dtype=object)
+    named = np.asarray([plot_name(name) for name in names], dtype=object)
     columns = {"label": named[np.asarray(y_true, int)], "prediction": named[np.asarray(y_pred, int)]}
     return pd.DataFrame(columns)
 
@@ -126,6 +138,6 @@ def _table(curves: list[Curve], names: list[str], x: str, y: str) -> pd.DataFram
     rows: list[tuple[str, float, float]] = []
     for curve in curves:
         kept = thinned(curve.x, curve.y)
-        name = names[curve.label]
+        name = plot_name(names[curve.label])
         rows += [(name, *point) for point in zip(curve.x[kept].round(6), curve.y[kept].round(6), strict=True)]
     return pd.DataFrame(rows, columns=["label", x, y])

@@ -6,11 +6,12 @@ import labeltune
 from labeltune.config.evaluation import Report
 from labeltune.console.terminal import say
 from labeltune.reporting.report import comparison_sections, data_sections, model_sections
-from labeltune.reporting.report.document import Code, Document, KeyFigure, Line, Name, visible
+from labeltune.reporting.report.document import Code, Document, KeyFigure, Line, Name
 from labeltune.reporting.report.i18n import LOCALES, Wording
 from labeltune.reporting.report.render import html, markdown
 from labeltune.reporting.report.results import RunResults
 from labeltune.runtime.files import write_text
+from labeltune.runtime.markdown import visible
 
 
 def summary(evidence: RunResults, wording: Wording) -> list[tuple[str, Line]]:

@@ -2,21 +2,18 @@
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
+from labeltune.runtime.markdown import code_point, is_hidden
+
 LONGEST = 600
 """Maximum number of characters of a text to show."""
 CONTEXT = 120
 """Characters that are shown before the first difference of two long texts."""
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories of invisible characters: controls, bidirectional overrides and line separators."""
-JOINERS = "\u200c\u200d"
-"""Zero-width joiners, which scripts and emoji need and which do not reorder text."""
 TOKENS = re.compile(r"[^\W\u2e80-\u9fff\uac00-\ud7af]+|\s+|.", re.DOTALL)
 """Matches a word, a single Chinese character, or white space."""
 
@@ -47,17 +44,6 @@ class Quote:
     """Number of characters in the whole text."""
 
 
-def visible(text: str, kept: str = "") -> str:
-    r"""Show every hidden character but the kept ones as its code point.
-
-    >>> visible("a\u202eb")
-    'a⟨U+202E⟩b'
-    """
-    if text.isprintable():
-        return text
-    return "".join(f"⟨{_point(letter)}⟩" if _hidden(letter) and letter not in kept else letter for letter in text)
-
-
 def quote(text: str) -> Quote:
     """Quote a text from its beginning."""
     return _quote([(text[:LONGEST], False)], 0, text)
@@ -81,19 +67,11 @@ def compare(text: str, changed: str) -> tuple[Quote, Quote]:
 def _quote(parts: Iterable[tuple[str, bool]], start: int, text: str) -> Quote:
     segments: list[Segment] = []
     for part, changed in parts:
-        for hidden, run in groupby(part, _hidden):
+        for hidden, run in groupby(part, is_hidden):
             letters = list(run)
-            shown = [_point(letter) for letter in letters] if hidden else ["".join(letters)]
+            shown = [code_point(letter) for letter in letters] if hidden else ["".join(letters)]
             segments += [Segment(text=piece, point=hidden, changed=changed) for piece in shown]
     return Quote(segments=tuple(segments), start=start, end=min(len(text), start + LONGEST), total=len(text))
-
-
-def _hidden(letter: str) -> bool:
-    return unicodedata.category(letter) in HIDDEN and letter not in JOINERS
-
-
-def _point(letter: str) -> str:
-    return "↵" if letter == "\n" else f"U+{ord(letter):04X}"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Rendering the report as one HTML file and as Markdown."""
 
 import base64
-import re
 import struct
 from pathlib import Path
 
@@ -21,11 +20,8 @@ from labeltune.reporting.report.document import (
     Quote,
     Run,
     Table,
-    visible,
 )
-
-# Only what would be read as something else: a text with a backslash at every full stop is no text any more.
-SPECIAL = re.compile(r"[\\`*_\[\]|~$]|<(?=[A-Za-z/!?])|&(?=#|\w+;)|(?<=www)\.|(?<=:)/(?=/)")
+from labeltune.runtime.markdown import code, escape, longest_backticks, visible
 
 
 def markdown(document: Document) -> str:
@@ -43,27 +39,6 @@ def markdown(document: Document) -> str:
 def line(runs: Line) -> str:
     """Write sentences; a user's word is code, in which nothing is read as anything else."""
     return "".join(_run(run) for run in runs).strip()
-
-
-def escape(text: str) -> str:
-    r"""Take away a text's meaning to Markdown.
-
-    >>> print(escape("![x](http://y) <b> 1 < 2"))
-    !\[x\](http:\//y) \<b> 1 < 2
-    """
-    return SPECIAL.sub(lambda found: f"\\{found[0]}", visible(text))
-
-
-def code(text: str) -> str:
-    """A code span, fenced with more backticks than there are in a row in the text.
-
-    >>> code("a`b")
-    '``a`b``'
-    """
-    shown = visible(text)
-    fence = "`" * (_backticks(shown) + 1)
-    padding = " " if shown.startswith(("`", " ")) or shown.endswith(("`", " ")) else ""
-    return f"{fence}{padding}{shown or ' '}{padding}{fence}"
 
 
 def _block(block: Block) -> str:
@@ -120,14 +95,9 @@ def _quoted(quote: Quote) -> str:
 
 def _listing(listing: Listing) -> str:
     shown = visible(listing.text, kept="\n").rstrip()
-    fence = "`" * max(3, _backticks(shown) + 1)
+    fence = "`" * max(3, longest_backticks(shown) + 1)
     head = f"<details><summary>{line(listing.title)}</summary>"
     return f"{head}\n\n{fence}{listing.language}\n{shown}\n{fence}\n\n</details>"
-
-
-def _backticks(text: str) -> int:
-    """The longest row of them."""
-    return max(map(len, re.findall("`+", text)), default=0)
 
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -6,18 +6,29 @@ import logging
 import shutil
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from labeltune.data.normalization import is_blank
 from labeltune.inference.classifier import Answer, Classifier
 from labeltune.reporting.report.document import Code
-from labeltune.reporting.report.render import escape
 from labeltune.runtime.errors import UserError
+from labeltune.runtime.markdown import escape
 from labeltune.serving.batch import answer_file
-from labeltune.serving.chat.messages import Correction, Messages, append_correction, ranking, said, shortened, whole
+from labeltune.serving.chat.messages import (
+    Correction,
+    Messages,
+    append_correction,
+    ranking,
+    said,
+    shortened,
+    to_line,
+    whole,
+)
 from labeltune.serving.tables import Table
 
 BUTTONS = 5
@@ -29,6 +40,8 @@ ENDINGS = {".csv": ".csv", ".tsv": ".csv", ".txt": ".csv", ".jsonl": ".jsonl"}
 ROWS = 2_000
 """Most rows of a file: a minute or two on a small machine, in which others wait."""
 MIME = "application/octet-stream"
+SESSION_CORRECTIONS, ALL_CORRECTIONS = 4_000_000, 64_000_000
+"""Most bytes of corrections that are kept: of a session, and of all of them until the chat is started again."""
 VISIT = "visit"
 LOG = logging.getLogger(__name__)
 
@@ -41,6 +54,10 @@ class Asked:
     answer: Answer
     message: Any
     """Chainlit's message that holds the answer and its buttons."""
+    key: str
+    """By which a button names it."""
+    corrected: str | None = None
+    """The label of the correction that was kept last."""
 
 
 Step = Callable[["Conversation", Any], Awaitable[None]]
@@ -75,6 +92,8 @@ class Conversation:
     """Where files may lie for the moment."""
     corrections: list[Correction] = field(default_factory=list)
     """Those that were kept since the start."""
+    written: Counter[str] = field(default_factory=Counter)
+    """Session id -> bytes of its corrections."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Texts are answered one at a time: each is fast, and two at once take turns on the same cores."""
     file_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -150,14 +169,17 @@ class Conversation:
             for name in others
         ]
         message = Message(content=self.replies.answer(answer), actions=actions)
-        visit[key] = Asked(text=text, answer=answer, message=message)
+        visit[key] = Asked(text=text, answer=answer, message=message, key=key)
         while len(visit) > REMEMBERED:
             del visit[next(iter(visit))]
         await message.send()
 
     async def _keep(self, asked: Asked, label: str) -> None:
-        from chainlit import Message
+        from chainlit import Message, user_session
 
+        if label == asked.corrected:
+            await Message(content=self.replies.say("correction.again")).send()
+            return
         correction = Correction(
             text=asked.text,
             label=label,
@@ -165,9 +187,19 @@ class Conversation:
             confidence=asked.answer.confidence,
             time=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         )
+        session, size = user_session.get("id"), len(to_line(correction))
+        if self.written[session] + size > SESSION_CORRECTIONS or self.written.total() + size > ALL_CORRECTIONS:
+            await Message(content=self.replies.say("correction.full")).send()
+            return
+        # Before it is written: the same button may be pressed again meanwhile.
+        visit: dict[str, Asked] = user_session.get(VISIT)
+        visit[asked.key] = replace(asked, corrected=label)
+        self.written[session] += size
         try:
             await asyncio.to_thread(append_correction, self.kept, correction)
         except OSError as error:
+            visit[asked.key] = asked
+            self.written[session] -= size
             LOG.exception("the correction could not be written to %s", self.kept)
             reason = Code(error.strerror or type(error).__name__)
             await Message(content=self.replies.say("correction.unwritten", reason=reason)).send()
@@ -193,7 +225,8 @@ class Conversation:
                 table = await asyncio.to_thread(Table.survey, source)
                 if table.rows <= ROWS:
                     async with self.file_turn:
-                        summary = await asyncio.to_thread(answer_file, self.classifier, table, target)
+                        answered = partial(answer_file, self.classifier, table, target, escape_formulas=True)
+                        summary = await asyncio.to_thread(answered)
                     message.content = self.replies.answered(summary)
                     answers = f"{Path(name).stem}-answers{target.suffix}"
                     message.elements = [File(name=answers, path=str(target), display="inline", mime=MIME)]

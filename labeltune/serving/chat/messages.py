@@ -11,8 +11,9 @@ from labeltune.evaluation import metrics
 from labeltune.inference.artifact import Record
 from labeltune.inference.classifier import Answer
 from labeltune.reporting.report import render
-from labeltune.reporting.report.document import Code, Line, join, visible
+from labeltune.reporting.report.document import Code, Line, join
 from labeltune.reporting.report.i18n import Wording
+from labeltune.runtime.markdown import code, visible
 from labeltune.serving.batch import Summary
 
 KEPT = Path("data/raw/corrections.jsonl")
@@ -63,10 +64,15 @@ def said(message: str, names: Iterable[str]) -> str | None:
     return None
 
 
+def to_line(correction: Correction) -> bytes:
+    """Write a correction as a line of the file."""
+    return json.dumps(asdict(correction), ensure_ascii=False).encode() + b"\n"
+
+
 def append_correction(path: Path, correction: Correction) -> None:
     """Add a line to the file, on the disk when this returns; a line that a crash cut off does not swallow it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(asdict(correction), ensure_ascii=False).encode() + b"\n"
+    line = to_line(correction)
     with path.open("a+b") as stream:
         if stream.tell():
             stream.seek(-1, os.SEEK_END)
@@ -205,9 +211,10 @@ class Messages:
         """How a file was answered: rows by label, and how many to mind."""
         wording, total = self.wording, sum(summary.labels.values())
         lines: list[Line] = [wording.line("file.done", rows=wording.count("rows", total))]
-        for key in ("abstained", "truncated", "skipped"):
-            if rows := getattr(summary, key):
-                lines.append(wording.line(f"file.{key}", rows=wording.count("rows", rows)))
+        for key in ("abstained", "truncated", "skipped", "formulas"):
+            if number := getattr(summary, key):
+                unit = "cells" if key == "formulas" else "rows"
+                lines.append(wording.line(f"file.{key}", **{unit: wording.count(unit, number)}))
         head = f"| {wording.text('answer.label')} | | {wording.text('file.rows')} |"
         ranked = list(summary.labels.items())[:LISTED]
         table = [f"| {cell(name)} | {bar(rows / total)} | {rows:,} |" for name, rows in ranked]
@@ -236,7 +243,7 @@ def ranking(probabilities: dict[str, float]) -> Sequence[str]:
 
 def cell(name: str) -> str:
     """A user's word in a table, where a bar parts cells even within code."""
-    return render.code(name).replace("|", "\\|")
+    return code(name).replace("|", "\\|")
 
 
 def bar(share: float) -> str:

@@ -2,6 +2,10 @@ import ast
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+from markdown_it import MarkdownIt
+from ruamel.yaml import YAML
+
 from labeltune.config.model import Model, Prompt, Train
 from labeltune.data.labels import LabelSet
 from labeltune.inference.calibration import NONE, Calibration
@@ -12,17 +16,19 @@ def text(
     calibration: Calibration = NONE,
     chosen: dict[str, str] | None = None,
     examples: Sequence[str] = (),
+    name: str = "",
     **train: object,
 ) -> str:
+    """A card; `name` is whatever a stranger may have called a thing."""
     return card(
         calibration=calibration,
         examples=examples,
-        model=Model(name="base", source="files", folder="x", hub="org/base", license="Apache-2.0"),
-        labels=LabelSet(names=("负面", "spam"), words=("差评", "spam")),
+        model=Model(name="base", source="files", folder="x", hub=name or "org/base", license=name or "Apache-2.0"),
+        labels=LabelSet(names=(name or "负面", "spam"), words=("差评", "spam")),
         train=Train.model_validate({"seed": 7, **train}),
         chosen=chosen or {},
-        prompt=Prompt(template="{labels}? {text} Label:", max_length=99),
-        dataset="messages",
+        prompt=Prompt(template=f"{{labels}}? {{text}} {name} Label:", max_length=99),
+        dataset=name or "messages",
         license=None,
         rows={"train": 1234, "validation": 200},
         validation={"accuracy": 0.9751, "macro_f1": 0.5, "loss": 0.25, "step": 98, "epoch": 1.0},
@@ -32,10 +38,10 @@ def text(
 def test_a_card_tells_data_method_figures_and_limits() -> None:
     shown = text(lora={"rank": 3})
     for line in (
-        "base_model: org/base", "library_name: peft", "- 负面 (as “差评” in the prompt)", "- spam\n", "| seed | 7 |",
+        'base_model: "org/base"', "library_name: peft", "- 负面 (as “差评” in the prompt)", "- spam\n", "| seed | 7 |",
         "messages (licence: unknown): 1,234 rows to train, 200 to validate.", "licence (Apache-2.0) applies",
-        "adapters | rank 3", "| accuracy | 0.975 |", "One row is 0.50 points", "longer than 99 tokens", "{text} Label:",
-        "one of these 2 labels",
+        "adapters | rank 3", "| accuracy | 0.975 |", "One row is 0.50 points", "longer than 99 tokens",
+        "{text}  Label:", "one of these 2 labels",
     ):  # fmt: skip
         assert line in shown, line
     assert "| step |" not in shown
@@ -71,3 +77,26 @@ def test_a_card_tries_the_examples() -> None:
         code = text(examples=examples).split("```python\n")[1].split("```")[0]
         (texts,) = (node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Assign))
         assert ast.literal_eval(texts) == (examples or ["a text"])
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "![x](http://127.0.0.1:9/a.png)",
+    "[x](javascript:alert(1)) *a* _b_ `c` | d",
+    "a\n\n# heading\n\n```\n<img src=x>",
+    "x\ny: !!python/object:os.system\n---\n\u202ea",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_strangers_call_things_becomes_neither_markup_nor_settings(name: str) -> None:
+    def parts(shown: str) -> tuple[dict[str, object], list[str]]:
+        """The header's values, and the kinds of markup in the order of the page."""
+        header, body = shown.removeprefix("---\n").split("\n---\n\n", 1)
+        tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(body)
+        kinds = [inner.type for token in tokens for inner in token.children or [token]]
+        return YAML(typ="safe").load(header), [kind for kind in kinds if kind != "text"]
+
+    (expected, plain), (header, kinds) = parts(text(name="plain")), parts(text(name=name))
+    assert kinds == plain
+    assert header == expected | {"base_model": name}

@@ -119,3 +119,27 @@ def test_what_is_written_in_two_parts_is_read_as_one_table(tmp_path: Path, kind:
     assert [str(row["abstained"]).lower() for row in found] == ["true", "false", "false"]
     given = found[0]["probabilities"]
     assert (given if isinstance(given, dict) else json.loads(given)) == {"ham": 0.5}
+
+
+@pytest.mark.parametrize("escape", [True, False])
+def test_a_cell_that_a_spreadsheet_would_compute_is_counted_and_escaped_where_that_is_asked_for(
+    tmp_path: Path, escape: bool
+) -> None:
+    formulas = ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", "\t=1", "\r=1", "＝1", '=HYPERLINK("http://x")']
+    plain = ["-12.5", "+49", "-1e-3", "-5%", "1+1", "a=b", "-", "", "'=1", " text"]
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "a", "=head": "x"}) + "\n")
+    table = Table.survey(tmp_path / "in.jsonl")
+    for kind in tables.WRITTEN:
+        path = tmp_path / f"out.{kind}"
+        with Writer(path, kind, table, tables.schema_of(table), escape_formulas=escape) as writer:
+            writer.write([
+                {"text": text, "=head": "x", "label": text, "confidence": 0.5, "probabilities": {text: 0.5},
+                 "abstained": False, "truncated": False}
+                for text in formulas + plain
+            ])  # fmt: skip
+        (found,) = Table.survey(path, text="text").chunks()
+        changed = escape and kind == "csv"
+        mark = "'" * changed
+        assert [row["label"] for row in found] == [mark + text for text in formulas] + plain
+        assert f"{mark}=head" in found[0]
+        assert writer.formulas == (2 * len(formulas) + 1) * (kind == "csv")

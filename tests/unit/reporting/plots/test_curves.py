@@ -122,3 +122,16 @@ def test_a_long_risk_curve_is_thinned_and_keeps_its_ends() -> None:
     assert len(table) <= curves.MOST
     assert table["coverage"].iloc[-1] == 1
     assert table["risk"].iloc[-1] == pytest.approx(0.1)
+
+
+def test_no_label_ends_the_script_of_dvcs_page() -> None:
+    names = ["a</script><script>alert(1)</script>", "b<!--", "c"]
+    y_true = np.arange(9) % 3
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 9)
+    for table in (
+        curves.confusion_rows(y_true, y_true, names),
+        curves.roc_points(y_true, probabilities, names),
+        curves.precision_recall_points(y_true, probabilities, names),
+    ):
+        assert "<" not in table.to_csv()
+        assert set(table["label"]) == {name.replace("<", "＜") for name in names}

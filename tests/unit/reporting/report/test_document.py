@@ -1,4 +1,5 @@
-from labeltune.reporting.report.document import CONTEXT, LONGEST, Quote, compare, quote, visible
+from labeltune.reporting.report.document import CONTEXT, LONGEST, Quote, compare, quote
+from labeltune.runtime.markdown import visible
 
 
 def shown(quoted: Quote) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from labeltune.reporting.report import build
-from labeltune.reporting.report.render import code, escape, html, markdown, size
+from labeltune.reporting.report.render import html, markdown, size
 from labeltune.reporting.report.results import RunResults
+from labeltune.runtime.markdown import code, escape
 from tests.findings import PICTURES, png
 from tests.unit.reporting.report.conftest import HOSTILE, Page, compose
 

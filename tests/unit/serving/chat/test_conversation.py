@@ -190,3 +190,44 @@ def test_without_chainlit_one_is_told_how_to_have_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'labeltune\[chat\]'"):
         app.run(tmp_path, host="127.0.0.1", port=0, language="en", corrections=tmp_path / "c.jsonl")
+
+
+def press(started: Conversation, button: Said, times: int) -> None:
+    async def together() -> None:
+        await asyncio.gather(*(started.correct(button) for _ in range(times)))
+
+    asyncio.run(together())
+
+
+def test_a_button_that_is_pressed_again_and_again_keeps_one_correction(started: Conversation, page: list[Said]) -> None:
+    typed(started, "you win")
+    (button,) = page[-1].actions
+    press(started, button, 50)
+    assert kept(started) == [("you win", "ham", "spam")]
+    assert [said.content for said in page].count("That correction is kept already.") == 49
+
+
+@pytest.mark.parametrize("limit", ["SESSION_CORRECTIONS", "ALL_CORRECTIONS"])
+def test_corrections_are_bounded(
+    started: Conversation, page: list[Said], monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(conversation, limit, 1_000)
+    typed(started, "you win")
+    answer = page[-1].actions[0].payload
+    for turn in range(40):  # from one label to the other
+        asyncio.run(started.correct(Said(payload=answer | {"label": ("ham", "spam")[turn % 2]})))
+    assert 0 < len(kept(started)) < 10
+    assert started.kept.stat().st_size <= 1_000
+    assert any("as many as it may" in said.content for said in page)
+
+
+def test_a_correction_that_could_not_be_written_can_be_made_again(started: Conversation, page: list[Said]) -> None:
+    typed(started, "you win")
+    (button,) = page[-1].actions
+    started.kept.mkdir()
+    asyncio.run(started.correct(button))
+    assert "could not be written" in page[-1].content
+    started.kept.rmdir()
+    asyncio.run(started.correct(button))
+    assert kept(started) == [("you win", "ham", "spam")]
+    assert started.written.total() == started.kept.stat().st_size

@@ -1,0 +1,71 @@
+"""Untrusted text in Markdown: labels, names and texts that are shown as they are, and read as nothing else."""
+
+import re
+import unicodedata
+
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of characters that act and leave no ink: controls, bidi overrides, line separators."""
+JOINERS = "\u200c\u200d"
+"""They shape letters and emoji, and reorder nothing."""
+# Only what would be read as something else: a text with a backslash at every full stop is no text any more.
+SPECIAL = re.compile(r"[\\`*_\[\]|~$]|<(?=[A-Za-z/!?])|&(?=#|\w+;)|(?<=www)\.|(?<=:)/(?=/)")
+
+
+def visible(text: str, kept: str = "") -> str:
+    r"""Show every hidden character but the kept ones as its code point.
+
+    >>> visible("a\u202eb")
+    'a⟨U+202E⟩b'
+    """
+    if text.isprintable():
+        return text
+    return "".join(f"⟨{code_point(letter)}⟩" if is_hidden(letter) and letter not in kept else letter for letter in text)
+
+
+def escape(text: str) -> str:
+    r"""Take away a text's meaning to Markdown.
+
+    >>> print(escape("![x](http://y) <b> 1 < 2"))
+    !\[x\](http:\//y) \<b> 1 < 2
+    """
+    return SPECIAL.sub(lambda found: f"\\{found[0]}", visible(text))
+
+
+def code(text: str) -> str:
+    """Write a code span, fenced with more backticks than there are in a row in the text.
+
+    >>> code("a`b")
+    '``a`b``'
+    """
+    shown = visible(text)
+    fence = "`" * (longest_backticks(shown) + 1)
+    padding = " " if shown.startswith(("`", " ")) or shown.endswith(("`", " ")) else ""
+    return f"{fence}{padding}{shown or ' '}{padding}{fence}"
+
+
+def code_block(text: str) -> str:
+    """Write a block of code, fenced likewise.
+
+    >>> print(code_block("a"))
+    ```
+    a
+    ```
+    """
+    shown = visible(text, kept="\n").rstrip()
+    fence = "`" * max(3, longest_backticks(shown) + 1)
+    return f"{fence}\n{shown}\n{fence}"
+
+
+def longest_backticks(text: str) -> int:
+    """Count the backticks of the longest row of them in a text."""
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def is_hidden(letter: str) -> bool:
+    """Tell whether a character leaves no ink and does something."""
+    return unicodedata.category(letter) in HIDDEN and letter not in JOINERS
+
+
+def code_point(letter: str) -> str:
+    """Name a character by its code point, a newline by its sign."""
+    return "↵" if letter == "\n" else f"U+{ord(letter):04X}"
