@@ -163,6 +163,10 @@ class Train(Section):
     of a checkpoint."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "dvclive"]] = Field(default_factory=list)
     """Experiment trackers that receive the curves, in addition to plots/curves."""
+    blend: Literal["auto", "none"] = "auto"
+    """Add the logits of an n-gram model, fitted to the training rows, to the network's, with weights fitted to the
+    validation rows; `auto`: where that lowers their cross-fitted log-loss by more than a standard error
+    and 0.001."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Data type of the computation and of frozen weights; `auto`: bf16 if it is faster on this hardware."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from labeltune.console.terminal import say, table
 from labeltune.data.deduplication import Progress, find_near_duplicates
 from labeltune.data.labels import Indices, LabelSet, Probabilities
-from labeltune.evaluation.baselines import matrix
 from labeltune.evaluation.metrics import Flags
+from labeltune.modeling.ngrams import matrix
 from labeltune.probing.regression import Features, Regression
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import read_predictions

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +294,9 @@ def write(classifier: Classifier, source: Path, to: str, folder: Path) -> bool:
     """
     _describe(classifier, source, to, folder)
     calibration = classifier.record.calibration
+    if classifier.blend is not None:  # what the network's logits count goes into its weights, with the temperature
+        scale = calibration.temperature / classifier.blend.weights.network
+        calibration = replace(calibration, temperature=scale)
     if not to.startswith("onnx"):
         model = formats.merge(classifier.network, calibration)
         model.save(folder)
@@ -310,7 +313,9 @@ def _describe(classifier: Classifier, source: Path, to: str, folder: Path) -> No
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder)
     shutil.copyfile(str(predict.__file__), folder / PROGRAM)
-    record, encoder = classifier.record, classifier.encoder
+    record, encoder, blend = classifier.record, classifier.encoder, classifier.blend
+    if blend is not None:
+        blend.model.save(folder)
     write_json(
         folder / RECORD,
         {
@@ -326,6 +331,7 @@ def _describe(classifier: Classifier, source: Path, to: str, folder: Path) -> No
             "temperature": record.calibration.temperature,
             "bias": record.calibration.bias,
             "threshold": record.calibration.threshold,
+            "ngrams": None if blend is None else blend.weights.ngrams / record.calibration.temperature,
             "base": record.model.title,
             "data": {"name": record.dataset, "rows": record.rows, "sha256": record.data},
         },

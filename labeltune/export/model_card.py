@@ -135,6 +135,12 @@ def _use(record: Record, *, onnx: bool, own: bool, compared: str) -> str:
         if record.calibration.bias
         else ""
     )
+    blended = (
+        "\nThis network answers together with an n-gram model, `ngrams.json` and `ngrams.npz`, whose logits only "
+        "`predict.py` adds: what is printed here is the network's share.\n"
+        if record.blend
+        else ""
+    )
     return f"""Exported by labeltune, which is not needed to use it. `verification.json`: {compared}.
 
 {trust}A text stands in a prompt, padding on the right; what comes out is calibrated, for temperature and biases are
@@ -142,7 +148,7 @@ applied to the logits already:
 
 ```python
 {shown}```
-{weighted}
+{weighted}{blended}
 A prompt of more than {record.prompt.max_length} tokens must lose them from the middle of its text, and control tokens
 that are written in a text must be split. `predict.py` does both, and gives label, confidence, probabilities, and
 whether it abstains:

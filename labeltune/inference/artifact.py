@@ -24,6 +24,7 @@ from labeltune.modeling.architectures import unwrap
 from labeltune.modeling.base_models import Base, open_base, quiet
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.device import Machine
+from labeltune.modeling.ngrams import Blend, Weights
 from labeltune.runtime.environment import Fingerprint, code_hashes, versions
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import digest, replacing, write_json
@@ -35,8 +36,9 @@ MANIFEST = "manifest.json"
 RECORD = "labeltune.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """Suffixes of files that can run code when Python opens them."""
-KINDS = (".safetensors", ".json", ".txt", ".model", ".jinja", ".md")
-"""Suffixes of the files that an artefact may hold: weights, settings, the tokenizer's files and the model card."""
+KINDS = (".safetensors", ".json", ".txt", ".model", ".jinja", ".md", ".npz")
+"""Suffixes of the files that an artefact may hold: weights, settings, the tokenizer's files, the model card, and the
+arrays of an n-gram model, which are read without pickle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,10 @@ class Record:
     """Setting that was left open -> what was taken, and why; `train` holds the numbers."""
     prior: list[float] | None = None
     """What is taken off each label's score, where `train.label_score` asks for it."""
+    blend: Weights | None = None
+    """Weights of the network's logits and of those of the n-gram model beside it; None where it answers alone."""
     validation: dict[str, float] = field(default_factory=dict)
-    """Figures of the kept model on the validation rows, once there is one."""
+    """Figures of the classifier on the validation rows, once there is one."""
     calibration: Calibration = NONE
     """What its confidence means."""
     examples: list[str] = field(default_factory=list)
@@ -94,8 +98,19 @@ class Record:
         return "-".join(map(str, parts))
 
 
-def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: Base, record: Record) -> None:
-    """Write the artefact whole or not at all; the same weights give the same bytes."""
+def save(
+    folder: Path,
+    network: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    base: Base,
+    record: Record,
+    blend: Blend | None = None,
+) -> None:
+    """Write the artefact whole or not at all; the same weights give the same bytes.
+
+    Args:
+        blend: what answers beside the network.
+    """
     with replacing(folder) as partial, quiet():
         partial.mkdir()
         if record.train.method == "full":
@@ -107,6 +122,9 @@ def save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerBase, base: B
         tokenizer.save_pretrained(partial)
         # Of a tokenizer with several chat templates; the classifier's prompt uses none, and an artefact has no folders.
         shutil.rmtree(partial / "additional_chat_templates", ignore_errors=True)
+        if blend is not None:
+            blend.model.save(partial)
+            record = replace(record, blend=blend.weights)
         _describe(partial, replace(record, model=_pinned(record.model, base)))
 
 
@@ -143,6 +161,7 @@ def _describe(folder: Path, record: Record) -> None:
             "machine": asdict(record.machine),
             "chosen": record.chosen,
             "prior": record.prior,
+            "blend": None if record.blend is None else asdict(record.blend),
             "data": {
                 "name": record.dataset,
                 "license": record.license,
@@ -162,7 +181,7 @@ def _describe(folder: Path, record: Record) -> None:
 def fingerprint(record: Record) -> Fingerprint:
     """What the result of this training depends on; to be asked for once everything is imported."""
     train = record.train.model_dump(
-        exclude={"resume", "checkpoints", "report_to", "probe_rows", "feature_cache_budget"}
+        exclude={"resume", "checkpoints", "report_to", "probe_rows", "feature_cache_budget", "blend"}
     )
     return Fingerprint(
         configuration={
@@ -227,6 +246,7 @@ def load_record(folder: Path) -> Record:
         source=content["data"].get("source", {}),
         chosen=content.get("chosen", {}),
         prior=content["prior"],
+        blend=Weights(**content["blend"]) if content.get("blend") else None,
         validation=content["validation"],
         calibration=Calibration.read(content["calibration"]),
         examples=content["examples"],

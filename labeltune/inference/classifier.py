@@ -22,6 +22,7 @@ from labeltune.modeling.classifiers import shared_prefix
 from labeltune.modeling.device import device
 from labeltune.modeling.forward import PromptPrefix, compute_logits, round_weights
 from labeltune.modeling.kernels import fused
+from labeltune.modeling.ngrams import Blend, Ngrams
 from labeltune.modeling.prompts import Encoder
 from labeltune.runtime.errors import UserError
 
@@ -152,6 +153,8 @@ class Classifier:
     """What every prompt begins with."""
     folders: tuple[Path, ...]
     """Where its files lie: the artefact, and the base model where that is not a part of it."""
+    blend: Blend | None = None
+    """The n-gram model that answers beside the network; None where there is none."""
     turn: Lock = field(default_factory=Lock, repr=False)
     """Held during a forward pass, which may use every core: threads that share a classifier take turns."""
 
@@ -196,7 +199,8 @@ class Classifier:
             round_weights(network)
         folders = (folder,) if full else (folder, base.folder)
         prefix = shared_prefix(network, encoder)
-        return cls(record=record, network=network, encoder=encoder, prefix=prefix, folders=folders)
+        blend = None if record.blend is None else Blend(weights=record.blend, model=Ngrams.load(folder))
+        return cls(record=record, network=network, encoder=encoder, prefix=prefix, folders=folders, blend=blend)
 
     def on_rows(self) -> "Classifier":
         """The classifier as it is measured: calibrated for the shares of the labels among validation and test rows."""
@@ -242,6 +246,8 @@ class Classifier:
                 prefix=self.prefix,
                 progress=progress,
             )
+        if self.blend is not None:
+            logits = self.blend(logits, [self.encoder.normalization(text) for text in texts])
         return Predictions(
             names=self.record.labels.names,
             logits=logits,

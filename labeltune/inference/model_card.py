@@ -9,6 +9,7 @@ from labeltune.config.model import Model, Prompt, Train
 from labeltune.data.labels import LabelSet
 from labeltune.inference.artifact import Record
 from labeltune.inference.calibration import Calibration
+from labeltune.modeling.ngrams import Weights
 from labeltune.runtime.markdown import code_block, escape
 
 METHODS = {
@@ -64,6 +65,7 @@ def card(
     rows: dict[str, int],
     validation: dict[str, float],
     calibration: Calibration,
+    blend: Weights | None,
     examples: Sequence[str],
     exported: Exported | None = None,
 ) -> str:
@@ -84,7 +86,7 @@ def card(
 # {escape(dataset)}: a text classifier made from {escape(model.title)}
 
 Made with labeltune {labeltune.__version__}: {METHODS[train.method]};
-{HEADS[train.head]}.
+{HEADS[train.head]}.{_blended(blend)}
 {exported.use if exported else USE.format(listing=listing)}
 ## Labels
 
@@ -134,6 +136,16 @@ pipeline_tag: text-classification
 tags:
 - labeltune
 """
+
+
+def _blended(blend: Weights | None) -> str:
+    """What answers beside the network."""
+    if blend is None:
+        return ""
+    return (
+        "\nAn n-gram model of words and characters answers beside it: "
+        f"{blend.network:.3f} times the network's logits and {blend.ngrams:.3f} times the n-gram model's are added."
+    )
 
 
 def _settings(train: Train) -> dict[str, object]:
@@ -189,5 +201,5 @@ def model_card(record: Record, exported: Exported | None = None) -> str:
     return card(
         model=record.model, labels=record.labels, train=record.train, chosen=record.chosen, prompt=record.prompt,
         dataset=record.dataset, license=record.license, rows=record.rows, validation=record.validation,
-        calibration=record.calibration, examples=record.examples, exported=exported,
+        calibration=record.calibration, blend=record.blend, examples=record.examples, exported=exported,
     )  # fmt: skip

@@ -166,7 +166,7 @@ def fine_tune(
             trainer = _trainer(
                 network, train, validation, sizes, plan.machine.dtype, collator, weights, store, curves, callbacks
             )
-            return network, _run(trainer, resume, started)
+            return network, _run(trainer, resume, started, answer=settings.blend == "auto")
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -188,8 +188,12 @@ def fine_tune(
             initialize_head(plan, network, train)
 
 
-def _run(trainer: RowTrainer, resume: Path | None, started: float) -> History:
-    """Train, and restore the weights of the best validation."""
+def _run(trainer: RowTrainer, resume: Path | None, started: float, *, answer: bool) -> History:
+    """Train, and put the weights of the best validation back.
+
+    Args:
+        answer: whether that model's logits of the validation rows are asked for.
+    """
     with trainer.bar, quiet():
         trainer.fit(resume, started)
     best = trainer.state.best_global_step
@@ -203,6 +207,7 @@ def _run(trainer: RowTrainer, resume: Path | None, started: float) -> History:
         batch_size=trainer.args.per_device_train_batch_size,
         accumulation=trainer.args.gradient_accumulation_steps,
         parameters=parameter_counts(trainer.model),
+        logits=trainer.validation_logits() if answer else None,
     )
 
 

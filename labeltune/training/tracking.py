@@ -28,6 +28,7 @@ from labeltune.probing.regression import row_losses
 from labeltune.runtime.environment import peak_memory
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_metrics, write_table
+from labeltune.training.blending import BlendChoice
 from labeltune.training.layer_selection import Choice
 
 
@@ -67,6 +68,8 @@ class History:
     """Batches per optimiser step."""
     parameters: dict[str, int]
     """How many parameters are `trainable`, and how many there are in `total`."""
+    logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """Of the model that was kept, for the validation rows, `[rows, num_labels]`; None where nothing asks for them."""
 
     @property
     def best(self) -> dict[str, float]:
@@ -100,25 +103,38 @@ def validation_figures(
     return found
 
 
-def figures(history: History, choice: Choice) -> dict[str, Any]:
-    """Return the content of metrics/train.json: the kept model and its training."""
+def validated(history: History, blended: BlendChoice) -> dict[str, float]:
+    """Return the validation figures of the classifier, which are the network's where it answers alone."""
+    if blended.logits is None or blended.labels is None:
+        return history.best
+    return history.best | validation_figures(blended.logits, blended.labels)
+
+
+def figures(history: History, choice: Choice, blended: BlendChoice) -> dict[str, Any]:
+    """What metrics/train.json holds: the kept model, and how it came about."""
     best = dict(history.best)
-    return choice.figures() | {
-        "best_step": history.best_step,
-        "steps": history.validation[-1]["step"],
-        "train": {name: history.train[-1][name] for name in ("loss", "accuracy")},
-        "validation": {name: best[name] for name in ("loss", "accuracy", "macro_f1")},
-        "parameters": history.parameters,
-        "batch": {"size": history.batch_size, "accumulation": history.accumulation},
-    }
+    blend = {"blend": blended.figures} if blended.figures else {}
+    return (
+        choice.figures()
+        | blend
+        | {
+            "best_step": history.best_step,
+            "steps": history.validation[-1]["step"],
+            "train": {name: history.train[-1][name] for name in ("loss", "accuracy")},
+            "validation": {name: best[name] for name in ("loss", "accuracy", "macro_f1")},
+            "parameters": history.parameters,
+            "batch": {"size": history.batch_size, "accumulation": history.accumulation},
+        }
+    )
 
 
-def costs(history: History, choice: Choice) -> dict[str, float]:
-    """Return the content of costs/train.json, which varies from run to run; the seconds include layer selection."""
-    seconds = choice.seconds + history.seconds
+def costs(history: History, choice: Choice, blended: BlendChoice) -> dict[str, float]:
+    """What costs/train.json holds: the figures that differ from run to run; seconds include choosing and blending."""
+    seconds = choice.seconds + history.seconds + blended.seconds
     return {
         "seconds": round(seconds, 1),
         "choosing_seconds": round(choice.seconds, 1),
+        "blending_seconds": round(blended.seconds, 1),
         "rows_per_second": round(history.rows_seen / seconds, 1),
         "peak_memory_mib": peak_memory(),
     }
@@ -130,16 +146,18 @@ def save_curves(recorded: Progress | History, folder: Path) -> None:
     write_table(folder / "validation.csv", pd.DataFrame(recorded.validation))
 
 
-def save_history(history: History, choice: Choice, metrics: Path, costs_path: Path, curves: Path) -> None:
+def save_history(
+    history: History, choice: Choice, blended: BlendChoice, metrics: Path, costs_path: Path, curves: Path
+) -> None:
     """Write the figures, the costs, and a table per curve."""
     save_curves(history, curves)
-    write_metrics(metrics, figures(history, choice))
-    write_metrics(costs_path, costs(history, choice))
+    write_metrics(metrics, figures(history, choice, blended))
+    write_metrics(costs_path, costs(history, choice, blended))
 
 
-def show_history(history: History, choice: Choice, folder: Path) -> None:
+def show_history(history: History, choice: Choice, blended: BlendChoice, folder: Path) -> None:
     """Print the summary of `train`."""
-    spent = costs(history, choice)
+    spent = costs(history, choice, blended)
     say(
         f"trained {history.parameters['trainable']:,} of {history.parameters['total']:,} parameters in "
         f"{spent['seconds']:.0f} s, {spent['rows_per_second']:.0f} rows/s, at most {spent['peak_memory_mib']:,} MiB"

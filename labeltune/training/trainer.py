@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torch.utils.data import Sampler
@@ -194,13 +195,7 @@ class RowTrainer(Trainer):
         Raises:
             UserError: the logits are not finite; the message names the step and the rows.
         """
-        logits = compute_logits(
-            self.model,
-            self.validation.input_ids,
-            pad_id=self.pad_id,
-            batch_tokens=fused.batch_tokens(self.model),
-            states=self.validation.states,
-        )
+        logits = self.validation_logits()
         if bad := [self.validation.ids[row] for row in np.flatnonzero(~np.isfinite(logits).all(axis=1))]:
             raise UserError(self._not_finite(self.state.global_step, "validation", bad))
         weights = None if self.weights is None else self.weights.cpu()
@@ -218,6 +213,16 @@ class RowTrainer(Trainer):
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def validation_logits(self) -> NDArray[np.float32]:
+        """Return the network's logits of the validation rows, `[rows, num_labels]`."""
+        return compute_logits(
+            self.model,
+            self.validation.input_ids,
+            pad_id=self.pad_id,
+            batch_tokens=fused.batch_tokens(self.model),
+            states=self.validation.states,
+        )
 
     def save_curves(self) -> None:
         """Write the curves so far, so that they can be viewed during training."""

@@ -14,6 +14,7 @@ import json
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Classifier:
         folder = Path(folder)
         self.settings: dict[str, Any] = json.loads((folder / "labeltune.json").read_text(encoding="utf-8"))
         self.encode, self.run = (_onnx if (folder / "model.onnx").is_file() else _transformers)(folder)
+        self.ngrams = Ngrams(folder) if self.settings["ngrams"] else None
 
     def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Classify each text: label, confidence, probabilities, abstained, truncated and calibrated logits."""
@@ -54,8 +56,14 @@ class Classifier:
                 ids[place, : len(tokens)] = tokens  # padded on the right
                 mask[place, : len(tokens)] = 1
             for row, logits in zip(rows, self.run(ids, mask), strict=True):
-                answers[row] = self._answer(logits.astype(np.float64), encoded[row][1])
+                answers[row] = self._answer(self._blended(logits.astype(np.float64), texts[row]), encoded[row][1])
         return answers
+
+    def _blended(self, logits: NDArray[np.float64], text: str) -> NDArray[np.float64]:
+        """The network's logits of a text and, where an n-gram model answers beside it, that one's added to them."""
+        if self.ngrams is None:
+            return logits
+        return logits + self.settings["ngrams"] * self.ngrams.logits(self.normalized(text))
 
     def tokens(self, text: str) -> tuple[list[int], bool]:
         """Tokens of the prompt around a text, and whether the text lost some from its middle to fit.
@@ -96,6 +104,52 @@ class Classifier:
             "truncated": truncated,
             "logits": logits.tolist(),
         }
+
+
+class Ngrams:
+    """TF-IDF of n-grams of words and characters, as scikit-learn computes it, and a linear model on that."""
+
+    def __init__(self, folder: Path) -> None:
+        known = json.loads((folder / "ngrams.json").read_text(encoding="utf-8"))["vocabularies"]
+        with np.load(folder / "ngrams.npz") as arrays:
+            self.idf, self.weights, self.intercept = (arrays[name] for name in ("idf", "weights", "intercept"))
+        self.columns: dict[str, dict[str, int]] = {}
+        for kind in sorted(known, key=list(ANALYZERS).index):
+            start = sum(map(len, self.columns.values()))
+            self.columns[kind] = {ngram: start + place for place, ngram in enumerate(known[kind])}
+
+    def logits(self, text: str) -> NDArray[np.float64]:
+        """Logits of a text, `[num_labels]`."""
+        total: NDArray[np.float64] = self.intercept.astype(np.float64)
+        for kind, columns in self.columns.items():
+            found = Counter(columns[ngram] for ngram in ANALYZERS[kind](text.lower()) if ngram in columns)
+            if found:
+                places = list(found)
+                features = (1 + np.log(list(found.values()))) * self.idf[places]
+                total = total + features / np.linalg.norm(features) @ self.weights[places]
+        return total
+
+
+def words(text: str) -> list[str]:
+    """Words of a text, and pairs of neighbours; punctuation makes words of its own."""
+    found = re.findall(r"\w+|[^\w\s]+", text)
+    return found + [f"{first} {second}" for first, second in itertools.pairwise(found)]
+
+
+def characters(text: str) -> list[str]:
+    """Sequences of 1 to 4 characters inside the words of a text, with a space at either end of a word."""
+    found = []
+    for word in text.split():
+        padded = f" {word} "
+        for size in range(1, 5):
+            found += [padded[start : start + size] for start in range(max(1, len(padded) - size + 1))]
+            if len(padded) <= size:
+                break
+    return found
+
+
+ANALYZERS: dict[str, Callable[[str], list[str]]] = {"words": words, "characters": characters}
+"""Kind of n-gram -> what finds those of a text, in the order of the weights."""
 
 
 def _transformers(folder: Path) -> tuple[Encode, Run]:

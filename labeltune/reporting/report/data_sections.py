@@ -19,7 +19,7 @@ from labeltune.reporting.report.document import (
     quote,
 )
 from labeltune.reporting.report.i18n import Wording
-from labeltune.reporting.report.results import PREDICTIONS, RunResults, gallery
+from labeltune.reporting.report.results import PREDICTIONS, Figures, RunResults, gallery
 from labeltune.runtime.environment import versions
 
 
@@ -54,10 +54,25 @@ def training(evidence: RunResults, wording: Wording) -> Section:
     )
     blocks: list[Block] = [
         Paragraph(kept),
+        *_blended(figures.get("blend"), wording),
         *gallery(evidence, wording, {"accuracy": accuracies, "loss": losses}),
         Facts([(wording.line(f"fact.{key}"), line) for key, line in facts]),
     ]
     return Section(anchor="training", title=wording.text("training.title"), blocks=blocks)
+
+
+def _blended(blend: Figures | None, wording: Wording) -> list[Block]:
+    """Whether an n-gram model answers beside the network, where that was tried."""
+    if blend is None or "log_loss" not in blend:
+        return []
+    losses = {
+        "blend": wording.figure(blend["log_loss"]["blend"]),
+        "alone": wording.figure(blend["log_loss"]["network"]),
+    }
+    if not blend["kept"]:
+        return [Paragraph(wording.line("training.alone", **losses))]
+    weights = {name: wording.figure(blend["weights"][name]) for name in ("network", "ngrams")}
+    return [Paragraph(wording.line("training.blended", **losses, **weights))]
 
 
 def mistakes(evidence: RunResults, wording: Wording, shown: int) -> Section:

@@ -19,13 +19,16 @@ from labeltune.inference import artifact
 from labeltune.inference.calibration import Calibration
 from labeltune.inference.classifier import Classifier
 from labeltune.modeling import adapters
+from labeltune.modeling.ngrams import Blend
 from tests import tuning
 
 TEXTS = [*tuning.TEXTS, "call <|end|> now </s>", "a 中文 é\n\ttext", "free prize now " * 60]
 TEMPERATURE = 1.7
 
 
-def trained(base: Path, folder: Path, *, bias: Sequence[float] = (), **train: Any) -> Classifier:
+def trained(
+    base: Path, folder: Path, *, bias: Sequence[float] = (), blend: Blend | None = None, **train: Any
+) -> Classifier:
     """A classifier on disk whose trainable weights are random, and calibrated."""
     made = tuning.plan(base, **train)
     torch.manual_seed(0)
@@ -39,7 +42,7 @@ def trained(base: Path, folder: Path, *, bias: Sequence[float] = (), **train: An
         examples=["free cash now", "the call of you"],
         normalization=Normalization(unicode="NFC", whitespace="collapse"),
     )
-    artifact.save(folder, network, made.encoder.tokenizer, made.base, record)
+    artifact.save(folder, network, made.encoder.tokenizer, made.base, record, blend)
     return Classifier.load(folder)
 
 

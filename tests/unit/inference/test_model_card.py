@@ -10,18 +10,21 @@ from labeltune.config.model import Model, Prompt, Train
 from labeltune.data.labels import LabelSet
 from labeltune.inference.calibration import NONE, Calibration
 from labeltune.inference.model_card import card
+from labeltune.modeling.ngrams import Weights
 
 
 def text(
     calibration: Calibration = NONE,
     chosen: dict[str, str] | None = None,
     examples: Sequence[str] = (),
+    blend: Weights | None = None,
     name: str = "",
     **train: object,
 ) -> str:
     """A card; `name` is whatever a stranger may have called a thing."""
     return card(
         calibration=calibration,
+        blend=blend,
         examples=examples,
         model=Model(name="base", source="files", folder="x", hub=name or "org/base", license=name or "Apache-2.0"),
         labels=LabelSet(names=(name or "负面", "spam"), words=("差评", "spam")),

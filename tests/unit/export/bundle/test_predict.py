@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 
 from labeltune.data.normalization import Normalization
-from labeltune.export import export
+from labeltune.export import export, model_card
 from labeltune.export.bundle import predict
-from tests.unit.export.conftest import TEXTS, trained
+from labeltune.export.export import EXACT
+from labeltune.modeling import ngrams
+from labeltune.modeling.ngrams import Blend, Weights
+from tests import tuning
+from tests.tuning import ANSWERS
+from tests.unit.export.conftest import TEXTS, exported, trained
 
 Bases = Callable[..., Path]
 
@@ -86,3 +91,32 @@ def test_the_script_answers_arguments_or_lines_with_a_line_of_json_each(
     expected = predict.Classifier(folder).predict(texts)
     assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected]
     assert [answer["logits"] for answer in answers] == [pytest.approx(answer["logits"]) for answer in expected]
+
+
+@pytest.mark.parametrize("kind", ngrams.KINDS)
+def test_the_program_computes_the_ngrams_logits_as_scikit_learn_does(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ngrams, "KINDS", {kind: ngrams.KINDS[kind]})
+    texts = [*tuning.TEXTS, "Free CASH: 50% off!!", "房间很脏 free", "a b", "see you\u2028at home"]
+    labels = np.array([*ANSWERS, 1, 2, 0, 2])
+    model = ngrams.fit(texts, labels, texts, labels, 3)
+    model.save(tmp_path)
+    alone = predict.Ngrams(tmp_path)
+    for text in [*texts, *TEXTS, "", "!", "\u200b", "I\u0307ß_9", "free free free", "🙂🙂 x"]:
+        np.testing.assert_allclose(alone.logits(text), model.logits([text])[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", ["merged", "onnx"])
+def test_an_export_of_a_blend_answers_as_the_blend_does(tiny_base: Bases, tmp_path: Path, to: str) -> None:
+    texts = [*tuning.TEXTS, *tuning.TEXTS]
+    model = ngrams.fit(texts, np.array([*ANSWERS, *ANSWERS]), texts, np.array([*ANSWERS, *ANSWERS]), 2)
+    blend = Blend(weights=Weights(network=0.6, ngrams=1.5), model=model)
+    classifier = trained(tiny_base("llama"), tmp_path / "classifier", blend=blend, head="linear", bias=[0.4, -0.4])
+    folder, _, compared = exported(classifier, tmp_path, to)
+    assert compared.keeps(EXACT), str(compared)
+    card = model_card._use(classifier.record, onnx=to == "onnx", own=False, compared="")
+    assert "whose logits only `predict.py` adds" in card
+    (folder / ngrams.WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError):
+        predict.Classifier(folder)

@@ -1,0 +1,229 @@
+"""A linear model of n-grams, TF-IDF and a logistic regression, and its blend with a network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.special import softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from labeltune.data.labels import Indices
+from labeltune.runtime.files import read_json, replacing, write_json
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+FIRST = 10.0
+"""C with which the kinds of n-grams are compared."""
+MOST = 50_000
+"""Most n-grams of a kind, the frequent ones: with 100,000 SMS Spam gained nothing (docs/log.md), and the weights of
+a dozen labels take 5 MB."""
+KINDS = {"words": ("words",), "characters": ("characters",), "words and characters": ("words", "characters")}
+ROUNDS = 1000
+"""Most iterations of the solver, many more than it needs."""
+ABSENT = -50.0
+"""Logit of a label that no training row has."""
+VOCABULARY, WEIGHTS = "ngrams.json", "ngrams.npz"
+"""The files of a saved model."""
+
+Logits = NDArray[np.float32]
+
+
+def vectorizers(vocabularies: dict[str, list[str]] | None = None) -> dict[str, TfidfVectorizer]:
+    """Return what turns texts into n-grams of words and of characters.
+
+    Scripts without spaces, such as Chinese, have their words among the characters' n-grams; in others these are parts
+    of words, which a misspelt word has too.
+
+    Args:
+        vocabularies: kind of n-gram -> the n-grams, in the order of their columns; None leaves them to be fitted.
+    """
+    options: dict[str, Any] = {"sublinear_tf": True, "max_features": MOST}
+    given = vocabularies or {}
+    return {
+        # Punctuation makes words of its own, so that no text with a character is without one.
+        "words": TfidfVectorizer(
+            token_pattern=r"\w+|[^\w\s]+", ngram_range=(1, 2), vocabulary=given.get("words"), **options
+        ),
+        "characters": TfidfVectorizer(
+            analyzer="char_wb", ngram_range=(1, 4), vocabulary=given.get("characters"), **options
+        ),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ngrams:
+    """A fitted model of n-grams."""
+
+    kind: str
+    """One of `KINDS`."""
+    c: float
+    """Inverse strength of the regression's L2 penalty."""
+    vocabularies: dict[str, list[str]]
+    """Kind of n-gram -> the n-grams, in the order of their columns."""
+    idf: NDArray[np.float32]
+    """Inverse document frequency of each n-gram, `[n-grams]`."""
+    weights: NDArray[np.float32]
+    """`[n-grams, num_labels]`."""
+    intercept: NDArray[np.float32]
+    """`[num_labels]`."""
+
+    @cached_property
+    def _vectorizers(self) -> list[TfidfVectorizer]:
+        made = vectorizers(self.vocabularies)
+        names = KINDS[self.kind]
+        ends = list(accumulate(len(self.vocabularies[name]) for name in names))
+        for name, end in zip(names, ends, strict=True):
+            made[name].idf_ = self.idf[end - len(self.vocabularies[name]) : end].astype(np.float64)
+        return [made[name] for name in names]
+
+    def logits(self, texts: Sequence[str]) -> Logits:
+        """Return the logits of texts, `[rows, num_labels]`; each row's do not depend on the other rows."""
+        features = sparse.hstack([one.transform(texts) for one in self._vectorizers], format="csr")
+        return self._scored(features)
+
+    def _scored(self, features: Any) -> Logits:
+        return np.asarray(features.astype(np.float32) @ self.weights + self.intercept, dtype=np.float32)
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the probabilities of texts, `[rows, num_labels]`."""
+        return probabilities(self.logits(texts))
+
+    def save(self, folder: Path) -> None:
+        """Write the model as JSON and arrays; nothing of it is a pickle, and the same model gives the same bytes."""
+        write_json(folder / VOCABULARY, {"kind": self.kind, "c": self.c, "vocabularies": self.vocabularies})
+        with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, idf=self.idf, weights=self.weights, intercept=self.intercept)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the model takes on disk, but for the markup of its files."""
+        words = sum(len(word.encode()) for known in self.vocabularies.values() for word in known)
+        return words + self.idf.nbytes + self.weights.nbytes + self.intercept.nbytes
+
+    @classmethod
+    def load(cls, folder: Path) -> "Ngrams":
+        """Read what `save` wrote."""
+        settings = read_json(folder / VOCABULARY)
+        with np.load(folder / WEIGHTS) as arrays:
+            return cls(**settings, **{name: arrays[name] for name in ("idf", "weights", "intercept")})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What the logits of either model are multiplied by before they are added."""
+
+    network: float
+    """Weight of the network's."""
+    ngrams: float
+    """Weight of the n-gram model's."""
+
+    def __call__(self, network: Logits, ngrams: Logits) -> Logits:
+        """Return the blended logits, `[rows, num_labels]`, of those of the two models."""
+        return np.asarray(self.network * network + self.ngrams * ngrams, dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """An n-gram model that answers beside a network."""
+
+    weights: Weights
+    """How much either counts."""
+    model: Ngrams
+    """The n-gram model."""
+
+    def __call__(self, logits: Logits, texts: Sequence[str]) -> Logits:
+        """Return the blended logits, `[rows, num_labels]`.
+
+        Args:
+            logits: the network's, `[rows, num_labels]`.
+            texts: of the rows, normalized as those that the model was fitted to.
+        """
+        return self.weights(logits, self.model.logits(texts))
+
+
+def probabilities(logits: Logits) -> NDArray[np.float64]:
+    """Return the softmax of logits, `[rows, num_labels]`, in double precision."""
+    given: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
+    return given
+
+
+def fit(
+    texts: Sequence[str], labels: Indices, validation: Sequence[str], validation_labels: Indices, num_labels: int
+) -> Ngrams:
+    """Fit to training rows; the kind of n-grams, then C, have the lowest log-loss on the validation rows.
+
+    From `FIRST`, C is raised, or else lowered, for as long as that lowers the log-loss.
+
+    The validation rows decide these two alone: the vocabulary, its frequencies and the regression are of training rows.
+
+    Args:
+        texts: of the training rows.
+        labels: index of each row's label, `[rows]`.
+        validation: texts of the validation rows.
+        validation_labels: likewise.
+        num_labels: labels there are.
+    """
+    makers = vectorizers()
+    fitted = {name: maker.fit_transform(texts) for name, maker in makers.items()}
+    seen = {name: maker.transform(validation) for name, maker in makers.items()}
+    vocabularies = {name: maker.get_feature_names_out().tolist() for name, maker in makers.items()}
+    tried: dict[tuple[str, float], tuple[Ngrams, float]] = {}
+
+    def loss(kind: str, c: float) -> float:
+        if (kind, c) not in tried:
+            weights, intercept = _regression(_joined(fitted, kind), labels, num_labels, c)
+            model = Ngrams(
+                kind=kind,
+                c=c,
+                vocabularies={name: vocabularies[name] for name in KINDS[kind]},
+                idf=np.concatenate([makers[name].idf_ for name in KINDS[kind]]).astype(np.float32),
+                weights=weights,
+                intercept=intercept,
+            )
+            given = probabilities(model._scored(_joined(seen, kind)))
+            tried[kind, c] = model, float(log_loss(validation_labels, given, labels=range(num_labels)))
+        return tried[kind, c][1]
+
+    kind = min(KINDS, key=lambda kind: loss(kind, FIRST))
+    place = STRENGTHS.index(FIRST)
+    for step in (1, -1):  # the solver converges slowest with the largest C
+        while 0 <= place + step < len(STRENGTHS) and loss(kind, STRENGTHS[place + step]) < loss(kind, STRENGTHS[place]):
+            place += step
+    return tried[kind, STRENGTHS[place]][0]
+
+
+def _regression(
+    features: Any, labels: Indices, num_labels: int, c: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights `[n-grams, num_labels]` and intercept `[num_labels]` of a logistic regression."""
+    weights = np.zeros((features.shape[1], num_labels), dtype=np.float32)
+    intercept = np.full(num_labels, ABSENT, dtype=np.float32)
+    known = np.unique(labels)
+    if len(known) == 1:  # nothing to tell apart, which the solver refuses
+        intercept[known] = 0.0
+        return weights, intercept
+    model = LogisticRegression(C=c, max_iter=ROUNDS).fit(features, labels)
+    coefficients, constant = model.coef_, model.intercept_
+    if len(coefficients) == 1:  # of two labels scikit-learn gives the difference alone
+        coefficients, constant = np.concatenate([-coefficients, coefficients]) / 2, np.append(-constant, constant) / 2
+    weights[:, model.classes_] = coefficients.T
+    intercept[model.classes_] = constant
+    return weights, intercept
+
+
+def matrix(texts: Sequence[str], kind: str) -> Any:
+    """Return the TF-IDF of texts over their own n-grams of a kind of `KINDS`, `[rows, n-grams]`, sparse."""
+    makers = vectorizers()
+    return _joined({name: makers[name].fit_transform(texts) for name in KINDS[kind]}, kind)
+
+
+def _joined(matrices: dict[str, Any], kind: str) -> Any:
+    """The features of a kind side by side, `[rows, n-grams]`."""
+    return sparse.hstack([matrices[name] for name in KINDS[kind]], format="csr")

@@ -1,0 +1,173 @@
+"""Fitting the weights of a blend of a network and an n-gram model, and deciding whether it helps.
+
+    blended = a · network + b · n-grams
+
+The n-gram model was not fitted to the validation rows, and the kept checkpoint was chosen by a single figure of them,
+so that their log-loss tells what each is worth (stacking, Wolpert 1992).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from labeltune.config.model import Train
+from labeltune.console.terminal import say
+from labeltune.data.labels import Indices, LabelSet
+from labeltune.inference.calibration import Logits
+from labeltune.modeling import ngrams
+from labeltune.modeling.ngrams import Blend, Weights
+from labeltune.probing.regression import row_losses, single_threaded
+from labeltune.runtime.files import read_prepared
+
+FEWEST = 30
+"""Validation rows below which no weights are fitted: a standard error of fewer losses says little."""
+FOLDS = 10
+SEED = 0
+"""Of the folds: not the training's."""
+STANDARD_ERRORS = 1.0
+"""A blend is kept where it is better by more standard errors of the mean difference than this."""
+LEAST = 0.001
+"""A blend must also lower the mean log-loss by so many nats: below it no probability changes visibly."""
+BOUNDS = ((0.05, 20.0), (0.0, 20.0))
+"""Of the network's weight and the n-grams'. The network's is never 0: exports divide by it."""
+ALONE = Weights(network=1.0, ngrams=0.0)
+"""What the weights are drawn towards, with the strength of one row: rows that are all right would have them grow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendChoice:
+    """Whether a network is blended with an n-gram model, and why."""
+
+    blend: Blend | None = None
+    """None where the network answers alone."""
+    logits: Logits | None = None
+    """The blend's logits of the validation rows, `[rows, num_labels]`."""
+    labels: Indices | None = None
+    """Index of each validation row's label, `[rows]`."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What metrics/train.json holds of it; nothing where `train.blend: none`."""
+    seconds: float = 0.0
+    """What fitting and comparing took."""
+
+
+Labelled = tuple[Sequence[str], Sequence[int]]
+"""Texts, and the index of each one's label."""
+
+
+def labelled(paths: Mapping[str, Path], labels: LabelSet) -> dict[str, Labelled]:
+    """Read the texts and labels of prepared rows, of each split."""
+    frames = {split: read_prepared(path) for split, path in paths.items()}
+    return {split: (part["text"].tolist(), labels.index(part["label"].tolist())) for split, part in frames.items()}
+
+
+def choose_blend(network: Logits | None, settings: Train, train: Labelled, validation: Labelled) -> BlendChoice:
+    """Fit an n-gram model, and blend it with the network where that lowers the cross-fitted validation log-loss.
+
+    Either side is judged on rows that its weights were not fitted to, and the network alone has a weight as well, which
+    is a temperature: a blend earns nothing by what calibration gives anyway.
+
+    Args:
+        network: logits of the validation rows, `[rows, num_labels]`; None where `train.blend: none`.
+        settings: those that the network was trained with; class weights are in its logits, and a log-loss would undo
+            them.
+        train: the training rows.
+        validation: the validation rows.
+    """
+    if network is None:
+        return BlendChoice()
+    started = time.perf_counter()
+    texts, labels = validation[0], np.array(validation[1])
+    why = None
+    if settings.class_weights != "none":
+        why = "train.class_weights moves its answers on purpose, and n-grams would move them back"
+    elif len(labels) < FEWEST:
+        why = f"{len(labels)} validation rows are too few to fit weights to; {FEWEST} are needed"
+    if why:
+        say(f"train.blend: auto leaves the network alone: {why}")
+        return BlendChoice(figures={"kept": False, "reason": why})
+    with single_threaded():
+        model = ngrams.fit(train[0], np.array(train[1]), texts, labels, network.shape[1])
+        given = model.logits(texts)
+        losses = {
+            "network": cross_fitted_losses(network, None, labels),
+            "blend": cross_fitted_losses(network, given, labels),
+        }
+        weights = fit_weights(network, given, labels)
+    blended = weights(network, given)
+    better = losses["network"] - losses["blend"]  # [rows]
+    error = float(better.std(ddof=1) / np.sqrt(len(better)))
+    kept = bool(better.mean() > max(STANDARD_ERRORS * error, LEAST))
+    alone, both = (float(losses[name].mean()) for name in ("network", "blend"))
+    lower = f"{both:.4f} with n-grams, {alone:.4f} alone; difference {better.mean():.4f}, standard error {error:.4f}"
+    reason = f"cross-fitted validation log-loss {lower}"
+    if kept:
+        weighed = f"{weights.network:.2f} · network + {weights.ngrams:.2f} · n-grams"
+        say(f"train.blend: auto adds n-grams to the network, {weighed}: {reason}")
+    else:
+        say(f"train.blend: auto leaves the network alone: {reason}")
+    return BlendChoice(
+        blend=Blend(weights=weights, model=model) if kept else None,
+        logits=blended if kept else None,
+        labels=labels,
+        figures={
+            "kept": kept,
+            "reason": reason,
+            "weights": asdict(weights),
+            "log_loss": {"network": alone, "blend": both, "difference": float(better.mean()), "standard_error": error},
+            "accuracy": {
+                "network": float((network.argmax(axis=1) == labels).mean()),
+                "ngrams": float((given.argmax(axis=1) == labels).mean()),
+                "blend": float((blended.argmax(axis=1) == labels).mean()),
+            },
+            "ngrams": {"kind": model.kind, "C": model.c, "features": len(model.idf)},
+        },
+        seconds=time.perf_counter() - started,
+    )
+
+
+def fit_weights(network: Logits, given: Logits | None, labels: Indices) -> Weights:
+    """Return the weights of the lowest log-loss, `given` being the n-gram model's logits; None gives these weight 0.
+
+    The log-loss is convex in the weights, and the pull towards `ALONE` makes its minimum unique.
+    """
+    sides = [one.astype(np.float64) for one in (network, given) if one is not None]  # [rows, num_labels] each
+    alone = np.array([ALONE.network, ALONE.ngrams][: len(sides)])
+    true = np.array([side[np.arange(len(labels)), labels] for side in sides])  # [sides, rows]
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        blended = sum(weight * side for weight, side in zip(weights, sides, strict=True))
+        expected = softmax(blended, axis=1)  # [rows, num_labels]
+        value = -log_softmax(blended, axis=1)[np.arange(len(labels)), labels].sum()
+        slope = np.array([(expected * side).sum() - mine.sum() for side, mine in zip(sides, true, strict=True)])
+        apart = weights - alone
+        return (value + apart @ apart / 2) / len(labels), (slope + apart) / len(labels)
+
+    found = minimize(loss, alone, jac=True, method="L-BFGS-B", bounds=BOUNDS[: len(sides)], tol=1e-12).x
+    return Weights(network=float(found[0]), ngrams=float(found[1]) if given is not None else 0.0)
+
+
+def cross_fitted_losses(network: Logits, given: Logits | None, labels: Indices) -> NDArray[np.float64]:
+    """Return each row's log-loss by weights that were fitted to the other folds, `[rows]`; arguments as above."""
+    losses = np.empty(len(labels))
+    for fitted, judged in folds(labels):
+        weights = fit_weights(network[fitted], None if given is None else given[fitted], labels[fitted])
+        other = np.zeros_like(network[judged]) if given is None else given[judged]
+        losses[judged] = row_losses(labels[judged], softmax(weights(network[judged], other).astype(np.float64), axis=1))
+    return losses
+
+
+def folds(labels: Indices) -> list[tuple[Indices, Indices]]:
+    """Return pairs of rows to fit to and to judge, with the labels' shares in each where they have rows enough."""
+    # Each label's rows are dealt out in turn, so that rare labels need no warning and no exception.
+    order = np.random.default_rng(SEED).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % FOLDS
+    return [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(FOLDS)]
