@@ -118,7 +118,8 @@ def _of_table(
         if marks is not None and not _is_of(row.get(marks), split, dataset, f"{shard.path}:{place}"):
             continue
         raw = row.get(label)
-        yield f"{shard.name}:{place}", row.get(text), raw if names is None else class_name(raw, names)
+        row_id = f"{shard.name}:{place}"
+        yield row_id, row.get(text), raw if names is None else class_name(raw, names, row_id)
 
 
 def _is_of(value: object, split: str, dataset: Dataset, where: str) -> bool:
@@ -191,7 +192,7 @@ def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]
     for batch in table.select_columns([text, label]).with_format("arrow").iter(10_000):
         for one, raw in zip(batch[text].to_pylist(), batch[label].to_pylist(), strict=True):
             number += 1
-            yield f"{value}:{number}", one, raw if named is None else class_name(raw, named)
+            yield f"{value}:{number}", one, raw if named is None else class_name(raw, named, f"{value}:{number}")
 
 
 @contextmanager

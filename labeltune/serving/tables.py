@@ -103,7 +103,9 @@ class Table:
         """Return a column's values as training reads them: as text, class numbers as the names of the classes."""
         names = self.classes.get(column)
         return [
-            as_text(class_name(row.get(column), names) if names else row.get(column), str(self.path), column)
+            as_text(
+                class_name(row.get(column), names, str(self.path)) if names else row.get(column), str(self.path), column
+            )
             for row in chunk
         ]
 

@@ -97,6 +97,7 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
             name: [str(one) for one in kind["names"]]
             for name, kind in features.items()
             if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and isinstance(kind.get("names"), list)
+            if name in schema.names and pa.types.is_integer(schema.field(name).type)
         }
     except (KeyError, TypeError, AttributeError, ValueError):
         return {}

@@ -80,9 +80,19 @@ def as_label(value: object, where: str, key: str) -> str | None:
     return found if found is None else found.strip()
 
 
-def class_name(number: Any, names: Sequence[str]) -> str | None:
-    """Return the name of a class number; -1 marks a row without a label, as in GLUE's test splits."""
-    return None if number is None or number == -1 else names[number]
+def class_name(number: int | None, names: Sequence[str], where: str) -> str | None:
+    """Return the name of a class number; -1 marks a row without a label, as in GLUE's test splits.
+
+    Raises:
+        UserError: The number has no name; `where` is the file and the row, for the message.
+    """
+    if number is None or number == -1:
+        return None
+    if not 0 <= number < len(names):
+        raise UserError(
+            f"{where}: class number {number}, and the file names {len(names)} classes: 0 to {len(names) - 1}"
+        )
+    return names[number]
 
 
 def check_names(names: Iterable[str], where: str) -> None:

@@ -1,5 +1,6 @@
 """Parquet and Arrow: what the schema says."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,3 +29,13 @@ def test_columns_of_one_name_are_refused_and_damage_names_the_file(tmp_path: Pat
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"a\.parquet: truncated, damaged or no Parquet"):
         table_schema(file, "parquet")
+
+
+def test_names_of_classes_belong_to_numbers_alone(tmp_path: Path) -> None:
+    """The metadata may outlive a change of the column's type."""
+    features = {"label": {"_type": "ClassLabel", "names": ["ham", "spam"]}}
+    noted = {"huggingface": json.dumps({"info": {"features": features}})}
+    for labels, classes in (([0, 1], {"label": ["ham", "spam"]}), (["ham", "spam"], {}), ([0.0, 1.0], {})):
+        table = pa.table({"text": ["a", "b"], "label": labels}).replace_schema_metadata(noted)
+        parquet.write_table(table, tmp_path / "a.parquet")
+        assert open_columnar(tmp_path / "a.parquet", "parquet").classes == classes

@@ -40,4 +40,7 @@ def test_what_is_no_label_is_refused_by_what_it_is(value: Any, message: str) -> 
 
 
 def test_a_class_number_without_a_class() -> None:
-    assert [class_name(number, ["ham", "spam"]) for number in (0, 1, -1, None)] == ["ham", "spam", None, None]
+    assert [class_name(number, ["ham", "spam"], "f:1") for number in (0, 1, -1, None)] == ["ham", "spam", None, None]
+    for number in (2, -2):
+        with pytest.raises(UserError, match=f"f:1: class number {number}, and the file names 2 classes"):
+            class_name(number, ["ham", "spam"], "f:1")
