@@ -295,12 +295,15 @@ def settle_rare_classes(frames: Frames, settings: Prepare, least: int, ledger: D
         ledger: gets the classes and their rows.
 
     Raises:
-        UserError: There are some and `prepare.rare_classes` is `fail`, or they are too few even together.
+        UserError: There are some and `prepare.rare_classes` is `fail`, or they are too few even together; or all rows
+            have one class.
     """
     table = frames["all" if "all" in frames else "train"]
     least = max(least, settings.rare_rows)
     counts = {name: 0 for frame in frames.values() for name in frame["label"]} | table["label"].value_counts().to_dict()
     rare = {name: int(counts[name]) for name in sorted(counts) if counts[name] < least}
+    if len(counts) == 1:
+        raise UserError(f"a classifier needs at least two classes; the rows have {list(counts)}")
     if settings.rare_classes == "fail":
         rare = {name: count for name, count in rare.items() if count}  # the others are told with their rows
     if not rare:

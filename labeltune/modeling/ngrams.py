@@ -11,9 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import softmax
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 
 from labeltune.data.labels import Indices
 from labeltune.runtime.files import read_json, replacing, write_json
@@ -35,7 +32,7 @@ VOCABULARY, WEIGHTS = "ngrams.json", "ngrams.npz"
 Logits = NDArray[np.float32]
 
 
-def vectorizers(vocabularies: dict[str, list[str]] | None = None) -> dict[str, TfidfVectorizer]:
+def vectorizers(vocabularies: dict[str, list[str]] | None = None) -> dict[str, Any]:
     """Return what turns texts into n-grams of words and of characters.
 
     Scripts without spaces, such as Chinese, have their words among the characters' n-grams; in others these are parts
@@ -44,6 +41,8 @@ def vectorizers(vocabularies: dict[str, list[str]] | None = None) -> dict[str, T
     Args:
         vocabularies: kind of n-gram -> the n-grams, in the order of their columns; None leaves them to be fitted.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # two seconds, which a network alone need not wait for
+
     options: dict[str, Any] = {"sublinear_tf": True, "max_features": MOST}
     given = vocabularies or {}
     return {
@@ -75,7 +74,7 @@ class Ngrams:
     """`[num_labels]`."""
 
     @cached_property
-    def _vectorizers(self) -> list[TfidfVectorizer]:
+    def _vectorizers(self) -> list[Any]:
         made = vectorizers(self.vocabularies)
         names = KINDS[self.kind]
         ends = list(accumulate(len(self.vocabularies[name]) for name in names))
@@ -170,6 +169,8 @@ def fit(
         validation_labels: likewise.
         num_labels: labels there are.
     """
+    from sklearn.metrics import log_loss
+
     makers = vectorizers()
     fitted = {name: maker.fit_transform(texts) for name, maker in makers.items()}
     seen = {name: maker.transform(validation) for name, maker in makers.items()}
@@ -203,6 +204,8 @@ def _regression(
     features: Any, labels: Indices, num_labels: int, c: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weights `[n-grams, num_labels]` and intercept `[num_labels]` of a logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
     weights = np.zeros((features.shape[1], num_labels), dtype=np.float32)
     intercept = np.full(num_labels, ABSENT, dtype=np.float32)
     known = np.unique(labels)

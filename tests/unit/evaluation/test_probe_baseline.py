@@ -37,7 +37,7 @@ def test_states_are_those_of_every_row_and_none_is_read_twice(
         "states_after_layer",
         lambda model, rows, layer: read.append(len(rows)) or states_after_layer(model, rows, layer),
     )
-    tried_on = probe_baseline.compared(splits, compared, 2)
+    tried_on = probe_baseline.compared(splits, UNCACHED.model_copy(update={"probe_rows": compared}), 2)
     (found, *_), features = probe_baseline.answer(model, splits, tried_on, made.encoder, 2, UNCACHED)
 
     assert read == ([] if compared == "all" else [17 + 9 - 6 - 6])
