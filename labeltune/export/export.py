@@ -23,11 +23,10 @@ from labeltune.data.normalization import is_blank
 from labeltune.evaluation import metrics
 from labeltune.export import formats
 from labeltune.export.bundle import predict
-from labeltune.export.model_card import exported_card
+from labeltune.export.model_card import export_card
 from labeltune.inference.artifact import CARD, MANIFEST, RECORD
 from labeltune.inference.calibration import Calibration
 from labeltune.inference.classifier import Classifier, Predictions
-from labeltune.inference.model_card import model_card
 from labeltune.modeling.base_models import load_tokenizer
 from labeltune.runtime.environment import versions
 from labeltune.runtime.errors import UserError
@@ -246,7 +245,7 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
         checked |= {"least_agreement": bounds.agreement, "most_probability_difference": bounds.probability}
         write_json(partial / CHECKED, compared.record() | checked | {"texts": given.source})
         figures = _figures(classifier, given, found[: len(given.texts)])
-        card = exported_card(
+        card = export_card(
             classifier.record,
             onnx=to.startswith("onnx"),
             own=own,
@@ -254,7 +253,7 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
             compared=str(compared),
             figures=figures,
         )
-        write_text(partial / CARD, model_card(classifier.record, card))
+        write_text(partial / CARD, card)
     _show(out, compared, own=own, hub=to == "hub-folder", calibration=classifier.record.calibration)
 
 

@@ -22,13 +22,20 @@ def visible(text: str, kept: str = "") -> str:
     return "".join(f"⟨{code_point(letter)}⟩" if is_hidden(letter) and letter not in kept else letter for letter in text)
 
 
+# What begins a heading, a quotation, a list or a rule where it stands first on a line.
+OPENING = re.compile(r"(\d{0,9})([#>]|[-+](?=\s|$)|[.)](?=\s|$)|[-=](?=[-=\s]*$))")
+
+
 def escape(text: str) -> str:
-    r"""Take away a text's meaning to Markdown.
+    r"""Take away a text's meaning to Markdown, also at the beginning of a line.
 
     >>> print(escape("![x](http://y) <b> 1 < 2"))
     !\[x\](http:\//y) \<b> 1 < 2
+    >>> print(escape("# a"), escape("1. a"), escape("1.5"))
+    \# a 1\. a 1.5
     """
-    return SPECIAL.sub(lambda found: f"\\{found[0]}", visible(text))
+    inner = SPECIAL.sub(lambda found: f"\\{found[0]}", visible(text))
+    return OPENING.sub(r"\1\\\2", inner, count=1) if OPENING.match(inner) else inner
 
 
 def code(text: str) -> str:
@@ -43,7 +50,7 @@ def code(text: str) -> str:
     return f"{fence}{padding}{shown or ' '}{padding}{fence}"
 
 
-def code_block(text: str) -> str:
+def code_block(text: str, language: str = "") -> str:
     """Write a block of code, fenced likewise.
 
     >>> print(code_block("a"))
@@ -53,7 +60,7 @@ def code_block(text: str) -> str:
     """
     shown = visible(text, kept="\n").rstrip()
     fence = "`" * max(3, longest_backticks(shown) + 1)
-    return f"{fence}\n{shown}\n{fence}"
+    return f"{fence}{language}\n{shown}\n{fence}"
 
 
 def longest_backticks(text: str) -> int:

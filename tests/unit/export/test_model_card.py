@@ -42,8 +42,8 @@ def header_of(record: Record, **options: Any) -> dict[str, Any]:
         "compared": "c",
         "figures": None,
     }
-    exported = model_card.exported_card(record, **given | options)
-    return dict(YAML(typ="safe").load(exported.header))
+    card = model_card.export_card(record, **given | options)
+    return dict(YAML(typ="safe").load(card.removeprefix("---\n").split("\n---\n\n", 1)[0]))
 
 
 @pytest.mark.parametrize(
@@ -81,18 +81,18 @@ def test_the_header_holds_the_figures_that_are_defined_with_their_intervals(reco
 def test_the_table_shows_the_same_figures_and_says_where_there_are_none(record: Record) -> None:
     def shown(figures: dict[str, Any] | None) -> str:
         options: dict[str, Any] = {"onnx": False, "own": False, "texts": ["a"], "compared": "c"}
-        return model_card.exported_card(record, figures=figures, **options).figures
+        return model_card.export_card(record, figures=figures, **options)
 
     assert "This export on 57 test rows of sms:" in shown(FIGURES)
-    assert "| accuracy | 0.912 | 0.810 to 0.970 |" in shown(FIGURES)
-    assert "| f1, macro | 0.900 |  |" in shown(FIGURES)
-    assert "roc-auc" not in shown(FIGURES)
-    assert shown(None).startswith("No labelled test rows")
+    assert "| Accuracy | 0.912 | 0.810 to 0.970 |" in shown(FIGURES)
+    assert "| F1, macro | 0.900 |  |" in shown(FIGURES)
+    assert "ROC-AUC" not in shown(FIGURES)
+    assert "One row is 14.29 points of accuracy.\nNo labelled test rows" in shown(None)
 
 
 @pytest.mark.parametrize(("onnx", "own"), [(True, False), (False, True), (False, False)])
 def test_the_snippet_is_python_and_trusts_code_only_where_there_is_some(record: Record, onnx: bool, own: bool) -> None:
-    use = model_card.exported_card(record, onnx=onnx, own=own, texts=["a"], compared="all agree", figures=None).use
+    use = model_card.export_card(record, onnx=onnx, own=own, texts=["a"], compared="all agree", figures=None)
     compile(use.split("```python\n")[1].split("```")[0], "snippet", "exec")
     assert ("trust_remote_code=True" in use) == own
     assert ("onnxruntime" in use) == onnx

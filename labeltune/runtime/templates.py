@@ -1,0 +1,54 @@
+"""Jinja2 templates of Markdown: every value is escaped, and numbers are written as the language writes them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from babel import Locale
+from babel.numbers import format_decimal
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from labeltune.runtime import markdown
+
+MINUS = "\u2212"
+
+
+def environment(folders: Sequence[Path], locale: str) -> Environment:
+    """Return an environment in which a value can't become markup.
+
+    A template itself is Markdown. What it inserts is escaped unless a filter has made Markdown of it: `code` and
+    `code_block` for what others called a thing or wrote, `decimal` and `plural` for numbers.
+
+    Args:
+        folders: of the templates; a name is looked up in this order.
+        locale: name of a locale as babel knows it, such as `en` or `zh_Hans`.
+    """
+    found = Environment(
+        autoescape=True,
+        finalize=_escaped,
+        loader=FileSystemLoader(folders),
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    language = Locale.parse(locale)
+
+    def decimal(value: float, pattern: str = "#,##0") -> str:
+        return str(format_decimal(value, pattern, language)).replace("-", MINUS)
+
+    def plural(number: int, one: str, other: str) -> str:
+        return f"{decimal(number)} {one if language.plural_form(number) == 'one' else other}"
+
+    found.filters |= {
+        "code": lambda text: Markup(markdown.code(str(text))),
+        "code_block": lambda text, language="": Markup(markdown.code_block(str(text), language)),
+        "decimal": decimal,
+        "plural": plural,
+    }
+    return found
+
+
+def _escaped(value: Any) -> Any:
+    """Escape a value for Markdown; autoescape, which comes after this, is for HTML and leaves markup as it is."""
+    return value if isinstance(value, Markup) else Markup(markdown.escape(str(value)))
