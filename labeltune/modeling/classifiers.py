@@ -144,6 +144,12 @@ class _Network:
         """Return the model without its head."""
         return getattr(self, self.base_model_prefix)
 
+    @property
+    def dtype(self: Any) -> torch.dtype:
+        """Type of the backbone's weights; some families register their head, which is in fp32, before it."""
+        weights = self.backbone().parameters()
+        return next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
+
     def train(self: Any, mode: bool = True) -> Any:
         """Switch dropout on or off; it stays off in the frozen layers, so that their states can be computed once."""
         if mode and self.training and not (self.frozen_layers and self.backbone().training):

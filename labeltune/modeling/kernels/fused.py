@@ -1,44 +1,54 @@
-"""Fused layers: decoder layers that run these kernels on unpadded batches, the top one for the last token only."""
+"""Fused layers: layers that run these kernels on unpadded batches, and top layers for the last token only."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
-from labeltune.modeling.architectures import architecture_of, layer_list, replaced
+from labeltune.modeling.architectures import architecture_of, first_position, is_encoder, layer_list, replaced
 from labeltune.modeling.device import inference_tokens
 from labeltune.modeling.forward import length_multiple
 from labeltune.modeling.kernels.decoder_layer import LayerParts, LoraLinear, adapted_layer, layer_states
+from labeltune.modeling.kernels.encoder_layer import EncoderParts, adapted_encoder_layer, encoder_states
 from labeltune.modeling.packing import MULTIPLE, UnpaddedBatch, model_masks, packed_visibility
 
-FAMILIES = ("llama", "mistral", "qwen2")
+DECODERS = ("llama", "mistral", "qwen2")
 """Families whose layers are norm, attention, norm and a gated MLP, with no norm of queries and keys."""
-ACTIVATION, ATTENTION = "silu", "eager"
+ENCODERS = ("bert", "roberta", "xlm-roberta", "mpnet")
+"""Families whose layers are attention, norm, an MLP and norm."""
+FAMILIES = (*DECODERS, *ENCODERS)
+ATTENTION = "eager"
 
 
 def install(network: Any) -> bool:
     """Make the kernels compute a network's layers wherever they can; returns whether they know its family."""
     config = network.config
-    able = (
-        config.model_type in FAMILIES
-        and config.hidden_act == ACTIVATION
-        and config._attn_implementation == ATTENTION
-        and not config.attention_dropout
-    )
+    if config.model_type not in FAMILIES or config._attn_implementation != ATTENTION:
+        return False
+    if config.model_type in ENCODERS:
+        able, mixin = config.hidden_act == "gelu" and not getattr(config, "is_decoder", False), _FusedEncoder
+    else:
+        able, mixin = config.hidden_act == "silu" and not config.attention_dropout, _FusedDecoder
     if able:
         for layer in layer_list(network.backbone()):
             kind: Any = type(layer)
-            layer.__class__ = _fused(kind)
+            layer.__class__ = _fused(mixin, kind)
+        if config.model_type == "mpnet":
+            backbone: Any = network.backbone()
+            backbone.__class__ = _fused(_FusedMPNet, type(backbone))
     return able
 
 
 def installed(network: Any) -> bool:
     """Whether `install` did so."""
-    return architecture_of(network.config) is not None and isinstance(layer_list(network.backbone())[0], _Fused)
+    return architecture_of(network.config) is not None and isinstance(
+        layer_list(network.backbone())[0], _FusedDecoder | _FusedEncoder
+    )
 
 
 def batch_tokens(network: Any) -> int:
@@ -77,9 +87,12 @@ def padded_states(
     unpadded = UnpaddedBatch.of_rows(attention_mask[:, prefix:], _multiple(network), _groups(network))
     length = attention_mask.shape[1]
     positions = torch.arange(length, device=attention_mask.device).unsqueeze(0)
-    visible = positions[:, prefix:].unsqueeze(2) >= positions.unsqueeze(1)  # [1, length, keys]
+    if is_encoder(network.config):
+        visible = attention_mask.bool().unsqueeze(1)  # [batch, 1, keys]
+    else:
+        visible = positions[:, prefix:].unsqueeze(2) >= positions.unsqueeze(1)  # [1, length, keys]
     masks = model_masks(network.config, visible, positions, network.dtype)
-    own = positions[:, prefix:].expand(unpadded.sequences, -1)
+    own = positions[:, prefix:].expand(unpadded.sequences, -1) + first_position(network.config)
     hidden = _states(part, unpadded, parts, masks, own, tokens, states, cache)
     return unpadded.pad(hidden)
 
@@ -107,28 +120,31 @@ def packed_states(
         return None
     part = network.layers(states is None, first, last)
     unpadded = UnpaddedBatch.of(owners, _multiple(network), _groups(network))
-    masks = model_masks(network.config, packed_visibility(owners), positions, network.dtype)
-    return _states(part, unpadded, parts, masks, positions, tokens, states, None), unpadded
+    encoder = is_encoder(network.config)
+    masks = model_masks(network.config, packed_visibility(owners, encoder=encoder), positions, network.dtype)
+    numbers = positions + first_position(network.config)
+    return _states(part, unpadded, parts, masks, numbers, tokens, states, None), unpadded
 
 
 def _states(
     part: Any,
     unpadded: UnpaddedBatch,
-    parts: Mapping[int, LayerParts],
+    parts: Mapping[Any, Any],
     masks: Any,
     positions: torch.Tensor,
     tokens: torch.Tensor | None,
     states: torch.Tensor | None,
     cache: Any,
 ) -> torch.Tensor:
+    past = {} if cache is None else {"past_key_values": cache}
     hidden: torch.Tensor = part(
         None if tokens is None else unpadded.unpad(tokens),
         attention_mask=masks,
         position_ids=unpadded.unpad(positions),
         inputs_embeds=None if states is None else unpadded.unpad(states),
-        past_key_values=cache,
         unpadded=unpadded,
         parts=parts,
+        **past,
     ).last_hidden_state
     return hidden
 
@@ -138,17 +154,18 @@ def _multiple(network: Any) -> int:
 
 
 def _groups(network: Any) -> int:
-    return int(network.config.num_attention_heads // network.config.num_key_value_heads)
+    config = network.config
+    return int(config.num_attention_heads // getattr(config, "num_key_value_heads", config.num_attention_heads))
 
 
 @cache
-def _fused(kind: Any) -> Any:
-    """Return a class of layers with the `forward` of `_Fused`; Transformers adds its gradient checkpointing."""
-    return type(f"Fused{kind.__name__}", (_Fused, kind), {})
+def _fused(mixin: Any, kind: Any) -> Any:
+    """Return a class of modules with the `forward` of a mixin; Transformers adds its gradient checkpointing."""
+    return type(f"Fused{kind.__name__}", (mixin, kind), {})
 
 
-class _Fused:
-    """Mixin over Transformers' layers: the kernels compute unpadded batches, Transformers all others."""
+class _FusedDecoder:
+    """Mixin over Transformers' decoder layers: the kernels compute unpadded batches, Transformers all others."""
 
     def forward(
         self: Any,
@@ -157,15 +174,14 @@ class _Fused:
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Any = None,
         unpadded: UnpaddedBatch | None = None,
-        parts: Mapping[int, LayerParts] | None = None,
+        parts: Mapping[Any, LayerParts] | None = None,
         **options: Any,
     ) -> Any:
         """Return the states after the layer, `[1, tokens, size]`, from those before it."""
         if unpadded is None or parts is None or attention_mask is None or position_embeddings is None:
             given = {"position_embeddings": position_embeddings, "past_key_values": past_key_values, **options}
             return super().forward(hidden_states, attention_mask=attention_mask, **given)  # type: ignore[misc]
-        index, states = self.self_attn.layer_idx, hidden_states[0]
-        own = parts[index]
+        own, states = parts[self], hidden_states[0]
         cosines, sines = (part[0, :, : own.size // 2] for part in position_embeddings)
         adapters = [weight for part in own.attention for weight in (part.down, part.up) if weight is not None]
         if torch.is_grad_enabled() and any(part.requires_grad for part in (states, *adapters)):
@@ -173,25 +189,71 @@ class _Fused:
             return adapted_layer(states, own, unpadded, attention_mask, cosines, sines).unsqueeze(0)
         prefix = None
         if past_key_values is not None:
-            before = past_key_values.layers[index]
+            before = past_key_values.layers[self.self_attn.layer_idx]
             prefix = (before.keys[:1], before.values[:1])
         return layer_states(states, own, unpadded, attention_mask, cosines, sines, prefix=prefix).unsqueeze(0)
 
 
-def _parts(network: Any, layers: range) -> dict[int, LayerParts] | None:
-    """Return the weights of some layers by number; None where the kernels do not know one of the layers."""
+class _FusedEncoder:
+    """Mixin over Transformers' encoder layers, likewise."""
+
+    def forward(
+        self: Any,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *given: Any,
+        unpadded: UnpaddedBatch | None = None,
+        parts: Mapping[Any, EncoderParts] | None = None,
+        bias: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return the states after the layer, `[1, tokens, size]`, from those before it."""
+        if unpadded is None or parts is None or attention_mask is None:
+            return super().forward(hidden_states, attention_mask, *given, **options)  # type: ignore[misc]
+        own, states = parts[self], hidden_states[0]
+        adapters = [w for part in (*own.attention, *own.mlp) for w in (part.down, part.up) if w is not None]
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (states, *adapters)):
+            return adapted_encoder_layer(states, own, unpadded, attention_mask, bias).unsqueeze(0)
+        return encoder_states(states, own, unpadded, attention_mask, bias).unsqueeze(0)
+
+
+class _FusedMPNet:
+    """Mixin over MPNet's backbone, which hands its layers no options, but the bias of relative positions."""
+
+    def forward(
+        self: Any,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        unpadded: UnpaddedBatch | None = None,
+        parts: Mapping[Any, EncoderParts] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return an output whose `last_hidden_state` is `[1, tokens, size]`."""
+        if unpadded is None or attention_mask is None:
+            return super().forward(  # type: ignore[misc]
+                input_ids, attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **options
+            )
+        hidden = self.embeddings(input_ids=input_ids, position_ids=position_ids, inputs_embeds=inputs_embeds)
+        bias = self.encoder.compute_position_bias(hidden.new_empty(1, attention_mask.shape[-1]))
+        for layer in self.encoder.layer:
+            hidden = layer(hidden, attention_mask, unpadded=unpadded, parts=parts, bias=bias)
+        return BaseModelOutput(last_hidden_state=hidden)
+
+
+def _parts(network: Any, layers: range) -> dict[Any, Any] | None:
+    """Return the weights of some layers by layer; None where the kernels do not know one of the layers."""
     if network.autocast or not installed(network) or torch.compiler.is_exporting():
         return None
-    found = {}
-    for index in layers:
-        one = _parts_of(layer_list(network.backbone())[index], network.dtype)
-        if one is None:
-            return None
-        found[index] = one
-    return found
+    parts_of = _encoder_parts if network.config.model_type in ENCODERS else _decoder_parts
+    found = {
+        layer: parts_of(layer, network.dtype) for layer in layer_list(network.backbone())[layers.start : layers.stop]
+    }
+    return None if None in found.values() else found
 
 
-def _parts_of(layer: Any, dtype: torch.dtype) -> LayerParts | None:
+def _decoder_parts(layer: Any, dtype: torch.dtype) -> LayerParts | None:
     """Return a layer's weights; None where one has another type, trains, or is more than a matrix."""
     attention, mlp = layer.self_attn, layer.mlp
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
@@ -200,8 +262,7 @@ def _parts_of(layer: Any, dtype: torch.dtype) -> LayerParts | None:
     known = [part for part in (*attended, *gated) if part is not None]
     if len(known) < len(attended) + len(gated) or any(part.down is not None for part in known[len(attended) :]):
         return None
-    fixed = [norm.weight for norm in norms] + [w for part in known for w in (part.weight, part.bias) if w is not None]
-    if any(weight.dtype != dtype or (weight.requires_grad and torch.is_grad_enabled()) for weight in fixed):
+    if not _fixed(known, [norm.weight for norm in norms], dtype):
         return None
     return LayerParts(
         norms=tuple((norm.weight, norm.variance_epsilon) for norm in norms),
@@ -210,6 +271,39 @@ def _parts_of(layer: Any, dtype: torch.dtype) -> LayerParts | None:
         size=attention.head_dim,
         scale=attention.scaling,
     )
+
+
+def _encoder_parts(layer: Any, dtype: torch.dtype) -> EncoderParts | None:
+    """Return a layer's weights, as `_decoder_parts` does."""
+    attention, middle, output = layer.attention, layer.intermediate.dense, layer.output
+    if hasattr(attention, "attn"):  # MPNet
+        inner, norm = attention.attn, attention.LayerNorm
+        linears, dropout = (inner.q, inner.k, inner.v, inner.o), attention.dropout
+        size = inner.attention_head_size
+    else:
+        inner, norm = attention.self, attention.output.LayerNorm
+        linears = (inner.query, inner.key, inner.value, attention.output.dense)
+        dropout, size = attention.output.dropout, inner.attention_head_size
+    norms = (norm, output.LayerNorm)
+    parts = [_lora_linear(part) for part in (*linears, middle, output.dense)]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or not _fixed(known, [w for one in norms for w in (one.weight, one.bias)], dtype):
+        return None
+    query, key, value, out, first, second = known
+    return EncoderParts(
+        attention=(query, key, value, out),
+        mlp=(first, second),
+        norms=tuple((one.weight, one.bias, one.eps) for one in norms),
+        size=size,
+        dropout=tuple(part.p if part.training else 0.0 for part in (inner.dropout, dropout, output.dropout)),
+    )
+
+
+def _fixed(linears: Sequence[LoraLinear], others: Sequence[torch.Tensor], dtype: torch.dtype) -> bool:
+    """Whether weights have the network's type and do not train, adapters apart."""
+    weights = [*others, *(w for part in linears for w in (part.weight, part.bias) if w is not None)]
+    training = torch.is_grad_enabled()
+    return all(weight.dtype == dtype and not (weight.requires_grad and training) for weight in weights)
 
 
 def _lora_linear(module: Any) -> LoraLinear | None:

@@ -184,7 +184,9 @@ def test_what_the_kernels_do_not_know_is_trained_by_transformers(
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
-@pytest.mark.parametrize("change", [{"attention": "sdpa"}, {"architecture": "gemma3_text"}, {"architecture": "bert"}])
+@pytest.mark.parametrize(
+    "change", [{"attention": "sdpa"}, {"architecture": "gemma3_text"}, {"architecture": "modernbert"}]
+)
 def test_where_they_can_not_they_are_not_installed_and_asking_for_them_is_refused(
     tiny_base: Bases, change: dict[str, str]
 ) -> None:
@@ -193,7 +195,10 @@ def test_where_they_can_not_they_are_not_installed_and_asking_for_them_is_refuse
     made = replace(made, machine=replace(made.machine, **change))
     assert not fused.installed(made.load())
     asked = replace(made, train=made.train.model_copy(update={"kernels": "fused"}))
-    with pytest.raises(UserError, match="train.kernels: fused knows the layers of llama, mistral, qwen2 with"):
+    with pytest.raises(
+        UserError,
+        match="train.kernels: fused knows the layers of llama, mistral, qwen2, bert, roberta, xlm-roberta, mpnet with",
+    ):
         asked.load()
     assert fused.installed(plan(tiny_base("llama"), **LINEAR).load())
     assert not fused.installed(plan(tiny_base("llama"), kernels="transformers", **LINEAR).load())
@@ -214,7 +219,8 @@ def test_where_they_can_not_they_are_not_installed_and_asking_for_them_is_refuse
             1,
         ),
         ("gemma3_text", {"dtype": "bf16"}, 1),
-        ("bert", {"dtype": "bf16", "pooling": "first"}, 1),
+        ("bert", {"dtype": "bf16", "pooling": "first"}, 2),
+        ("modernbert", {"dtype": "bf16", "pooling": "first"}, 1),
     ],
 )
 def test_batches_that_are_never_padded_have_twice_the_tokens(
