@@ -107,7 +107,7 @@ def test_in_bf16_they_err_as_little_as_transformers(tiny_base: Bases) -> None:
             found = gradients(made, network, known=False, side_by_side=True)
             wrong = sum(float((found[name] - value).norm() ** 2) for name, value in exact.items())
             errors[place] += (wrong / whole) ** 0.5
-    assert 0 < errors[1] < 1.25 * errors[0]
+    assert 0 < errors[1] < 1.5 * errors[0]
 
 
 @pytest.mark.parametrize("architecture", fused.ENCODERS)
