@@ -148,7 +148,7 @@ def _product_back(
     added: torch.Tensor | None = None,
     *,
     inputs: bool = True,
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+) -> tuple[Any, torch.Tensor | None, torch.Tensor | None]:
     """Return the gradients of a linear layer's inputs, and of its adapter's A and B.
 
     Args:

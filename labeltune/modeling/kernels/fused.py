@@ -31,17 +31,19 @@ def install(network: Any) -> bool:
     if config.model_type not in FAMILIES or config._attn_implementation != ATTENTION:
         return False
     if config.model_type in ENCODERS:
-        able, mixin = config.hidden_act == "gelu" and not getattr(config, "is_decoder", False), _FusedEncoder
+        able = config.hidden_act == "gelu" and not getattr(config, "is_decoder", False)
     else:
-        able, mixin = config.hidden_act == "silu" and not config.attention_dropout, _FusedDecoder
+        able = config.hidden_act == "silu" and not config.attention_dropout
     if able:
         for layer in layer_list(network.backbone()):
-            kind: Any = type(layer)
-            layer.__class__ = _fused(mixin, kind)
+            _mix(_FusedEncoder if config.model_type in ENCODERS else _FusedDecoder, layer)
         if config.model_type == "mpnet":
-            backbone: Any = network.backbone()
-            backbone.__class__ = _fused(_FusedMPNet, type(backbone))
+            _mix(_FusedMPNet, network.backbone())
     return able
+
+
+def _mix(mixin: Any, module: Any) -> None:
+    module.__class__ = _fused(mixin, type(module))
 
 
 def installed(network: Any) -> bool:
@@ -295,8 +297,12 @@ def _encoder_parts(layer: Any, dtype: torch.dtype) -> EncoderParts | None:
         mlp=(first, second),
         norms=tuple((one.weight, one.bias, one.eps) for one in norms),
         size=size,
-        dropout=tuple(part.p if part.training else 0.0 for part in (inner.dropout, dropout, output.dropout)),
+        dropout=(_probability(inner.dropout), _probability(dropout), _probability(output.dropout)),
     )
+
+
+def _probability(dropout: nn.Dropout) -> float:
+    return dropout.p if dropout.training else 0.0
 
 
 def _fixed(linears: Sequence[LoraLinear], others: Sequence[torch.Tensor], dtype: torch.dtype) -> bool:
