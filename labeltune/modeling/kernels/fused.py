@@ -43,7 +43,8 @@ def install(network: Any) -> bool:
 
 
 def _mix(mixin: Any, module: Any) -> None:
-    module.__class__ = _fused(mixin, type(module))
+    kind: Any = type(module)
+    module.__class__ = _fused(mixin, kind)
 
 
 def installed(network: Any) -> bool:
