@@ -17,7 +17,7 @@ from labeltune.modeling import adapters, base_models, device
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.prompts import Encoder, encode
 from labeltune.runtime import errors, files
-from labeltune.training import blending, checkpoints, finetune, tracking
+from labeltune.training import blending, checkpoints, finetune, probe, tracking
 from labeltune.training.layer_selection import choose_capacity
 
 PREPARED, TRAINED, CURVES = Path("data/prepared"), Path("models/trained"), Path("plots/curves")
@@ -46,7 +46,10 @@ def main() -> None:
             checkpoints.open_store(fingerprint, keep=settings.checkpoints) as store,
             tracking.tracking(settings.report_to, record.run_name(fingerprint), fingerprint.configuration) as told,
         ):
-            network, tuned = finetune.fine_tune(plan, **splits, store=store, curves=CURVES, callbacks=told)
+            if settings.method == "probe":
+                network, tuned = probe.fit_probe(plan, **splits, callbacks=told)
+            else:
+                network, tuned = finetune.fine_tune(plan, **splits, store=store, curves=CURVES, callbacks=told)
             blended = blending.choose_blend(tuned.logits, settings, **blending.labelled(paths, labels))
             record = replace(record, prior=adapters.label_prior(network), validation=tracking.validated(tuned, blended))
             artifact.save(TRAINED, network, encoder.tokenizer, base, record, blended.blend)

@@ -24,7 +24,7 @@ from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.device import Machine
 from labeltune.modeling.forward import compute_logits
 from labeltune.modeling.prompts import EncodedRows, Encoder
-from labeltune.training import checkpoints, finetune
+from labeltune.training import checkpoints, finetune, probe
 from labeltune.training.dataset import Collator
 from labeltune.training.tracking import History
 from labeltune.training.trainer import RowTrainer
@@ -86,6 +86,8 @@ def tune(
 ) -> tuple[Any, History]:
     """Train as the stage does, in a folder of its own."""
     given = given or rows(made)
+    if made.train.method == "probe":
+        return probe.fit_probe(made, given, given, callbacks=callbacks)
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "DVC_ROOT", folder)
         with checkpoints.open_store(artifact.fingerprint(record(made)), keep=made.train.checkpoints) as store:

@@ -130,6 +130,7 @@ def estimate(
         layers, _ = auto_layers(train.effort, train.method, depth, rows, on_gpu=False)
     epochs = auto_epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
     top = min(depth, layers) if isinstance(layers, int) else depth
+    top = 0 if train.method == "probe" else top
     below = depth - top
     back = BACKWARD + (WEIGHTS if train.method == "full" else 0)
     held = validation * validations_per_epoch(epochs) * epochs * FORWARD
@@ -149,7 +150,7 @@ def estimate(
     weights = depth * shape.layer_weights
     loaded = 4 * (weights + shape.embedding_weights) * (0.5 if train.method == "qlora" else 1)
     optimiser = 12 * top * shape.layer_weights if train.method == "full" else 0
-    states = 4 * (rows + validation) * tokens * shape.width if below else 0
+    states = 4 * (rows + validation) * tokens * shape.width if below and top else 0
     activations = 4 * STEP_STATES * train.batch_size * learnt * shape.width * top
     memory = LIBRARIES + (loaded + optimiser + states + activations) / MIB
     return Estimate(seconds=seconds, memory_mib=round(memory))
@@ -165,7 +166,7 @@ EXTRAS = {
 }
 GIB = 1 << 30
 SAMPLED = 1000
-METHODS = ("full", "lora", "qlora")
+METHODS = ("full", "lora", "qlora", "probe")
 
 
 def examine(recipe: str | None) -> None:
@@ -221,16 +222,18 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
     gflops = rates[device.choose_dtype(resolved.train.dtype)]
     free = psutil.virtual_memory().available / GIB
     table = []
-    for method in METHODS:
-        for top in dict.fromkeys((resolved.train.layers, "all")):
-            settings = resolved.train.model_copy(update={"method": method, "layers": top})
-            found = estimate(
-                shape, settings, rows=rows, validation=validation, tokens=tokens, padded=padded, prefix=prefix,
-                gflops=gflops,
-            )  # fmt: skip
-            fits = "yes" if found.memory_mib < 1024 * free else "no: not enough memory"
-            chosen = "chosen" if (method, top) == (resolved.train.method, resolved.train.layers) else ""
-            table.append([method, str(top), _clock(found.seconds), f"{found.memory_mib / 1024:.1f} GiB", fits, chosen])
+    tops = tuple(dict.fromkeys((resolved.train.layers, "all")))
+    plans = [(name, top) for name in METHODS for top in (tops if name != "probe" else tops[:1])]
+    for method, top in plans:
+        settings = resolved.train.model_copy(update={"method": method, "layers": top})
+        found = estimate(
+            shape, settings, rows=rows, validation=validation, tokens=tokens, padded=padded, prefix=prefix,
+            gflops=gflops,
+        )  # fmt: skip
+        fits = "yes" if found.memory_mib < 1024 * free else "no: not enough memory"
+        chosen = "chosen" if (method, top) == (resolved.train.method, resolved.train.layers) else ""
+        trained = "none" if method == "probe" else str(top)
+        table.append([method, trained, _clock(found.seconds), f"{found.memory_mib / 1024:.1f} GiB", fits, chosen])
     train = resolved.train
     epochs = auto_epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
     title = f"recipe {resolved.recipe}: {rows:,} training rows of {tokens:.0f} tokens, {resolved.model.name}"

@@ -28,7 +28,7 @@ class Model(Origin):
         return self
 
 
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "qlora", "probe"]
 Effort = Literal["fast", "balanced", "best"]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
@@ -85,7 +85,8 @@ class Train(Section):
     on, two to four epochs; `best`: every layer, three to five epochs."""
     method: Method = "lora"
     """Train all weights, low-rank adapters, or adapters on 4-bit weights (QLoRA; Dettmers et al. 2023,
-    arXiv:2305.14314)."""
+    arXiv:2305.14314); `probe` trains none and fits a logistic regression to the base model's hidden states, with
+    `head: linear`."""
     head: Literal["label_scoring", "linear", "mlp"] = "label_scoring"
     """Score the label words with the language model head, or train a linear or MLP classification head."""
     label_score: Literal["sum", "mean", "pmi", "contextual", "first_token"] = "sum"
@@ -93,7 +94,8 @@ class Train(Section):
     (`pmi`, `contextual`), or the log-probability of the first token."""
     pooling: Literal["auto", "first", "last", "mean"] = "auto"
     """Hidden state that the head reads: that of the first or last token, or the mean over all tokens; `auto`: the last
-    token in decoders; in encoders that of Transformers' own classifier, or the first token with `head: mlp`."""
+    token in decoders; in encoders that of Transformers' own classifier, the first token with `head: mlp`, or the mean
+    with `method: probe`."""
     depth: Positive | Literal["all", "auto"] = "all"
     """Number of layers to keep; `auto` compares regressions on the base model's states by their validation
     loss. With `effort: fast` it takes the shallowest layer within a standard error of the best, at least a third of the
@@ -133,7 +135,7 @@ class Train(Section):
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     """`auto`: AdamW in fp32; with `method: qlora`, paged 8-bit AdamW."""
     learning_rate: Rate | dict[Method, Rate] = Field(default_factory=lambda: dict(RATES))
-    """Peak learning rate, or {method: rate}; adapters need a higher rate than full fine-tuning."""
+    """Peak learning rate, or {method: rate}; adapters need a higher rate than full fine-tuning; a probe has none."""
     scheduler: Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant"] = "linear"
     """Learning rate schedule after the warm-up."""
     warmup: Fraction = 0.1
@@ -178,13 +180,20 @@ class Train(Section):
     """Number of CPU threads; `auto`: the number of cores, divided among the running queue workers."""
 
     @property
+    def fine_tunes(self) -> bool:
+        """Whether the method trains the base model, in steps and epochs."""
+        return self.method in RATES
+
+    @property
     def rate(self) -> float:
-        """Peak learning rate for the method."""
+        """Peak learning rate for a method that fine-tunes."""
         return self.learning_rate[self.method] if isinstance(self.learning_rate, dict) else self.learning_rate
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Train":
-        if isinstance(self.learning_rate, dict) and self.method not in self.learning_rate:
+        if not self.fine_tunes:
+            self._is_a_regression()
+        elif isinstance(self.learning_rate, dict) and self.method not in self.learning_rate:
             raise ValueError(f"learning_rate has {sorted(self.learning_rate)}, and none for method: {self.method}")
         if self.lora.bias == "all" and self.layers != "all" and self.method != "full":
             raise ValueError("lora.bias: all trains biases in every layer; set layers: all, or lora.bias: lora_only")
@@ -193,6 +202,15 @@ class Train(Section):
         if self.head_initialization == "regression" and self.head != "linear":
             raise ValueError(f"head_initialization: regression is for head: linear, not {self.head}")
         return self
+
+    def _is_a_regression(self) -> None:
+        if self.method == "probe" and self.head != "linear":
+            raise ValueError(f"method: probe fits a linear head, and head: {self.head} is none; set head: linear")
+        if self.class_weights != "none" or self.label_smoothing:
+            raise ValueError(
+                f"method: {self.method} is a regression with neither class_weights nor label_smoothing; set "
+                "class_weights: none and label_smoothing: 0.0"
+            )
 
 
 FEW_ROWS, MANY_ROWS = 1_000, 20_000

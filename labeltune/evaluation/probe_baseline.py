@@ -13,10 +13,8 @@ from labeltune.evaluation.baselines import Baseline, Costs, Split, Splits
 from labeltune.modeling.prompts import Encoder
 from labeltune.probing import layer_probes
 from labeltune.probing.hidden_states import POOLINGS, ProbedModel, read_hidden_states, recorded_layers
-from labeltune.probing.layer_probes import SEED, LayerProbes, Part
+from labeltune.probing.layer_probes import SEED, STRENGTHS, LayerProbes, Part
 from labeltune.probing.regression import Features, Regression, States, figures, lowest_loss, size
-
-STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ def merge(network: Any, calibration: Calibration) -> Merged:
     else:
         head = getattr(network, network.head_name)
         ordinary = network.pooling == "last" and network.head_name == "score" and isinstance(head, nn.Linear)
-        ordinary = ordinary and (offset is None or head.bias is not None)
+        ordinary = ordinary and offset is None and head.bias is None
         layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
         if offset is not None and not ordinary:
             layers = [_with_bias(layer) for layer in layers]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 import labeltune
@@ -115,6 +115,9 @@ def save(
         partial.mkdir()
         if record.train.method == "full":
             network.save_pretrained(partial)
+        elif record.train.method == "probe":
+            save_file(getattr(network, network.head_name).state_dict(), partial / HEAD, metadata={"format": "pt"})
+            _save_config(network.config, partial)
         else:
             network.save_pretrained(partial, save_embedding_layers=False)
             _settle_adapter_config(partial / ADAPTER_CONFIG, base)
@@ -289,6 +292,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ADAPTER = "adapter_model.safetensors"
+HEAD = "head.safetensors"
+"""Weights of a probe; those of its base model are not saved with it."""
 
 
 def open_same_base(record: Record, folder: Path) -> Base:
@@ -322,6 +327,20 @@ def load_all(network: PreTrainedModel, folder: Path) -> None:
     with torch.no_grad():
         for name, weight in held.items():
             weight.copy_(saved[name])
+
+
+def load_head(network: Any, folder: Path) -> None:
+    """Put the saved weights of a probe into the network's head.
+
+    Raises:
+        UserError: the folder has other weights than the head.
+    """
+    head, saved = getattr(network, network.head_name), load_file(folder / HEAD)
+    held = dict(head.named_parameters())
+    different = sorted(set(saved) ^ set(held)) or [name for name in saved if saved[name].shape != held[name].shape]
+    if different:
+        raise UserError(f"{folder / HEAD} does not fit the model it describes: {different}; train again")
+    head.load_state_dict(saved)
 
 
 def load_adapter(network: PreTrainedModel, folder: Path) -> "PeftModel":

@@ -190,6 +190,8 @@ class Classifier:
             dequantize_from(network, quantised)
         if full:
             artifact.load_all(network, folder)
+        elif record.train.method == "probe":
+            artifact.load_head(network, folder)
         else:
             network = artifact.load_adapter(network, folder)
             if merge:

@@ -23,7 +23,7 @@ def model_card(record: Record) -> str:
     """Return the card of a classifier as Markdown with the header that the Hugging Face Hub reads."""
     data = ModelCardData(
         base_model=record.model.title,
-        library_name="transformers" if record.train.method == "full" else "peft",
+        library_name="peft" if record.train.method in ("lora", "qlora") else "transformers",
         pipeline_tag="text-classification",
         tags=["labeltune"],
     )

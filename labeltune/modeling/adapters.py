@@ -64,6 +64,7 @@ def adapt(network: Any, settings: Train, base_name: str) -> nn.Module:
 
     `full`: the top `layers` layers, the norm after them, and the head; with every layer also the embeddings.
     `lora` and `qlora`: adapters in those layers, and the head unless it scores label words at the model's full depth.
+    `probe`: the head.
 
     Returns:
         The network, or a PEFT model around it.
@@ -73,6 +74,11 @@ def adapt(network: Any, settings: Train, base_name: str) -> nn.Module:
     """
     if settings.method == "full":
         _unfreeze(network)
+    elif settings.method == "probe":
+        network.requires_grad_(False)
+        for part in head_parts(network):
+            network.get_submodule(part).requires_grad_(True)
+        return network
     else:
         network = _with_adapters(network, settings, base_name)
     if settings.gradient_checkpointing:

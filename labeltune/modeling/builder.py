@@ -112,6 +112,8 @@ def _pooling(config: PretrainedConfig, settings: Train) -> str:
         return settings.pooling
     if not is_encoder(config):
         return "last"
+    if settings.method == "probe":
+        return "mean"  # as sentence encoders pool; Transformers' own heads are no regressions
     return "first" if settings.head == "mlp" else NATIVE_HEADS
 
 
@@ -276,6 +278,8 @@ def _build_head(network: Network, labels: LabelSet, settings: Train, rows: torch
     size = network.config.hidden_size
     if rows is not None:
         return classifiers.label_scoring_head(rows)
+    if settings.method == "probe":
+        return classifiers.probe_head(size, len(labels))
     if settings.head == "mlp":
         return classifiers.mlp_head(size, len(labels), settings.head_dropout, generator)
     # Some families, such as OPT, call it otherwise; this is what Transformers then takes.

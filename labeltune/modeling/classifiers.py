@@ -63,6 +63,14 @@ def linear_head(size: int, num_labels: int, generator: torch.Generator, spread: 
     return head
 
 
+def probe_head(size: int, num_labels: int) -> nn.Linear:
+    """The head of a logistic regression with an intercept, all zeros until it is fitted, in fp32."""
+    head = nn.Linear(size, num_labels, dtype=torch.float32)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
 def mlp_head(size: int, num_labels: int, dropout: float, generator: torch.Generator) -> nn.Sequential:
     """Three layers, size -> 512 -> 256 -> num_labels, with ReLU and dropout between; Xavier uniform, in fp32."""
     layers: list[nn.Module] = []

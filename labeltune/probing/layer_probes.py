@@ -36,6 +36,8 @@ from labeltune.runtime.errors import UserError
 
 FIRST = 0.01
 """C with which layers and poolings are compared."""
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
+"""Values of C that a probe of the chosen layer may have."""
 LEAST = 3
 """At least one layer in so many is read, whatever the first ones tell."""
 PATIENCE = 5

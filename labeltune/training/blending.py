@@ -25,12 +25,10 @@ from labeltune.modeling import ngrams
 from labeltune.modeling.ngrams import Blend, Weights
 from labeltune.probing.regression import row_losses, single_threaded
 from labeltune.runtime.files import read_prepared
+from labeltune.training.cross_fitting import folds
 
 FEWEST = 30
 """Validation rows below which no weights are fitted: a standard error of fewer losses says little."""
-FOLDS = 10
-SEED = 0
-"""Of the folds: not the training's."""
 STANDARD_ERRORS = 1.0
 """A blend is kept where it is better by more standard errors of the mean difference than this."""
 LEAST = 0.001
@@ -161,13 +159,3 @@ def cross_fitted_losses(network: Logits, given: Logits | None, labels: Indices) 
         other = np.zeros_like(network[judged]) if given is None else given[judged]
         losses[judged] = row_losses(labels[judged], softmax(weights(network[judged], other).astype(np.float64), axis=1))
     return losses
-
-
-def folds(labels: Indices) -> list[tuple[Indices, Indices]]:
-    """Return pairs of rows to fit to and to judge, with the labels' shares in each where they have rows enough."""
-    # Each label's rows are dealt out in turn, so that rare labels need no warning and no exception.
-    order = np.random.default_rng(SEED).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    fold = np.empty(len(labels), dtype=np.int64)
-    fold[order] = np.arange(len(labels)) % FOLDS
-    return [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(FOLDS)]

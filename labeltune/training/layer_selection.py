@@ -76,10 +76,10 @@ def choose_capacity(plan: NetworkSpec, train: EncodedRows, validation: EncodedRo
     chosen: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     probes = None
-    if settings.epochs == "auto":
+    if settings.epochs == "auto" and settings.fine_tunes:
         chosen["epochs"] = auto_epochs(settings.effort, rows)
         reasons["epochs"] = f"{chosen['epochs']:g}: for {rows:,} rows with train.effort {settings.effort}"
-    if settings.method != "full" and "auto" in (settings.lora.rank, settings.lora.alpha):
+    if settings.method in ("lora", "qlora") and "auto" in (settings.lora.rank, settings.lora.alpha):
         rank = auto_rank(settings.effort, rows) if settings.lora.rank == "auto" else int(settings.lora.rank)
         alpha = ALPHA_PER_RANK * rank if settings.lora.alpha == "auto" else settings.lora.alpha
         chosen["lora"] = settings.lora.model_dump() | {"rank": rank, "alpha": alpha}
@@ -121,6 +121,8 @@ def _layers(
 
 
 def _trained(settings: Train, depth: int, rows: int) -> tuple[int | str, str]:
+    if settings.method == "probe":
+        return "all", "all: a probe reads them and trains none"
     on_gpu = device().type == "cuda"
     return auto_layers(settings.effort, settings.method, depth, rows, on_gpu=on_gpu)
 

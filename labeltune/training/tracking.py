@@ -68,6 +68,8 @@ class History:
     """Batches per optimiser step."""
     parameters: dict[str, int]
     """How many parameters are `trainable`, and how many there are in `total`."""
+    fitted: dict[str, Any] = field(default_factory=dict)
+    """What a regression that was fitted in place of a fine-tuning chose; empty after a fine-tuning."""
     logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     """Of the model that was kept, for the validation rows, `[rows, num_labels]`; None where nothing asks for them."""
 
@@ -114,9 +116,11 @@ def figures(history: History, choice: Choice, blended: BlendChoice) -> dict[str,
     """What metrics/train.json holds: the kept model, and how it came about."""
     best = dict(history.best)
     blend = {"blend": blended.figures} if blended.figures else {}
+    fitted = {"regression": history.fitted} if history.fitted else {}
     return (
         choice.figures()
         | blend
+        | fitted
         | {
             "best_step": history.best_step,
             "steps": history.validation[-1]["step"],
@@ -162,6 +166,13 @@ def show_history(history: History, choice: Choice, blended: BlendChoice, folder:
         f"trained {history.parameters['trainable']:,} of {history.parameters['total']:,} parameters in "
         f"{spent['seconds']:.0f} s, {spent['rows_per_second']:.0f} rows/s, at most {spent['peak_memory_mib']:,} MiB"
     )
+    if history.fitted:
+        chosen = ", ".join(f"{name} {value}" for name, value in history.fitted.items())
+        say(
+            f"fitted a regression with {chosen}: validation accuracy {history.best['accuracy']:.3f}, loss "
+            f"{history.best['loss']:.3f}; the classifier lies in {folder}/"
+        )
+        return
     say(
         f"kept step {history.best_step} of {history.validation[-1]['step']:.0f}: validation accuracy "
         f"{history.best['accuracy']:.3f}, loss {history.best['loss']:.3f}; the classifier lies in {folder}/"
@@ -391,6 +402,17 @@ class _Forwarder(TrainerCallback):
         figures = {curve(name): float(value) for name, value in logs.items()}
         for record in self.records:
             record(figures, state.global_step)
+
+
+def log(callbacks: Sequence[TrainerCallback], history: History) -> None:
+    """Pass the figures of a training without a Trainer on to trackers, as `Trainer.log` does."""
+    arguments: Any = None  # which a tracker does not read
+    for prefix, records in (("train", history.train), ("eval", history.validation)):
+        for record in records:
+            state = TrainerState(global_step=int(record["step"]))
+            figures = {f"{prefix}_{name}": value for name, value in record.items() if name not in ("step", "epoch")}
+            for callback in callbacks:
+                callback.on_log(arguments, state, TrainerControl(), logs=figures)
 
 
 def curve(name: str) -> str:

@@ -45,6 +45,9 @@ def test_every_method_has_a_rate_of_its_own() -> None:
         ({"epochs": float("inf")}, "epochs"),
         ({"threads": 1025}, "threads"),
         ({"class_weights": {}, "warmup": 1.0}, "warmup"),
+        ({"method": "probe"}, "method: probe fits a linear head, and head: label_scoring is none; set head: linear"),
+        ({"method": "probe", "head": "linear", "class_weights": "balanced"}, "neither class_weights nor label_smooth"),
+        ({"method": "probe", "head": "linear", "label_smoothing": 0.1}, "neither class_weights nor label_smoothing"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -60,6 +63,7 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], message:
         {"head": "linear", "pooling": "mean"},
         {"head": "linear", "head_initialization": "regression"},
         {"head": "mlp", "head_initialization": "random"},
+        {"method": "probe", "head": "linear", "learning_rate": {"lora": 1e-4}},
     ],
 )
 def test_what_fits_together_is_taken(changes: dict[str, Any]) -> None:

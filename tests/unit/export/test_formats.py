@@ -36,6 +36,8 @@ SEVERAL = {"words": ("ham", "free prize")}
         ("mpnet", {"head": "linear", "method": "full", "pooling": "mean", "depth": 2}, None),
         ("modernbert", {"head": "mlp", "method": "full"}, None),
         ("qwen3", {"label_score": "contextual"}, None),
+        ("llama", {"method": "probe", "head": "linear", "depth": 2}, None),
+        ("bert", {"method": "probe", "head": "linear"}, None),
     ],
 )
 def test_a_transformers_folder_gives_the_same_logits(

@@ -9,7 +9,8 @@ from scipy.special import log_softmax
 from labeltune.config.model import Train
 from labeltune.modeling.ngrams import Weights
 from labeltune.training import blending
-from labeltune.training.blending import choose_blend, cross_fitted_losses, fit_weights, folds
+from labeltune.training.blending import choose_blend, cross_fitted_losses, fit_weights
+from labeltune.training.cross_fitting import folds
 from tests.conftest import HAM, SPAM
 
 PLAIN = Train(seed=1)
@@ -55,16 +56,6 @@ def test_a_side_that_misleads_has_weight_0_and_the_network_never_has() -> None:
     truth, network, given = drawn(400, -3.0, 1)
     assert fit_weights(network, given, truth).ngrams == 0
     assert fit_weights(given, network, truth).network == blending.BOUNDS[0][0]
-
-
-def test_folds_judge_each_row_once_and_share_the_labels_out() -> None:
-    labels = np.array([0] * 90 + [1] * 10)
-    pairs = folds(labels)
-    np.testing.assert_array_equal(np.sort(np.concatenate([judged for _, judged in pairs])), np.arange(100))
-    for fitted, judged in pairs:
-        assert not set(fitted) & set(judged)
-        assert len(fitted) + len(judged) == 100
-        assert (labels[judged] == 1).sum() == 1
 
 
 def test_no_row_is_judged_by_weights_that_saw_its_label() -> None:
