@@ -9,10 +9,10 @@ so that their log-loss tells what each is worth (stacking, Wolpert 1992).
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
@@ -24,7 +24,6 @@ from labeltune.inference.calibration import Logits
 from labeltune.modeling import ngrams
 from labeltune.modeling.ngrams import Blend, Weights
 from labeltune.probing.regression import row_losses, single_threaded
-from labeltune.runtime.files import read_prepared
 from labeltune.training.cross_fitting import folds
 
 FEWEST = 30
@@ -59,10 +58,9 @@ Labelled = tuple[Sequence[str], Sequence[int]]
 """Texts, and the index of each one's label."""
 
 
-def labelled(paths: Mapping[str, Path], labels: LabelSet) -> dict[str, Labelled]:
-    """Read the texts and labels of prepared rows, of each split."""
-    frames = {split: read_prepared(path) for split, path in paths.items()}
-    return {split: (part["text"].tolist(), labels.index(part["label"].tolist())) for split, part in frames.items()}
+def labelled(rows: Mapping[str, pd.DataFrame], labels: LabelSet) -> dict[str, Labelled]:
+    """Return the texts and labels of prepared rows, of each split."""
+    return {split: (part["text"].tolist(), labels.index(part["label"].tolist())) for split, part in rows.items()}
 
 
 def choose_blend(network: Logits | None, settings: Train, train: Labelled, validation: Labelled) -> BlendChoice:

@@ -45,7 +45,7 @@ def test_a_probe_goes_through_every_stage(probed: Path, monkeypatch: pytest.Monk
     assert json.loads(Path("metrics/metrics.json").read_text())["accuracy"] > 0.5
     assert not list(Path(".checkpoints").glob("*/step-*"))
     card = Path("models/classifier/README.md").read_text()
-    assert "a logistic regression on the base model's pooled hidden states" in card
+    assert "a logistic regression on its pooled hidden states" in card
     assert "learning rate" not in card
     for name in ("plots/report.html", "plots/loss.png", "plots/training_metrics.pdf"):
         assert Path(name).stat().st_size > 0
