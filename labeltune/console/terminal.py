@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +29,7 @@ WHOLE = 10
 
 
 class _Rate(ProgressColumn):
-    """How fast a task is."""
+    """Column with the speed of a task."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -31,7 +41,7 @@ class _Rate(ProgressColumn):
 
 
 def _rate(speed: float, unit: str) -> str:
-    """A rate, as words.
+    """Format a speed.
 
     >>> _rate(1234.5, "rows"), _rate(1.26, "layers")
     ('1,234 rows/s', '1.3 layers/s')
@@ -40,7 +50,11 @@ def _rate(speed: float, unit: str) -> str:
 
 
 class Bar:
-    """Progress over rows, or what else is counted: a live bar on a terminal, else a line now and then."""
+    """Progress over rows or another unit: a live bar on a terminal, otherwise a line every 15 seconds.
+
+    A bar whose `with` block ends without an exception is shown as finished, also where less than the total was done:
+    training can stop early, and answers can come from a cache.
+    """
 
     def __init__(self, title: str, total: int, unit: str, console: Console) -> None:
         self.title = printable(title)
@@ -50,6 +64,7 @@ class Bar:
         self.skipped = 0
         self.console = console
         self.note = ""
+        self._lines = 0
         self._started = self._spoken = time.monotonic()
         self._live = Progress(
             TextColumn("{task.description}", markup=False),
@@ -71,17 +86,18 @@ class Bar:
             self.say()
 
     def resume(self, rows: int) -> None:
-        """Count rows as done before this start; the rate leaves them out."""
+        """Count rows as done by an earlier run; the speed does not include them."""
         self.done = self.skipped = min(self.total, rows)
 
     def say(self, note: str | None = None) -> None:
-        """Print a line with what is done, the rate and the time left; on a terminal it stays above the bar."""
+        """Print a line with the number of rows done, the speed and the time left; on a terminal, above the bar."""
+        self._lines += 1
         self._spoken = time.monotonic()
         line = f"{self.title}: {self.done:,} of {self.total:,}, {self._left()}"
         self.console.print(Text(printable(f"{line}  {note}" if note else line)))
 
     def _left(self) -> str:
-        """The rate and the time left, as words."""
+        """Format the speed and the time left."""
         speed = (self.done - self.skipped) / max(time.monotonic() - self._started, 1e-9)
         seconds = round((self.total - self.done) / speed) if speed else 0
         return f"{_rate(speed, self.unit)}, {seconds // 60}:{seconds % 60:02d} left"
@@ -91,9 +107,17 @@ class Bar:
             self._live.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None:
+            self._finish()
         if self.console.is_terminal:
             self._live.stop()
+
+    def _finish(self) -> None:
+        if self.console.is_terminal:
+            self._live.update(self._task, total=self.done, completed=self.done, note=printable(self.note))
+        elif self._lines:  # otherwise a line that promises time left would be the last one
+            self.console.print(Text(f"{self.title}: finished, {self.done:,} {self.unit}"))
 
 
 def bar(title: str, total: int, *, unit: str = "rows") -> Bar:
@@ -103,9 +127,36 @@ def bar(title: str, total: int, *, unit: str = "rows") -> Bar:
 
 @contextmanager
 def progress(title: str, total: int, *, unit: str = "rows") -> Iterator[Callable[[int], None]]:
-    """Yield the function that counts rows as done on a fresh bar."""
+    """Show a progress bar, and yield the function that counts rows as done."""
     with bar(title, total, unit=unit) as shown:
         yield shown.advance
+
+
+@contextmanager
+def download(title: str, total: int | None, received: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show the progress of a download on a terminal, and yield the function that counts bytes as received.
+
+    Args:
+        title: name of the file.
+        total: size of the file in bytes; None if the server does not tell it.
+        received: bytes that an earlier attempt received.
+    """
+    console = Console(soft_wrap=True)
+    shown = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    if not console.is_terminal:
+        known = f", {received / 1e6:.1f} MB of them received before" if received else ""
+        say(f"Downloading {title}" + (f" ({total / 1e6:.1f} MB{known})" if total else ""))
+    with shown:
+        task = shown.add_task(printable(title), total=total, completed=received)
+        yield lambda count: shown.advance(task, count)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

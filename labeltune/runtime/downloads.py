@@ -17,20 +17,11 @@ from typing import cast
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from unearth import Link, PackageFinder
 from unearth.auth import MultiDomainBasicAuth
 from unearth.fetchers import Fetcher, PyPIClient
 
-from labeltune.console.terminal import say
+from labeltune.console.terminal import download, say
 from labeltune.runtime.archives import extract
 from labeltune.runtime.cache import cache_dir, cached_folder, holding, writing_cache
 from labeltune.runtime.errors import UserError
@@ -315,38 +306,24 @@ def _download(session: PyPIClient, link: Link, part: Path, sha256: str) -> str:
 def _stream(session: PyPIClient, link: Link, part: Path, begun: int) -> str:
     """Stream a file to `part`, where possible only what follows its first `begun` bytes, which `part` holds."""
     received = hashlib.sha256()
-    console = Console(soft_wrap=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
     # Some servers declare a .tar.gz as compressed transport; the hash is that of the bytes as they are.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
-    with session.stream("GET", link.normalized, headers=headers) as response, bar:
+    with session.stream("GET", link.normalized, headers=headers) as response:
         if begun and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return digest(part)  # nothing follows
         response.raise_for_status()
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             begun = 0  # the server sends the whole file
         size = begun + int(response.headers.get("Content-Length", 0)) or None
-        if not console.is_terminal:
-            of = f" ({size / 1e6:.1f} MB{f', {begun / 1e6:.1f} of them are here' if begun else ''})" if size else ""
-            say(f"Fetching {link.filename}{of}")
-        task = bar.add_task(link.filename, total=size, completed=begun)
         if begun:
             with part.open("rb") as known:
                 while chunk := known.read(CHUNK):
                     received.update(chunk)
-        with part.open("ab" if begun else "wb") as handle:
+        with part.open("ab" if begun else "wb") as handle, download(link.filename, size, begun) as advance:
             for chunk in response.iter_raw(CHUNK):
                 handle.write(chunk)
                 received.update(chunk)
-                bar.advance(task, len(chunk))
+                advance(len(chunk))
     return received.hexdigest()
 
 

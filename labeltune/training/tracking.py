@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.tracking import DVCLiveTracker, GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
 from filelock import FileLock
 from numpy.typing import NDArray
 from scipy.special import softmax
@@ -181,10 +182,6 @@ def show_history(history: History, choice: Choice, blended: BlendChoice, folder:
 
 REPORTERS = ("tensorboard", "wandb", "mlflow", "dvclive")
 PROJECT = "labeltune"
-MLFLOW_BATCH = 100  # most parameters that MLflow takes at once
-
-Record = Callable[[dict[str, float], int], None]
-"""Takes curve -> value, and the optimiser step they belong to."""
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
@@ -202,31 +199,27 @@ def parameters(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
-def _tensorboard(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Record]:
-    """One folder per run; a resumed training adds a file, which TensorBoard joins."""
-    from torch.utils.tensorboard import SummaryWriter
-
+def _tensorboard(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[GeneralTracker]:
+    """Write a folder per run; a resumed training adds a file to it, and TensorBoard joins the curves."""
     given = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    with SummaryWriter(Path(given).expanduser() if given else folder / "tensorboard" / name) as writer:
-        settings = json.dumps(config, ensure_ascii=False, indent=2)
-        writer.add_text("settings", "    " + settings.replace("\n", "\n    "))
-
-        def record(figures: dict[str, float], step: int) -> None:
-            for title, value in figures.items():
-                writer.add_scalar(title, value, step)
-            writer.flush()
-
-        yield record
+    tracker = TensorBoardTracker("", Path(given).expanduser() if given else folder / "tensorboard" / name)
+    tracker.start()
+    try:
+        # Not store_init_configuration: it adds a folder that is named by the clock, at each resumption another one.
+        tracker.log({"settings": "    " + json.dumps(config, ensure_ascii=False, indent=2).replace("\n", "\n    ")})
+        yield tracker
+    finally:
+        tracker.finish()
 
 
 @contextmanager
-def _wandb(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Record]:
-    """Online where a key is configured, else offline; no code, commit, package list, host or console goes along."""
+def _wandb(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[GeneralTracker]:
+    """Record online if a key is configured, else offline; without code, commit, package list, host name and console."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports to its makers
     import wandb
 
-    # Left to itself, W&B asks for a missing key, and a run that nobody watches waits for the answer.
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+    # By default W&B asks for a missing key, and an unattended run waits for the answer.
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     if "WANDB_MODE" not in os.environ and mode == "offline":
         say("wandb: no key, so the run is recorded offline; `wandb login` gives one, `wandb sync` uploads the run")
     folder.mkdir(parents=True, exist_ok=True)
@@ -240,98 +233,112 @@ def _wandb(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Recor
         x_disable_stats=True,
         x_save_requirements=False,
     )
+    tracker = WandBTracker(
+        os.environ.get("WANDB_PROJECT", PROJECT),
+        name=os.environ.get("WANDB_NAME", name),
+        id=os.environ.get("WANDB_RUN_ID", name),
+        dir=os.environ.get("WANDB_DIR", folder),  # W&B adds `wandb`
+        resume="allow" if mode == "online" else None,
+        mode=mode,
+        config=dict(config),
+        settings=private,
+    )
     try:
-        run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=os.environ.get("WANDB_NAME", name),
-            id=os.environ.get("WANDB_RUN_ID", name),
-            dir=os.environ.get("WANDB_DIR", folder),  # W&B adds `wandb`
-            resume="allow" if mode == "online" else None,
-            mode=mode,
-            config=dict(config),
-            settings=private,
-        )
+        tracker.start()
     except wandb.errors.Error as error:
         raise UserError(
             f"wandb: {str(error).rstrip('.')}; WANDB_MODE=offline needs neither a network nor a key"
         ) from None
     try:
-        yield lambda figures, step: run.log(figures, step=step)
+        yield tracker
     except BaseException:
-        run.finish(exit_code=1)
+        tracker.tracker.finish(exit_code=1)
         raise
-    run.finish()
+    tracker.finish()
 
 
 @contextmanager
-def _mlflow(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Record]:
-    """An SQLite file, since MLflow has given up its plain files; MLFLOW_TRACKING_URI names another store."""
+def _mlflow(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[GeneralTracker]:
+    """Write to an SQLite file, since MLflow has given up its plain files; MLFLOW_TRACKING_URI names another store."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
+    import mlflow
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     local = folder / "mlflow"
-    if not given:
-        local.mkdir(parents=True, exist_ok=True)
-    # MLflow makes the tables and the experiment unprotected; two queue workers would both try.
-    with nullcontext() if given else FileLock(local / "mlflow.lock"), warnings.catch_warnings():
-        # MLflow 3.17 declares its tables in a way that SQLAlchemy 2.1 deprecates.
-        warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
-        client = MlflowClient(tracking_uri=given or f"sqlite:///{local / 'mlflow.db'}")
-        known = client.get_experiment_by_name(title)
-        # Without a place of their own, artifacts would go to ./mlruns.
-        place = None if given else (local / "artifacts").as_uri()
-        experiment = known.experiment_id if known else client.create_experiment(title, artifact_location=place)
-    found = client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1)
-    run = (found[0] if found else client.create_run(experiment, run_name=name)).info.run_id
-    client.update_run(run, status="RUNNING")
-    if not found:  # MLflow refuses to change a parameter
-        settings = [Param(key, value) for key, value in parameters(config).items()]
-        for start in range(0, len(settings), MLFLOW_BATCH):
-            client.log_batch(run, params=settings[start : start + MLFLOW_BATCH])
-
-    def record(figures: dict[str, float], step: int) -> None:
-        now = round(time.time() * 1000)
-        client.log_batch(run, metrics=[Metric(title, value, now, step) for title, value in figures.items()])
-
-    try:
-        yield record
-    except BaseException:
-        client.set_terminated(run, "FAILED")
-        raise
-    client.set_terminated(run)
+    with _mlflow_store(local):
+        title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        run, found = _mlflow_run(local, title, name)
+        tracker = MLflowTracker(title, run_id=run)
+        tracker.start()
+        try:
+            if not found:  # MLflow refuses to change a parameter
+                tracker.store_init_configuration(parameters(config))
+            yield tracker
+        except BaseException:
+            mlflow.end_run("FAILED")
+            raise
+        tracker.finish()
 
 
 @contextmanager
-def _dvclive(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[Record]:
-    """One folder per run; it writes no dvc.yaml and makes no experiment, for the stage belongs to one."""
-    from dvclive import Live
-
-    live = Live(str(folder / "dvclive" / name), resume=True, save_dvc_exp=False, dvcyaml=None)
-    live.log_params(dict(config))
-
-    def record(figures: dict[str, float], step: int) -> None:
-        live.step = step
-        for title, value in figures.items():
-            live.log_metric(title, value)
-        live.next_step()
-
+def _mlflow_store(local: Path) -> Iterator[None]:
+    """Context in which MLflow's own functions use the project's store, unless MLFLOW_TRACKING_URI names another one."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        yield
+        return
+    local.mkdir(parents=True, exist_ok=True)
+    os.environ["MLFLOW_TRACKING_URI"] = _mlflow_file(local)
     try:
-        yield record
+        yield
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"]
+
+
+def _mlflow_file(local: Path) -> str:
+    return f"sqlite:///{local / 'mlflow.db'}"
+
+
+def _mlflow_run(local: Path, title: str, name: str) -> tuple[str, bool]:
+    """Return the id of the run of this name in the experiment `title`, and whether it existed.
+
+    Accelerate would create the run by `mlflow.start_run`, which also sends the user's name, the path of the script and
+    the commit.
+    """
+    from mlflow import MlflowClient
+
+    ours = os.environ["MLFLOW_TRACKING_URI"] == _mlflow_file(local)
+    # MLflow creates the tables and the experiment without a lock; two queue workers would both try.
+    with FileLock(local / "mlflow.lock") if ours else nullcontext(), warnings.catch_warnings():
+        # MLflow 3.17 declares its tables in a way that SQLAlchemy 2.1 deprecates.
+        warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
+        client = MlflowClient()
+        known = client.get_experiment_by_name(title)
+        # By default, artifacts would be written to ./mlruns.
+        place = (local / "artifacts").as_uri() if ours else None
+        experiment = known.experiment_id if known else client.create_experiment(title, artifact_location=place)
+    found = client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1)
+    return (found[0] if found else client.create_run(experiment, run_name=name)).info.run_id, bool(found)
+
+
+@contextmanager
+def _dvclive(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[GeneralTracker]:
+    """Write a folder per run, but no dvc.yaml and no experiment, because the stage is part of one already."""
+    tracker = DVCLiveTracker(dir=str(folder / "dvclive" / name), resume=True, save_dvc_exp=False, dvcyaml=None)
+    tracker.start()
+    tracker.store_init_configuration(dict(config))
+    try:
+        yield tracker
     finally:
         with warnings.catch_warnings():
             # In an experiment DVCLive 3.49 looks for files to add to Git, by a name that pathspec deprecates. It finds
             # none: Git ignores tracking/.
             warnings.filterwarnings("ignore", "GitWildMatchPattern", DeprecationWarning)
-            live.end()
+            tracker.finish()
 
 
-Open = Callable[[Path, str, Mapping[str, Any]], AbstractContextManager[Record]]
+Open = Callable[[Path, str, Mapping[str, Any]], AbstractContextManager[GeneralTracker]]
 OPEN: dict[str, Open] = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow, "dvclive": _dvclive}
-# mlflow-skinny, unlike mlflow, doesn't bring what its SQLite store needs.
+# mlflow-skinny, unlike mlflow, does not install what its SQLite store needs.
 
 
 NEEDS = {reporter: (reporter,) for reporter in REPORTERS} | {"mlflow": ("mlflow", "sqlalchemy", "alembic")}
@@ -339,10 +346,11 @@ NEEDS = {reporter: (reporter,) for reporter in REPORTERS} | {"mlflow": ("mlflow"
 
 @contextmanager
 def tracking(report_to: Sequence[str], run_name: str, config: Mapping[str, Any]) -> Iterator[list[TrainerCallback]]:
-    """Open a run in each tracker, yield what fills them from `Trainer.log`, and close them, also when training raises.
+    """Open a run in each tracker, yield the callback that records what `Trainer.log` gets, and close the runs.
 
-    A name that was used before goes on in the same run, as a resumed training should; a new training needs a new name.
-    Weights & Biases can't when it is offline: it writes a second folder of the same run, for `wandb sync --id`.
+    They are closed when training raises too. A name that was used before continues that run, as a resumed training
+    should; a new training needs a new name. Weights & Biases cannot continue a run offline: it writes a second folder
+    of the same run, for `wandb sync --id`.
 
     Args:
         report_to: names out of REPORTERS.
@@ -355,8 +363,10 @@ def tracking(report_to: Sequence[str], run_name: str, config: Mapping[str, Any])
     check_installed(report_to)
     name = re.sub(r"[^\w.-]+", "-", run_name).lstrip(".")
     with ExitStack() as runs:
-        records = [runs.enter_context(OPEN[reporter](tracking_folder(), name, config)) for reporter in report_to]
-        yield [_Forwarder(records)] if records else []
+        if report_to:
+            PartialState(cpu=not torch.cuda.is_available())  # accelerate's trackers log, and its logger asks for it
+        trackers = [runs.enter_context(OPEN[reporter](tracking_folder(), name, config)) for reporter in report_to]
+        yield [_Forwarder(trackers)] if trackers else []
 
 
 def check_installed(report_to: Sequence[str]) -> None:
@@ -382,10 +392,10 @@ def tracking_folder() -> Path:
 
 
 class _Forwarder(TrainerCallback):
-    """Hands what the training logs to the open runs."""
+    """Record what the training logs in the open runs."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records = records
+    def __init__(self, trackers: Sequence[GeneralTracker]) -> None:
+        self.trackers = trackers
 
     def on_log(
         self,
@@ -400,8 +410,8 @@ class _Forwarder(TrainerCallback):
         if "train_runtime" in logs:
             return
         figures = {curve(name): float(value) for name, value in logs.items()}
-        for record in self.records:
-            record(figures, state.global_step)
+        for tracker in self.trackers:
+            tracker.log(figures, step=state.global_step)
 
 
 def log(callbacks: Sequence[TrainerCallback], history: History) -> None:

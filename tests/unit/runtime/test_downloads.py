@@ -29,7 +29,7 @@ def test_fetched_once_then_found_without_any_source(sandbox, capsys, monkeypatch
     path = fetch_archive(pin.requirement, pin.sha256)
     assert path.parent == cache_dir() / "archives"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == pin.sha256
-    assert capsys.readouterr().out.count("Fetching rows-1.0-py3-none-any.whl") == 1
+    assert capsys.readouterr().out.count("Downloading rows-1.0-py3-none-any.whl") == 1
     monkeypatch.delenv("PIP_FIND_LINKS")
     assert fetch_archive(pin.requirement, pin.sha256) == path
     assert capsys.readouterr().out == ""
@@ -183,7 +183,7 @@ def test_another_call_goes_on_with_what_the_last_one_left(index, monkeypatch, ca
     path = fetch_archive(index.requirement, index.sha256)
     assert path.read_bytes() == Index.content
     assert Index.asked == [None, "bytes=20-", "bytes=40-", "bytes=60-"]
-    assert "of them are here" in capsys.readouterr().out
+    assert "of them received before" in capsys.readouterr().out
     assert [found.name for found in path.parent.iterdir() if found.suffix == ".part"] == []
 
 

@@ -202,6 +202,8 @@ def test_mlflow_holds_curves_and_settings(top: Path, tmp_path: Path) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{top}/tracking/mlflow/mlflow.db")
     assert run.info.status == "FINISHED"
     assert run.data.metrics["eval/accuracy"] == 0.75
+    assert run.data.tags == {"mlflow.runName": "run-1-a"}  # no name of the user, path of the script, or commit
+    assert "MLFLOW_TRACKING_URI" not in os.environ
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == [0, 1, 2]
     assert run.data.params == {
         "recipe": "default",
