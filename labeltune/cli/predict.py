@@ -90,7 +90,7 @@ def converse(classifier: Classifier, ask: Callable[[str], str] = input) -> None:
 def say(text: str, answer: Answer) -> None:
     """Print one answer with the probability of every label."""
     console = Console(soft_wrap=True)
-    verdict = f"too unsure to say; likeliest: {answer.label}" if answer.abstained else answer.label
+    verdict = f"too unsure to answer; it would be: {answer.label}" if answer.abstained else answer.label
     console.print(Text(printable(verdict), style="bold yellow" if answer.abstained else "bold green"))
     ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
     shown = [(printable(name), value) for name, value in ranked]

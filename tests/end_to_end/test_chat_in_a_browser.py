@@ -231,9 +231,11 @@ def test_a_file_comes_back_with_the_answers_to_its_conversation_alone(
     assert answers["confidence"].tolist() == pytest.approx(expected.confidence.tolist(), abs=1e-6)
 
     name, session = urlsplit(link.get_attribute("href")).path, urlsplit(link.get_attribute("href")).query
-    assert chat.ask("GET", f"{name}?{session}")[0] == 200
+    cookie = "; ".join(f"{one['name']}={one['value']}" for one in page.tab.context.cookies())
+    assert chat.ask("GET", f"{name}?{session}", Cookie=cookie)[0] == 200
+    assert chat.ask("GET", f"{name}?{session}")[0] == 403
     for other in ("", "?session_id=", "?session_id=00000000-0000-4000-8000-000000000000"):
-        assert chat.ask("GET", name + other)[0] in (401, 422)
+        assert chat.ask("GET", name + other, Cookie=cookie)[0] in (400, 401, 422)
     for escape in ("/project/file/..%2f..%2f..%2fetc%2fpasswd", "/assets/..%2f..%2f..%2fconfig.py", "/public/../.env"):
         assert chat.ask("GET", f"{escape}?{session}")[0] in (400, 404)
 

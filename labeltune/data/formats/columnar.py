@@ -21,9 +21,13 @@ def table_schema(path: Path, format: str) -> pa.Schema:
     """
     with _readable(path):
         if format == "parquet":
-            return parquet.read_schema(path)
-        with _open_arrow(path) as stream:
-            return stream.schema
+            schema = parquet.read_schema(path)
+        else:
+            with _open_arrow(path) as stream:
+                schema = stream.schema
+        for name in schema.names:  # are decoded only now
+            name.encode()
+        return schema
 
 
 @contextmanager

@@ -17,13 +17,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from labeltune.console import terminal
 from labeltune.inference.classifier import Classifier
 from labeltune.runtime.errors import UserError
 from labeltune.serving.chat.conversation import Conversation
 from labeltune.serving.chat.messages import KEPT, Messages
+from labeltune.serving.chat.sessions import (
+    VISITOR,
+    FileRoom,
+    SessionIds,
+    guard_sessions,
+    is_session_id,
+    stored_files,
+)
 from labeltune.serving.hosts import restrict_hosts
 
 Scope = MutableMapping[str, Any]
@@ -34,11 +42,16 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST = 24_000_000
 """Most bytes of a request: a file of the largest size that is taken, and what wraps it."""
+LARGEST_MESSAGE = 4_000_000
+"""Most bytes of a message on a socket: the longest text that is taken, or that is refused in words."""
 LARGEST_JSON = 64_000
 """Most bytes of a button's request."""
+CONNECTIONS = 512
+"""Most connections at a time: a page has one, and up to six more while it loads."""
+UPLOAD_SECONDS = 120.0
+"""Time for a file to arrive."""
 SOCKET = "/ws/socket.io"
-SESSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-"""Ids as the page makes them: random UUIDs (RFC 9562, version 4) in lower case, which name no path."""
+UPLOAD = "/project/file"
 FILE = "/project/file/"
 PATHS = {
     "GET": re.compile(
@@ -82,48 +95,94 @@ def secured(page: str) -> tuple[bytes, str]:
 class SecurityMiddleware:
     """An ASGI application around Chainlit's that serves the page itself and lets through what the page needs."""
 
-    def __init__(self, app: App, page: str) -> None:
-        """Take the page's HTML."""
-        self.app = app
+    def __init__(self, app: App, page: str, ids: SessionIds, files: FileRoom) -> None:
+        """Take the page's HTML, what issues the ids of sessions, and what bounds their files."""
+        self.app, self.ids, self.files = app, ids, files
         self.page, self.policy = secured(page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or connection."""
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        root = scope.get("root_path", "")
+        path = scope["path"].removeprefix(root) or "/"
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        kind = scope["type"]
-        refusal = self._refusal(kind, scope.get("method", "GET"), path, headers)
-        if refusal is None and not _known_ids(parse_qsl(scope.get("query_string", b"").decode("latin-1"))):
-            refusal = FOREIGN_ID
+        kind, port = scope["type"], (scope.get("server") or ("", 0))[1]
+        visitor = self.ids.visitor(headers.get("cookie", ""), port)
+        refusal = self._refusal(kind, scope.get("method", "GET"), path, headers, visitor)
+        if refusal is None:
+            own = self._own_ids(parse_qsl(scope.get("query_string", b"").decode("latin-1"), True), visitor)
+            refusal = FOREIGN_ID if own is None else None
+            query = dict(own or ())
+            scope = {**scope, VISITOR: visitor, "query_string": urlencode(own or ()).encode()}
         if refusal is None and scope.get("method") == "POST" and path in JSON_PATHS:
-            body = await _body(receive)
-            receive = _replayed(body, receive)
-            try:
-                given = json.loads(body)
-            except (ValueError, RecursionError):
-                refusal = 400, "the body is not JSON"
+            own_body = self._own_body(await _body(receive), visitor)
+            if own_body is None:
+                refusal = 400, f"the body is a JSON object; {FOREIGN_ID[1]}"
             else:
-                if not isinstance(given, dict) or not _known_ids(given.items()):
-                    refusal = FOREIGN_ID
+                receive = _replayed(own_body, receive)
+                lengths = [(b"content-length", str(len(own_body)).encode())]
+                scope["headers"] = [*(pair for pair in scope["headers"] if pair[0] != b"content-length"), *lengths]
         if kind == "websocket":
             await (send({"type": "websocket.close", "code": 1008}) if refusal else self.app(scope, receive, send))
         elif refusal:
-            status, why = refusal
-            body = json.dumps({"detail": why}).encode()
-            await self._reply(send, status, body, "application/json")
+            await self._refuse(send, *refusal)
         elif path == "/":
-            await self._reply(send, 200, b"" if scope["method"] == "HEAD" else self.page, "text/html; charset=utf-8")
+            secure = "; Secure" if scope.get("scheme") == "https" else ""
+            cookie = f"{self.ids.cookie(port)}; Path={root or '/'}{secure}"
+            extra = [] if visitor else [(b"set-cookie", cookie.encode())]
+            page = b"" if scope["method"] == "HEAD" else self.page
+            await self._reply(send, 200, page, "text/html; charset=utf-8", extra)
+        elif path == UPLOAD:
+            await self._upload(scope, receive, send, query.get("session_id", ""), int(headers["content-length"]))
         else:
             await self.app(scope, receive, self._guarded(send, attached=path.startswith(FILE)))
 
-    def _refusal(self, kind: str, method: str, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Why a request is not for this page: status and words."""
+    async def _upload(self, scope: Scope, receive: Receive, send: Send, session: str, size: int) -> None:
+        """Take a file if its session has room for it."""
+        if session not in self.files.stored():
+            await self._refuse(send, 404, "there is no such session; load the page again")
+        elif not self.files.admits(session, size):
+            await self._refuse(send, 413, "this chat holds as many files as it may; open a new conversation, or wait")
+        else:
+            self.files.arriving[session] += size
+            try:
+                await self.app(scope, receive, self._guarded(send, attached=False))
+            finally:
+                self.files.arriving[session] -= size
+                if not self.files.arriving[session]:
+                    del self.files.arriving[session]
+
+    def _own_ids(self, fields: Iterable[tuple[str, Any]], visitor: str | None) -> list[tuple[str, Any]] | None:
+        """Replace each id of a tab by its session's; None where one is not the page's, or comes without its cookie."""
+        own = []
+        for name, value in fields:
+            if name in ID_FIELDS:
+                if visitor is None or not is_session_id(value):
+                    return None
+                value = self.ids.session(visitor, value)
+            own.append((name, value))
+        return own
+
+    def _own_body(self, body: bytes, visitor: str | None) -> bytes | None:
+        """Do so in a JSON object."""
+        try:
+            given = json.loads(body)
+        except (ValueError, RecursionError):
+            return None
+        own = self._own_ids(given.items(), visitor) if isinstance(given, dict) else None
+        return None if own is None else json.dumps(dict(own)).encode()
+
+    def _refusal(
+        self, kind: str, method: str, path: str, headers: dict[str, str], visitor: str | None
+    ) -> tuple[int, str] | None:
+        """Say why a request is not for this page: status and words; None where it is."""
         host, origin = headers.get("host", ""), headers.get("origin")
         # A page of somebody else's must not speak for the reader, to sockets above all, which browsers don't hinder.
         if origin is not None and urlsplit(origin).netloc != host:
             return 403, "this chat answers its own page only"
         if not (path.startswith(SOCKET) or (kind == "http" and _needed(method, path))):
             return 404, "nothing is here"
+        if visitor is None and (method == "POST" or path.startswith((SOCKET, FILE))):
+            return 403, "this needs the cookie that came with the page; load the page again"
         if method == "POST":
             most, length = LARGEST_JSON if path in JSON_PATHS else LARGEST, headers.get("content-length", "")
             if not (length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= most):
@@ -134,13 +193,18 @@ class SecurityMiddleware:
         given = HEADERS | {"content-security-policy": self.policy}
         return [(name.encode(), value.encode()) for name, value in given.items()]
 
-    async def _reply(self, send: Send, status: int, body: bytes, kind: str) -> None:
+    async def _refuse(self, send: Send, status: int, why: str) -> None:
+        await self._reply(send, status, json.dumps({"detail": why}).encode(), "application/json")
+
+    async def _reply(
+        self, send: Send, status: int, body: bytes, kind: str, extra: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
         headers = [
             (b"content-type", kind.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
         ]
-        await send({"type": "http.response.start", "status": status, "headers": headers + self._extra()})
+        await send({"type": "http.response.start", "status": status, "headers": [*headers, *self._extra(), *extra]})
         await send({"type": "http.response.body", "body": body})
 
     def _guarded(self, send: Send, *, attached: bool) -> Send:
@@ -156,17 +220,11 @@ class SecurityMiddleware:
 
 
 JSON_PATHS = ("/project/action", "/set-session-cookie")
-FOREIGN_ID = 400, "a session's id is a random UUID in lower case, as the page makes it"
-
-
-def _known_ids(fields: Iterable[tuple[str, Any]]) -> bool:
-    """Whether each session id among a request's fields has the form of the page's own."""
-    return all(is_session_id(value) for name, value in fields if name in ("session_id", "sessionId"))
-
-
-def is_session_id(value: object) -> bool:
-    """Tell whether a value has the form of the ids that the page makes."""
-    return isinstance(value, str) and SESSION_ID.fullmatch(value) is not None
+ID_FIELDS = ("session_id", "sessionId")
+FOREIGN_ID = (
+    400,
+    "a session's id is a random UUID in lower case, as the page makes it, and comes with its cookie",
+)
 
 
 async def _body(receive: Receive) -> bytes:
@@ -209,8 +267,9 @@ def run(folder: Path, *, host: str, port: int, language: str, corrections: Path)
     Raises:
         UserError: Chainlit is not installed, the artefact can't be used, or the address is not to be had.
     """
-    import uvicorn
     from starlette.applications import Starlette
+
+    from labeltune.serving import connections
 
     _require_chainlit()
     with _listening(host, port) as listener:
@@ -223,9 +282,15 @@ def run(folder: Path, *, host: str, port: int, language: str, corrections: Path)
             f"{folder} chats at http://{address}:{listener.getsockname()[1]}/ and keeps corrections in {corrections}; "
             "Ctrl-C ends it"
         )
-        settings = uvicorn.Config(app, log_level="warning", ws_max_size=LARGEST, timeout_graceful_shutdown=3)
+        server = connections.server(
+            app,
+            connections=CONNECTIONS,
+            body_seconds=UPLOAD_SECONDS,
+            ws_max_size=LARGEST_MESSAGE,
+            timeout_graceful_shutdown=3,
+        )
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once everything is closed
-            uvicorn.Server(settings).run(sockets=[listener])
+            server.run(sockets=[listener])
     count = len(talk.corrections)
     terminal.say(f"kept {count:,} corrections in {corrections}" if count else "ended; nothing was corrected")
 
@@ -256,15 +321,18 @@ def mount(
     import chainlit
     from chainlit import server
 
-    talk = Conversation(classifier=classifier, replies=replies, kept=corrections, folder=Path(folder.name))
+    ids, files = SessionIds(), FileRoom(stored_files)
+    talk = Conversation(
+        classifier=classifier, replies=replies, kept=corrections, folder=Path(folder.name), has_room=files.admits
+    )
     chainlit.on_chat_start(talk.greet)
     chainlit.on_message(talk.read)
     chainlit.action_callback("example")(talk.example)
     chainlit.action_callback("correct")(talk.correct)
     settings.code.data_layer = lambda: None  # nothing is stored, whatever keys of other services are set
-    server.sio.eio.max_http_buffer_size = LARGEST
-    guard_sessions()
-    app.mount(base or "/", SecurityMiddleware(server.app, server.get_html_template(base)))
+    server.sio.eio.max_http_buffer_size = LARGEST_MESSAGE
+    guard_sessions(ids)
+    app.mount(base or "/", SecurityMiddleware(server.app, server.get_html_template(base), ids, files))
 
     inner = app.router.lifespan_context
 
@@ -276,32 +344,6 @@ def mount(
 
     app.router.lifespan_context = lifespan
     return talk
-
-
-def guard_sessions() -> None:
-    """Let connections in only under ids of the page's form, and keep a session's files in a folder of our naming.
-
-    Chainlit 2.12.0 joins the client's session id to its folder of files, makes that folder for an upload, and removes
-    it when the session ends: `../..` or `/home/user` would be removed.
-    """
-    import chainlit.config
-    import chainlit.session
-    import chainlit.socket  # registers the handlers of events
-    from chainlit.server import sio
-
-    inner = sio.handlers["/"]["connect"]
-
-    async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
-        if not isinstance(auth, dict) or not is_session_id(auth.get("sessionId")):
-            raise ConnectionRefusedError(FOREIGN_ID[1])
-        return await inner(sid, environ, auth)
-
-    sio.on("connect", connect)
-
-    def files_dir(session: Any) -> Path:
-        return chainlit.config.FILES_DIRECTORY / hashlib.sha256(str(session.id).encode()).hexdigest()
-
-    chainlit.session.BaseSession.files_dir = property(files_dir)
 
 
 def _require_chainlit() -> None:

@@ -94,6 +94,8 @@ class Conversation:
     """Those that were kept since the start."""
     written: Counter[str] = field(default_factory=Counter)
     """Session id -> bytes of its corrections."""
+    has_room: Callable[[str], bool] = lambda session: True
+    """Whether a session may have a further file."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Texts are answered one at a time: each is fast, and two at once take turns on the same cores."""
     file_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -210,12 +212,15 @@ class Conversation:
 
     async def _answer_file(self, element: Any) -> None:
         """Answer a file's rows and give them back with the answers."""
-        from chainlit import File, Message
+        from chainlit import File, Message, user_session
 
         name, ending = element.name, Path(element.name).suffix.lower()
         if ending not in ENDINGS:
             content = self.replies.say("file.kinds", name=Code(name), endings=", ".join(ENDINGS))
             await Message(content=content).send()
+            return
+        if not self.has_room(user_session.get("id")):
+            await Message(content=self.replies.say("file.full")).send()
             return
         message = await Message(content=self.replies.say("file.working", name=Code(name))).send()
         with tempfile.TemporaryDirectory(dir=self.folder) as place:

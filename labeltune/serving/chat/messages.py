@@ -158,8 +158,8 @@ class Messages:
         label, confidence = Code(answer.label), wording.percent(answer.confidence)
         if answer.abstained:
             threshold = wording.percent(self.record.calibration.threshold)
-            likeliest = wording.line("answer.likeliest", label=label, confidence=confidence, threshold=threshold)
-            head = f"**{wording.text('answer.abstained')}** {render.line(likeliest)}"
+            unsure = wording.line("answer.unsure", label=label, confidence=confidence, threshold=threshold)
+            head = f"**{wording.text('answer.abstained')}** {render.line(unsure)}"
         else:
             head = f"**{render.line(wording.line('answer.sure', label=label, confidence=confidence))}**"
         parts = [head, self._bars(answer.probabilities)]

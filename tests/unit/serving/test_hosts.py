@@ -34,7 +34,7 @@ def test_a_service_bound_to_other_addresses_is_asked_for_under_any_name() -> Non
     assert status("0.0.0.0", "example.com") == 200
 
 
-@pytest.mark.parametrize("command", [["serve"], ["serve", "--chat"]])
+@pytest.mark.parametrize("command", [["serve"], ["serve", "--chat"], ["chat", "--port", "0"]])
 def test_every_command_that_listens_on_loopback_has_the_list(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,8 +59,9 @@ def test_every_command_that_listens_on_loopback_has_the_list(
     for host, foreign in (("127.0.0.1", 400), ("localhost", 400), ("0.0.0.0", 200)):
         main.main([command[0], "folder", *command[1:], "--host", host])
         client = TestClient(served.pop())
-        paths = ["/health", "/docs"] + ["/chat/"] * ("--chat" in command)
+        paths = {"serve": ["/health", "/docs"], "chat": ["/"]}[command[0]] + ["/chat/"] * ("--chat" in command)
         for path in paths:
             assert client.get(path, headers={"host": "localhost:8001"}).status_code == 200, (host, path)
             assert client.get(path, headers={"host": "example.com"}).status_code == foreign, (host, path)
-        assert client.post("/predict", headers={"host": "example.com"}).status_code in (foreign, 503)
+        if command[0] == "serve":
+            assert client.post("/predict", headers={"host": "example.com"}).status_code in (foreign, 503)

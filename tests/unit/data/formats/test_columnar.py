@@ -31,6 +31,15 @@ def test_columns_of_one_name_are_refused_and_damage_names_the_file(tmp_path: Pat
         table_schema(file, "parquet")
 
 
+def test_column_names_that_are_no_utf8_are_refused_by_name(tmp_path: Path) -> None:
+    """The library decodes them when they are asked for, after the schema has been read."""
+    file = tmp_path / "a.arrow"
+    feather.write_feather(pa.table({"words": ["a"]}), file, compression="uncompressed")
+    file.write_bytes(file.read_bytes().replace(b"words", b"wo\xffds"))
+    with pytest.raises(UserError, match=r"a\.arrow: truncated, damaged or no Arrow"):
+        open_columnar(file, "arrow")
+
+
 def test_names_of_classes_belong_to_numbers_alone(tmp_path: Path) -> None:
     """The metadata may outlive a change of the column's type."""
     features = {"label": {"_type": "ClassLabel", "names": ["ham", "spam"]}}

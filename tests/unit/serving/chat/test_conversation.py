@@ -231,3 +231,15 @@ def test_a_correction_that_could_not_be_written_can_be_made_again(started: Conve
     asyncio.run(started.correct(button))
     assert kept(started) == [("you win", "ham", "spam")]
     assert started.written.total() == started.kept.stat().st_size
+
+
+def test_a_session_without_room_is_given_no_file(page: list[Said], tmp_path: Path) -> None:
+    """Answers to a file that was sent once can be asked for again and again."""
+    classifier: Any = Stub()
+    replies = Messages.of(Stub.record, "en")
+    full = Conversation(
+        classifier=classifier, replies=replies, kept=tmp_path / "k", folder=tmp_path, has_room=lambda session: False
+    )
+    asyncio.run(full.greet())
+    asyncio.run(full.read(Said(content="", elements=[Said(name="a.csv", path="nowhere")])))
+    assert "as many files as it may" in page[-1].content

@@ -126,6 +126,15 @@ def test_an_abstention_is_said_in_words(language: str, words: str) -> None:
     assert "87.5%" in text
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_an_abstention_does_not_call_its_label_the_likeliest(language: str) -> None:
+    """After a training with class weights, the label of least cost may have the lesser probability."""
+    unsure = answer(abstained=True, confidence=0.4, probabilities={"ham": 0.6, "spam": 0.4})
+    said = rendered(Messages.of(record(), language).answer(unsure))[1].split("%")[0]
+    assert "spam" in said
+    assert not [word for word in ("likel", "most", "best", "最", "可能") if word in said]
+
+
 def test_a_text_that_was_cut_is_said() -> None:
     assert "99 tokens" in rendered(Messages.of(record(), "en").answer(answer(truncated=True)))[1]
 
