@@ -23,7 +23,7 @@ def visible(text: str, kept: str = "") -> str:
 
 
 # What begins a heading, a quotation, a list or a rule where it stands first on a line.
-OPENING = re.compile(r"(\d{0,9})([#>]|[-+](?=\s|$)|[.)](?=\s|$)|[-=](?=[-=\s]*$))")
+OPENING = re.compile(r"[#>]|[-+](?=\s|$)|[-=](?=[-=\s]*$)|(?P<number>\d{1,9})[.)](?=\s|$)")
 
 
 def escape(text: str) -> str:
@@ -35,7 +35,11 @@ def escape(text: str) -> str:
     \# a 1\. a 1.5
     """
     inner = SPECIAL.sub(lambda found: f"\\{found[0]}", visible(text))
-    return OPENING.sub(r"\1\\\2", inner, count=1) if OPENING.match(inner) else inner
+    opening = OPENING.match(inner)
+    if opening is None:
+        return inner
+    place = opening.end("number") if opening["number"] else 0
+    return f"{inner[:place]}\\{inner[place:]}"
 
 
 def code(text: str) -> str:

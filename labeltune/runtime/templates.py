@@ -1,6 +1,8 @@
 """Jinja2 templates of Markdown: every value is escaped, and numbers are written as the language writes them."""
 
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, localcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ def environment(folders: Sequence[Path], locale: str) -> Environment:
     found = Environment(
         autoescape=True,
         finalize=_escaped,
+        keep_trailing_newline=True,
         loader=FileSystemLoader(folders),
         lstrip_blocks=True,
         trim_blocks=True,
@@ -34,19 +37,27 @@ def environment(folders: Sequence[Path], locale: str) -> Environment:
     )
     language = Locale.parse(locale)
 
-    def decimal(value: float, pattern: str = "#,##0") -> str:
-        return str(format_decimal(value, pattern, language)).replace("-", MINUS)
-
     def plural(number: int, one: str, other: str) -> str:
-        return f"{decimal(number)} {one if language.plural_form(number) == 'one' else other}"
+        return f"{decimal(number, locale=locale)} {one if language.plural_form(number) == 'one' else other}"
 
     found.filters |= {
         "code": lambda text: Markup(markdown.code(str(text))),
         "code_block": lambda text, language="": Markup(markdown.code_block(str(text), language)),
-        "decimal": decimal,
+        "decimal": partial(decimal, locale=locale),
         "plural": plural,
     }
     return found
+
+
+def decimal(value: float, pattern: str = "#,##0", *, locale: str) -> str:
+    """Write a number by a pattern of Unicode's locale data; a half is rounded away from zero.
+
+    >>> decimal(-1234.5, "#,##0", locale="en"), decimal(0.4285, "0.0%", locale="en")
+    ('−1,235', '42.9%')
+    """
+    with localcontext() as context:
+        context.rounding = ROUND_HALF_UP
+        return str(format_decimal(value, pattern, locale)).replace("-", MINUS)
 
 
 def _escaped(value: Any) -> Any:

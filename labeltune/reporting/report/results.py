@@ -1,4 +1,4 @@
-"""The results that a report is written from, and its galleries of figures."""
+"""The results that a report is written from."""
 
 import json
 from dataclasses import dataclass
@@ -8,8 +8,6 @@ from typing import Any
 import pandas as pd
 
 from labeltune.config.base import RESOLVED, read_yaml
-from labeltune.reporting.report.document import Block, Code, Gallery, Line, Paragraph, Picture
-from labeltune.reporting.report.i18n import Wording
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import read_prepared
 
@@ -112,29 +110,3 @@ def _table(path: Path, numbers: list[str]) -> pd.DataFrame:
         raise UserError(f"{path} is missing, and the report is written from it; run `dvc repro`")
     frame = read_prepared(path)
     return frame.assign(**{name: frame[name].astype(float) for name in numbers})
-
-
-def gallery(evidence: RunResults, wording: Wording, readings: dict[str, Line | None]) -> list[Block]:
-    """Return a gallery of the figures that exist, and a paragraph for each missing one.
-
-    Args:
-        readings: name of the picture, without `.png` -> the sentence under it; None leaves the picture out.
-    """
-    wanted = {name: reading for name, reading in readings.items() if reading is not None}
-    files = {name: evidence.plots / f"{name}.png" for name in wanted}
-    there = [
-        Picture(
-            file=files[name],
-            alt=wording.text(f"picture.{name}"),
-            reading=reading,
-            dpi=evidence.settings["plot"]["dpi"],
-        )
-        for name, reading in wanted.items()
-        if files[name].is_file()
-    ]
-    lost = [
-        Paragraph((*wording.line("picture.missing", file=Code(f"plots/{name}.png")), *reading))
-        for name, reading in wanted.items()
-        if not files[name].is_file()
-    ]
-    return [*([Gallery(there)] if there else []), *lost]

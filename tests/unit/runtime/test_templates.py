@@ -36,7 +36,7 @@ def test_a_span_and_a_block_of_code_hold_the_text(tmp_path: Path) -> None:
 
 def test_numbers_have_the_digits_and_signs_of_the_language(tmp_path: Path) -> None:
     text = "{{ 1234.5 | decimal }} {{ -0.02 | decimal('+0.0%;-0.0%') }} {{ 2 | plural('row', 'rows') }}"
-    assert filled(tmp_path, text) == "1,234 −2.0% 2 rows"
+    assert filled(tmp_path, text) == "1,235 −2.0% 2 rows"
     assert filled(tmp_path, "{{ 1 | plural('row', 'rows') }}") == "1 row"
     assert filled(tmp_path, "{{ 1 | plural('条样本', '条样本') }}", "zh_Hans") == "1 条样本"
 

@@ -1,6 +1,5 @@
 """A made-up run, its report, and what a browser would make of it."""
 
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ import pytest
 
 from labeltune.config.evaluation import Report
 from labeltune.reporting.report import build
-from labeltune.reporting.report.document import Document
-from labeltune.reporting.report.render import markdown
+from labeltune.reporting.report.render import Document
 from labeltune.reporting.report.results import RunResults
 from tests.findings import rows_and_logits, write_run
 
@@ -66,12 +64,6 @@ def evidence(run: Path) -> RunResults:
 def compose(evidence: RunResults, language: Any = "en", mistakes: int = 20) -> Document:
     """The report of a run."""
     return build.compose(evidence, Report(language=language, mistakes=mistakes))
-
-
-def chapter(document: Document, anchor: str) -> str:
-    """A chapter of a report as Markdown."""
-    (found,) = (part for part in document.chapters if part.anchor == anchor)
-    return markdown(replace(document, verdict=[], tiles=[], chapters=[found]))
 
 
 @pytest.fixture(scope="module")

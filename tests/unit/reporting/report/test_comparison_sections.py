@@ -13,17 +13,17 @@ from labeltune.evaluation.comparison import decide
 from labeltune.evaluation.metrics import paired_test
 from labeltune.evaluation.robustness.evaluate import Given, measure, plan
 from labeltune.inference.calibration import NONE
-from labeltune.reporting.report import build, comparison_sections
-from labeltune.reporting.report.i18n import Wording
-from labeltune.reporting.report.render import html
+from labeltune.reporting.report import comparison_sections
+from labeltune.reporting.report.i18n import LANGUAGES
+from labeltune.reporting.report.render import answers, html
 from labeltune.reporting.report.results import RunResults
-from tests.unit.reporting.report.conftest import chapter, compose
+from tests.unit.reporting.report.conftest import compose
 
 
 def test_an_untuned_base_model_that_was_not_measured_is_said_not_to_be(evidence: RunResults) -> None:
     assert evidence.comparison is not None
     found = evidence.comparison | {"baseline_model": None, "improvement": None, "baseline_missing": "an <encoder>"}
-    text = chapter(compose(replace(evidence, comparison=found)), "cheaper")
+    text = compose(replace(evidence, comparison=found)).chapters["comparison"]
     assert "The base model was not measured before fine-tuning: `an <encoder>`" in text
 
 
@@ -45,21 +45,21 @@ def test_the_verdict_is_worded_by_the_sign_of_the_difference(
     paired = tfidf["paired"] | {"difference": difference, "p_value": p_value}
     models = {"tfidf": tfidf | {"paired": paired, "training_rows": 512}}
     found = evidence.comparison | {"models": models, "verdict": decide(models, 60).record()}
-    lines = {name: build.plain(comparison_sections.verdict(found, Wording(name))) for name in ("en", "zh")}
+    lines = {name: answers(compose(replace(evidence, comparison=found), name))[1][1] for name in ("en", "zh")}
     assert english in lines["en"]
     assert "fitted to 512 of the 781 training rows" in lines["en"]
     assert chinese in lines["zh"]
     assert "by −" not in lines["en"]
     found["verdict"] = decide(models, 49).record()
-    assert "are too few to tell; a verdict takes 50" in build.plain(comparison_sections.verdict(found, Wording("en")))
+    said = answers(compose(replace(evidence, comparison=found)))[1][1]
+    assert "are too few to tell; a verdict takes 50" in said
 
 
 def test_what_breaks_it_most_surely_costs_accuracy(evidence: RunResults) -> None:
     assert evidence.robustness is not None
     tests = json.loads(json.dumps(evidence.robustness["perturbation_tests"]))
-    say: Callable[[], str] = lambda: build.plain(  # noqa: E731
-        comparison_sections.falls({"perturbation_tests": tests}, Wording("en"))
-    )
+    found = evidence.robustness | {"perturbation_tests": tests}
+    say: Callable[[], str] = lambda: answers(compose(replace(evidence, robustness=found)))[3][1]  # noqa: E731
     fallen, kept = np.arange(225) < 192, np.arange(225) < 205
     for name in ("typo_insertion", "synonym_replace"):
         tests[name]["rows"] = 225
@@ -86,10 +86,12 @@ def test_a_fall_that_is_certain_of_one_change_alone_is_not_named_as_the_worst_of
     one = evidence.robustness["perturbation_tests"]["typo_insertion"] | {"rows": 225, "paired": fall}
     alone = {"typo_insertion": one}
     many = alone | {name: one | {"paired": same} for name in ("emoji", "padding", "white_space")}
-    said = [build.plain(comparison_sections.falls({"perturbation_tests": tests}, Wording("en")))
-            for tests in (alone, many)]  # fmt: skip
-    assert said[0].startswith("Typos: accuracy falls by 2.7 points (95% interval +")
-    assert said[1].startswith("None of the 4 perturbations that keep the label")
+    first, second = (comparison_sections.worst({"perturbation_tests": tests}) for tests in (alone, many))
+    assert first is not None
+    assert second is not None
+    assert (first.count, first.name) == (1, "typo_insertion")
+    assert (second.count, second.name) == (4, None)
+    assert 0 < second.excluded[0] < second.excluded[1]
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -107,4 +109,4 @@ def test_texts_in_a_language_without_words_to_change_have_a_report(evidence: Run
     assert any(test["accuracy"] is None for test in found["perturbation_tests"].values())
     document = compose(replace(evidence, robustness=found), language)
     assert html(document)
-    assert Wording(language).text("word.undefined") in chapter(document, "robustness")
+    assert LANGUAGES[language].undefined in document.chapters["robustness"]

@@ -11,12 +11,11 @@ from labeltune.config.evaluation import Calibrate
 from labeltune.evaluation.calibration import World, calibrate
 from labeltune.evaluation.confidence import analyse
 from labeltune.evaluation.prevalence import at_shares
-from labeltune.reporting.report import build, model_sections
-from labeltune.reporting.report.i18n import Wording
+from labeltune.reporting.report import model_sections
 from labeltune.reporting.report.render import markdown
 from labeltune.reporting.report.results import RunResults
 from tests.findings import rows_and_logits, write_run
-from tests.unit.reporting.report.conftest import chapter, compose
+from tests.unit.reporting.report.conftest import compose
 
 
 def test_what_is_undefined_is_said_to_be_with_the_reason(tmp_path: Path) -> None:
@@ -28,7 +27,7 @@ def test_what_is_undefined_is_said_to_be_with_the_reason(tmp_path: Path) -> None
     write_run(tmp_path, names, rows[only].reset_index(drop=True), right)
     evidence = RunResults.read(tmp_path)
     text = markdown(compose(evidence))
-    assert "ROC-AUC: **undefined** · undefined: every test row has the label `ham`" in text
+    assert "- ROC-AUC\\\n  **undefined**\\\n  undefined: every test row has the label `ham`\n" in text
     assert "| `spam` | undefined | undefined | undefined | undefined | 0 |" in text
     assert "Precision is undefined for labels that are never predicted: `spam`." in text
     assert "Recall is undefined for labels that no test row has: `spam`." in text
@@ -45,7 +44,7 @@ def test_no_answer_and_no_interval_are_said(evidence: RunResults) -> None:
     rule = json.loads(json.dumps(evidence.confidence["abstention"]))
     rule["test"] |= {"answered": 0, "accuracy": None, "accuracy_interval": None, "coverage": 0.0}
     changed = replace(evidence, confidence=evidence.confidence | {"abstention": rule})
-    text = chapter(compose(changed), "confidence")
+    text = compose(changed).chapters["confidence"]
     assert "which no test row reaches" in text
     assert "| test | 60 | 0.0% (" in text
     assert "Accuracy is undefined where the classifier abstains on every row." in text
@@ -54,7 +53,6 @@ def test_no_answer_and_no_interval_are_said(evidence: RunResults) -> None:
 def test_a_temperature_that_does_not_help_is_said_not_to(evidence: RunResults) -> None:
     assert evidence.confidence is not None
     found = json.loads(json.dumps(evidence.confidence))
-    wording = Wording("en")
     found["calibration"]["fitted"] = True
     for before, after, words in (
         (0.02, 0.05, "does not help"),
@@ -62,9 +60,11 @@ def test_a_temperature_that_does_not_help_is_said_not_to(evidence: RunResults) -
         (0.02, 0.02, "leaves"),
     ):
         found["calibration"]["before"]["ece"], found["calibration"]["after"]["ece"] = before, after
-        assert words in chapter(compose(replace(evidence, confidence=found)), "confidence")
+        assert words in compose(replace(evidence, confidence=found)).chapters["confidence"]
     found["calibration"]["fitted"] = False
-    assert "No temperature was asked for" in build.plain(model_sections.temperature(found, wording))
+    text = compose(replace(evidence, confidence=found)).chapters["confidence"]
+    assert "No temperature was asked for" in text
+    assert "Confidence and accuracy differ by 2.0 points on average." in text
 
 
 def test_the_confidence_of_each_label_is_shown_and_class_weights_are_told(evidence: RunResults) -> None:
@@ -87,7 +87,6 @@ def test_confusions_are_counted_as_scikit_learn_counts_them() -> None:
     from sklearn.metrics import confusion_matrix
 
     from labeltune.evaluation import metrics
-    from labeltune.reporting.report import model_sections
 
     rng = np.random.default_rng(3)
     labels, raw = rng.integers(0, 3, 90), rng.random((90, 3))
@@ -95,9 +94,9 @@ def test_confusions_are_counted_as_scikit_learn_counts_them() -> None:
     matrix = confusion_matrix(labels, given.argmax(axis=1))
     np.fill_diagonal(matrix, 0)
     place = np.unravel_index(matrix.argmax(), matrix.shape)
-    line = build.plain(model_sections.confusions(metrics.summarise(labels, given, ["a", "b", "c"]), Wording("en")))
-    first, second = ("abc"[int(position)] for position in place)
-    assert line.startswith(f"{matrix.sum()} errors, most often {first} predicted as {second} ({matrix.max()})")
+    (most, *others), errors = model_sections.confusions(metrics.summarise(labels, given, ["a", "b", "c"]))
+    assert most == (matrix.max(), *("abc"[int(position)] for position in place))
+    assert errors == matrix.sum() == most[0] + sum(count for count, _, _ in others)
 
 
 def test_what_the_answers_are_worth_in_use_stands_beside_the_figures_of_balanced_rows(evidence: RunResults) -> None:

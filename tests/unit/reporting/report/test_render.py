@@ -5,8 +5,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from labeltune.reporting.report import build
-from labeltune.reporting.report.render import html, markdown, size
+from labeltune.reporting.report.render import answers, html, markdown, size
 from labeltune.reporting.report.results import RunResults
 from labeltune.runtime.markdown import code, escape
 from tests.findings import PICTURES, png
@@ -53,7 +52,7 @@ def test_users_words_are_text_in_markdown(hostile: RunResults) -> None:
     assert all(re.fullmatch(r"</?details>(<summary>.*</summary>)?\n?", markup) for markup in found["html_block"])
     sources = re.findall(r'<img src="([^"]+)"', reader.render(text))
     assert sorted(sources) == sorted(f"{name}.png" for name in PICTURES)
-    assert any("<script>" in part for part in found["code_inline"])
+    assert any("<script>" in part for part in found["fence"])
     # A bar in a name parts no cells: every row of every table is as wide as its header.
     for table in re.findall(r"<table>.*?</table>", reader.render(text), flags=re.DOTALL):
         widths = {len(re.findall(r"<t[hd]", row)) for row in re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL)}
@@ -62,7 +61,7 @@ def test_users_words_are_text_in_markdown(hostile: RunResults) -> None:
 
 def test_nothing_hidden_is_left_in_either_file(hostile: RunResults) -> None:
     document = compose(hostile, mistakes=60)
-    for text in (html(document), markdown(document), *(build.plain(answer) for _, answer in document.verdict)):
+    for text in (html(document), markdown(document), *(answer for _, answer in answers(document))):
         assert not set("\u202e\u202c\x1b\x00\u200b") & set(text)
 
 

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labeltune.reporting.report.build import plain
-from labeltune.reporting.report.document import Gallery, Paragraph
-from labeltune.reporting.report.i18n import Wording
-from labeltune.reporting.report.results import RunResults, gallery
+from labeltune.reporting.report.results import RunResults
 from labeltune.runtime.errors import UserError
 
 
@@ -54,16 +51,3 @@ def test_mistakes_are_the_wrong_answers_by_confidence_then_id(evidence: RunResul
     wrong = rows[rows["label"] != rows["prediction"]].to_dict("records")
     expected = sorted(wrong, key=lambda row: (-row["confidence"], row["id"]))
     assert evidence.mistakes.to_dict("records") == expected
-
-
-def test_a_gallery_holds_the_pictures_that_are_there_and_names_the_others(run: Path, tmp_path: Path) -> None:
-    (copied(run, tmp_path) / "plots/roc.png").unlink()
-    found = RunResults.read(tmp_path)
-    shown, *lost = gallery(found, Wording("en"), {"loss": ("Falls.",), "roc": ("Rises.",), "accuracy": None})
-    assert isinstance(shown, Gallery)
-    assert [picture.file.name for picture in shown.pictures] == ["loss.png"]
-    assert shown.pictures[0].reading == ("Falls.",)
-    (missing,) = lost
-    assert isinstance(missing, Paragraph)
-    assert plain(missing.line).endswith("Rises.")
-    assert "plots/roc.png" in plain(missing.line)
