@@ -13,7 +13,7 @@ JOINED = "\u00a0"
 
 Recorded = dict[str, Any] | None
 """An interval as the metrics files hold it."""
-Unit = Literal["percent", "points", "figure"]
+Unit = Literal["percent", "figure"]
 """What a number is: a share, a difference of shares, or another figure."""
 
 
@@ -131,7 +131,6 @@ FILTERS = (
     "figure",
     "p_value",
     "percent",
-    "points",
     "setting",
     "span",
     "sure",

@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Templates:
         return unwrapped(self.environment.get_template(f"{name}.md").render(self.facts | (facts or {})))
 
 
+@cache
 def template_environment(language: str) -> Environment:
     """Return the environment of the templates of a language, `en` or `zh`."""
     spoken = LANGUAGES[language]
@@ -230,9 +232,13 @@ def _is_picture(tokens: list[Token], place: int) -> bool:
 
 
 def _is_caption(tokens: list[Token], place: int) -> bool:
-    """Whether a paragraph stands before a table."""
-    following = tokens[place + 3 : place + 4]
-    return tokens[place].type == "paragraph_open" and bool(following) and following[0].type == "table_open"
+    """Whether a paragraph in bold stands before a table."""
+    if tokens[place].type != "paragraph_open" or [token.type for token in tokens[place + 3 : place + 4]] != [
+        "table_open"
+    ]:
+        return False
+    children = tokens[place + 1].children or []
+    return children[0].type == "strong_open" and children[-1].type == "strong_close"
 
 
 def _end_of_table(tokens: list[Token], place: int) -> int:
@@ -240,9 +246,9 @@ def _end_of_table(tokens: list[Token], place: int) -> int:
 
 
 def _picture(inline: Token) -> Iterator[Token]:
-    image, _, *reading = inline.children or []
+    image, *reading = inline.children or []
     yield from (_tag("figure", 1), _tag("div", 1, "card"), _inline([image]), _tag("div", -1))
-    yield from (_tag("figcaption", 1), _inline(reading), _tag("figcaption", -1), _tag("figure", -1))
+    yield from (_tag("figcaption", 1), _inline(reading[1:]), _tag("figcaption", -1), _tag("figure", -1))
 
 
 def _table(tokens: list[Token]) -> Iterator[Token]:

@@ -386,8 +386,8 @@ def _furnished(folder: Path, base: str, language: str, replies: Messages) -> Any
 
     words = settings_folder / "translations" / f"{TRANSLATIONS[language]}.json"
     texts = json.loads(words.read_text(encoding="utf-8"))
-    texts["chat"]["input"]["placeholder"] = replies.wording.text("page.placeholder")
-    texts["chat"]["watermark"] = replies.wording.text("page.watermark")
+    texts["chat"]["input"]["placeholder"] = replies.say("page.placeholder")
+    texts["chat"]["watermark"] = replies.say("page.watermark")
     words.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
     config.ui.language = TRANSLATIONS[language]
     return config

@@ -15,7 +15,6 @@ from typing import Any
 
 from labeltune.data.normalization import is_blank
 from labeltune.inference.classifier import Answer, Classifier
-from labeltune.reporting.report.document import Code
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.markdown import escape
 from labeltune.serving.batch import answer_file
@@ -29,6 +28,7 @@ from labeltune.serving.chat.messages import (
     to_line,
     whole,
 )
+from labeltune.serving.chat.wording import code
 from labeltune.serving.tables import Table
 
 BUTTONS = 5
@@ -166,7 +166,7 @@ class Conversation:
             Action(
                 name="correct",
                 payload={"key": key, "label": name},
-                label=self.replies.wording.text("answer.wrong", label=shortened(name)),
+                label=self.replies.button(name),
             )
             for name in others
         ]
@@ -203,7 +203,7 @@ class Conversation:
             visit[asked.key] = asked
             self.written[session] -= size
             LOG.exception("the correction could not be written to %s", self.kept)
-            reason = Code(error.strerror or type(error).__name__)
+            reason = code(error.strerror or type(error).__name__)
             await Message(content=self.replies.say("correction.unwritten", reason=reason)).send()
             return
         self.corrections.append(correction)
@@ -216,13 +216,13 @@ class Conversation:
 
         name, ending = element.name, Path(element.name).suffix.lower()
         if ending not in ENDINGS:
-            content = self.replies.say("file.kinds", name=Code(name), endings=", ".join(ENDINGS))
+            content = self.replies.say("file.kinds", name=code(name), endings=", ".join(ENDINGS))
             await Message(content=content).send()
             return
         if not self.has_room(user_session.get("id")):
             await Message(content=self.replies.say("file.full")).send()
             return
-        message = await Message(content=self.replies.say("file.working", name=Code(name))).send()
+        message = await Message(content=self.replies.say("file.working", name=code(name))).send()
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             source, target = Path(place) / f"texts{ending}", Path(place) / f"answers{ENDINGS[ending]}"
             shutil.copyfile(element.path, source)
@@ -237,9 +237,9 @@ class Conversation:
                     message.elements = [File(name=answers, path=str(target), display="inline", mime=MIME)]
                 else:
                     rows, most = (self.replies.wording.count("rows", number) for number in (table.rows, ROWS))
-                    command = Code("labeltune predict --file")
+                    command = code("labeltune predict --file")
                     message.content = self.replies.say("file.many", rows=rows, most=most, command=command)
             except UserError as error:
-                reason = Code(str(error).replace(str(source), name))
-                message.content = self.replies.say("file.unread", reason=reason, column=Code("text"))
+                reason = code(str(error).replace(str(source), name))
+                message.content = self.replies.say("file.unread", reason=reason, column=code("text"))
             await message.update()

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from labeltune.evaluation import metrics
 from labeltune.inference.artifact import Record
 from labeltune.inference.classifier import Answer
-from labeltune.reporting.report import render
-from labeltune.reporting.report.document import Code, Line, join
-from labeltune.reporting.report.i18n import Wording
-from labeltune.runtime.markdown import code, visible
+from labeltune.runtime.markdown import visible
 from labeltune.serving.batch import Summary
+from labeltune.serving.chat.wording import Wording, code
 
 KEPT = Path("data/raw/corrections.jsonl")
 """Where the chat keeps them unless told: `prepare` depends on data/raw."""
@@ -82,7 +82,6 @@ def append_correction(path: Path, correction: Correction) -> None:
         os.fsync(stream.fileno())
 
 
-TEXTS = Path(__file__).with_name("page") / "wording.toml"
 LONGEST = 100_000
 """Most characters of a message; no prompt holds a tenth of them."""
 LISTED = 12
@@ -104,68 +103,68 @@ class Messages:
     @classmethod
     def of(cls, record: Record, language: str) -> "Messages":
         """The replies of a classifier in `en` or `zh`."""
-        return cls(wording=Wording(language, TEXTS), record=record)
+        return cls(wording=Wording(language), record=record)
 
     def greeting(self) -> str:
         """What the classifier is, how good, and what one may do here."""
         names = self.record.labels.names
-        shown: list[Line] = [(Code(name),) for name in names[:LISTED]]
+        shown = [code(name) for name in names[:LISTED]]
         if len(names) > LISTED:
-            shown.append(self.wording.line("greeting.more", number=f"{len(names) - LISTED:,}"))
-        hello = self.wording.line("greeting.hello", labels=self.wording.listed(shown))
+            shown.append(self.wording.say("greeting.more", number=f"{len(names) - LISTED:,}"))
+        hello = self.wording.say("greeting.hello", labels=self.wording.listed(shown))
         # The example is something to type, and so no label that code would have to fence.
-        example = Code(self.wording.text("greeting.example", label=names[-1]))
+        example = code(self.wording.say("greeting.example", label=Markup(names[-1])))
         return "\n\n".join(
             [
-                f"### {render.line((Code(self.record.dataset),))}",
-                render.line(hello),
-                "\n".join(f"- {render.line(fact)}" for fact in self._facts()),
-                render.line(self.wording.line("greeting.use")),
-                render.line(self.wording.line("greeting.correct", example=example)),
+                f"### {code(self.record.dataset)}",
+                hello,
+                "\n".join(f"- {fact}" for fact in self._facts()),
+                self.wording.say("greeting.use"),
+                self.wording.say("greeting.correct", example=example),
             ]
         )
 
-    def _facts(self) -> Iterator[Line]:
+    def _facts(self) -> Iterator[str]:
         """What the model card says that a reader needs before the first answer."""
         record, wording, calibration = self.record, self.wording, self.record.calibration
-        yield wording.line(
+        yield wording.say(
             "greeting.trained",
-            method=wording.text(f"method.{record.train.method}"),
-            model=Code(record.model.title),
+            method=wording.say(f"method.{record.train.method}"),
+            model=code(record.model.title),
             rows=wording.count("rows", record.rows["train"]),
-            dataset=Code(record.dataset),
+            dataset=code(record.dataset),
         )
         if record.validation:
             rows, accuracy = record.rows["validation"], record.validation["accuracy"]
             interval = metrics.share_interval(round(accuracy * rows), rows)
-            yield wording.line(
+            yield wording.say(
                 "greeting.accuracy",
-                accuracy=wording.percent(accuracy),
+                accuracy=wording.numbers.percent(accuracy),
                 rows=wording.count("validation_rows", rows),
-                interval=wording.within(interval.record() if interval else None),
+                interval=wording.numbers.within(interval.record() if interval else None),
             )
-        yield wording.line("greeting.calibrated" if calibration.fitted else "greeting.uncalibrated")
+        yield wording.say("greeting.calibrated" if calibration.fitted else "greeting.uncalibrated")
         if calibration.threshold:
-            yield wording.line("greeting.abstains", threshold=wording.percent(calibration.threshold))
-        yield wording.line("greeting.length", tokens=wording.count("tokens", record.prompt.max_length))
-        unknown = wording.line("greeting.unknown")
-        data, model = ((Code(name),) if name else unknown for name in (record.license, record.model.license))
-        yield wording.line("greeting.licences", data=data, model=model)
+            yield wording.say("greeting.abstains", threshold=wording.numbers.percent(calibration.threshold))
+        yield wording.say("greeting.length", tokens=wording.count("tokens", record.prompt.max_length))
+        unknown = wording.say("greeting.unknown")
+        data, model = (code(name) if name else unknown for name in (record.license, record.model.license))
+        yield wording.say("greeting.licences", data=data, model=model)
 
     def answer(self, answer: Answer) -> str:
         """An answer: the label or that there is none, a bar for each label, and what to mind."""
         wording = self.wording
-        label, confidence = Code(answer.label), wording.percent(answer.confidence)
+        label, confidence = code(answer.label), wording.numbers.percent(answer.confidence)
         if answer.abstained:
-            threshold = wording.percent(self.record.calibration.threshold)
-            unsure = wording.line("answer.unsure", label=label, confidence=confidence, threshold=threshold)
-            head = f"**{wording.text('answer.abstained')}** {render.line(unsure)}"
+            threshold = wording.numbers.percent(self.record.calibration.threshold)
+            unsure = wording.say("answer.unsure", label=label, confidence=confidence, threshold=threshold)
+            head = f"**{wording.say('answer.abstained')}** {unsure}"
         else:
-            head = f"**{render.line(wording.line('answer.sure', label=label, confidence=confidence))}**"
+            head = f"**{wording.say('answer.sure', label=label, confidence=confidence)}**"
         parts = [head, self._bars(answer.probabilities)]
         if answer.truncated:
             tokens = wording.count("tokens", self.record.prompt.max_length)
-            parts.append(render.line(wording.line("answer.truncated", tokens=tokens)))
+            parts.append(wording.say("answer.truncated", tokens=tokens))
         return "\n\n".join(parts)
 
     def _bars(self, probabilities: dict[str, float]) -> str:
@@ -173,52 +172,54 @@ class Messages:
         rows = [(cell(name), probabilities[name]) for name in ranked[:LISTED]]
         if len(ranked) > LISTED:
             others = ranked[LISTED:]
-            rest = self.wording.text("answer.rest", labels=self.wording.count("labels", len(others)))
+            rest = self.wording.say("answer.rest", labels=self.wording.count("labels", len(others)))
             rows.append((rest, sum(probabilities[name] for name in others)))
-        head = f"| {self.wording.text('answer.label')} | | {self.wording.text('answer.confidence')} |"
-        lines = [f"| {name} | {bar(share)} | {self.wording.percent(share)} |" for name, share in rows]
+        head = f"| {self.wording.say('answer.label')} | | {self.wording.say('answer.confidence')} |"
+        lines = [f"| {name} | {bar(share)} | {self.wording.numbers.percent(share)} |" for name, share in rows]
         return "\n".join([head, "| :-- | :-- | --: |", *lines])
 
     def corrected(self, correction: Correction, count: int) -> str:
         """That a correction was kept, and what it says."""
         key = "agreed" if correction.label == correction.predicted else "kept"
-        return render.line(
-            self.wording.line(
-                f"correction.{key}",
-                label=Code(correction.label),
-                predicted=Code(correction.predicted),
-                text=Code(shortened(correction.text)),
-                count=self.wording.count("corrections", count),
-                setting=Code("prepare.corrections"),
-            )
+        return self.say(
+            f"correction.{key}",
+            label=code(correction.label),
+            predicted=code(correction.predicted),
+            text=code(shortened(correction.text)),
+            count=self.wording.count("corrections", count),
+            setting=code("prepare.corrections"),
         )
 
     def unfit(self, text: str) -> str | None:
         """Why a text can't be answered; None where it can."""
         if not text.strip(" \t\r\n\v\f\u00a0\u200b\u2060\u3000\ufeff"):
-            return self.wording.text("error.empty")
+            return self.say("error.empty")
         if len(text) > LONGEST:
             count = self.wording.count
             characters, most = count("characters", len(text)), count("characters", LONGEST)
-            return self.wording.text("error.long", characters=characters, most=most)
+            return self.say("error.long", characters=characters, most=most)
         return None
 
-    def say(self, key: str, **values: str | Code) -> str:
+    def say(self, key: str, **values: str) -> str:
         """A text with somebody's words in it, by `group.key`."""
-        return render.line(self.wording.line(key, **values))
+        return str(self.wording.say(key, **values))
+
+    def button(self, label: str) -> str:
+        """What a button says that corrects an answer; a page shows it as it is, and not as Markdown."""
+        return self.say("answer.wrong", label=Markup(shortened(label)))
 
     def answered(self, summary: Summary) -> str:
         """How a file was answered: rows by label, and how many to mind."""
         wording, total = self.wording, sum(summary.labels.values())
-        lines: list[Line] = [wording.line("file.done", rows=wording.count("rows", total))]
+        lines: list[str] = [wording.say("file.done", rows=wording.count("rows", total))]
         for key in ("abstained", "truncated", "skipped", "formulas"):
             if number := getattr(summary, key):
                 unit = "cells" if key == "formulas" else "rows"
-                lines.append(wording.line(f"file.{key}", **{unit: wording.count(unit, number)}))
-        head = f"| {wording.text('answer.label')} | | {wording.text('file.rows')} |"
+                lines.append(wording.say(f"file.{key}", **{unit: wording.count(unit, number)}))
+        head = f"| {wording.say('answer.label')} | | {wording.say('file.rows')} |"
         ranked = list(summary.labels.items())[:LISTED]
         table = [f"| {cell(name)} | {bar(rows / total)} | {rows:,} |" for name, rows in ranked]
-        return "\n\n".join([render.line(join(lines, " ")), "\n".join([head, "| :-- | :-- | --: |", *table])])
+        return "\n\n".join([" ".join(lines), "\n".join([head, "| :-- | :-- | --: |", *table])])
 
 
 def shortened(text: str) -> str:

@@ -72,7 +72,7 @@ def test_the_step_that_was_kept_is_named_as_the_last_or_an_earlier_one(evidence:
 def test_stages_without_a_cost_of_a_kind_have_a_dash(evidence: RunResults) -> None:
     given = replace(evidence, costs={"train": {"seconds": 1234.5}, "baselines": {"tfidf": {"train_seconds": 1.0}}})
     text = compose(given).chapters["costs"]
-    assert "| `train` | 1,234 | – | – | – |" in text
+    assert "| `train` | 1,235 | – | – | – |" in text
     assert "`baselines`" not in text
 
 

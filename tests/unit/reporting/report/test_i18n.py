@@ -49,7 +49,7 @@ def test_every_reason_and_split_has_a_name(language: str) -> None:
 
 def test_every_filter_of_numbers_is_used() -> None:
     texts = "".join(path.read_text("utf-8") for path in TEMPLATES.rglob("*") if path.is_file())
-    used = Counter(re.findall(r"\| (\w+)", texts))
+    used = Counter(re.findall(r"\| ([a-z_]+)", texts))
     assert not set(FILTERS) - set(used)
 
 

@@ -17,9 +17,9 @@ from labeltune.inference.artifact import Record
 from labeltune.inference.calibration import Calibration
 from labeltune.inference.classifier import Answer
 from labeltune.modeling.device import Machine
-from labeltune.reporting.report.document import Code
 from labeltune.serving.batch import Summary
-from labeltune.serving.chat.messages import LISTED, LONGEST, TEXTS, Correction, Messages, bar, shortened
+from labeltune.serving.chat.messages import LISTED, LONGEST, Correction, Messages, bar, shortened
+from labeltune.serving.chat.wording import TEXTS, code
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -72,20 +72,20 @@ def test_every_text_is_in_both_languages_with_the_same_places() -> None:
 
 
 def test_every_text_is_used_and_every_used_one_is_there() -> None:
-    code = "".join(
-        (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
-        for name in ("serving/chat/messages", "serving/chat/conversation", "serving/chat/app", "reporting/report/i18n")
+    source = "".join(
+        (PACKAGE / f"serving/chat/{name}.py").read_text(encoding="utf-8")
+        for name in ("messages", "conversation", "app", "wording")
     )
     texts = tomllib.loads(TEXTS.read_text(encoding="utf-8"))
-    named = re.findall(rf"[\"']((?:{'|'.join(texts)})\.\w+)[\"']", code)
-    own = [name for name in named if name not in ("word.unmeasured",)]  # the report's alone
-    assert len(own) > 30
-    assert all(name.split(".")[1] in texts[name.split(".")[0]] for name in own)
+    named = re.findall(rf"[\"']((?:{'|'.join(texts)})\.\w+)[\"']", source)
+    assert len(named) > 30
+    assert all(name.split(".")[1] in texts[name.split(".")[0]] for name in named)
+    assert set(texts.pop("word")) == {"comma"}
     assert set(texts.pop("method")) == set(get_args(Method))
     for group, keys in texts.items():
         for key in keys:
-            put_together = group in ("count", "file", "correction") and key in code
-            assert put_together or re.search(f"[\"']{group}.{key}[\"']", code), (group, key)
+            put_together = group in ("count", "file", "correction") and key in source
+            assert put_together or re.search(f"[\"']{group}.{key}[\"']", source), (group, key)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -178,7 +178,7 @@ def test_nobodys_words_become_markup(hostile: str, language: str) -> None:
         ),
         (harmless.corrected(correction("x", "spam"), 1), replies.corrected(correction(hostile, hostile), 1)),
         (harmless.answered(summary("spam")), replies.answered(summary(hostile))),
-        (harmless.say("file.working", name=Code("x")), replies.say("file.working", name=Code(hostile))),
+        (harmless.say("file.working", name=code("x")), replies.say("file.working", name=code(hostile))),
     ):
         expected, kinds = rendered(mine)[0], rendered(theirs)[0]
         assert [kind for kind in kinds if kind != "text"] == [kind for kind in expected if kind != "text"]
