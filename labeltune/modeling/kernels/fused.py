@@ -13,12 +13,14 @@ from transformers.modeling_outputs import BaseModelOutput
 from labeltune.modeling.architectures import architecture_of, first_position, is_encoder, layer_list, replaced
 from labeltune.modeling.device import inference_tokens
 from labeltune.modeling.forward import length_multiple
-from labeltune.modeling.kernels.decoder_layer import LayerParts, LoraLinear, adapted_layer, layer_states
+from labeltune.modeling.kernels.decoder_layer import LayerParts, LoraLinear, Norm, adapted_layer, layer_states
 from labeltune.modeling.kernels.encoder_layer import EncoderParts, adapted_encoder_layer, encoder_states
 from labeltune.modeling.packing import MULTIPLE, UnpaddedBatch, model_masks, packed_visibility
 
-DECODERS = ("llama", "mistral", "qwen2")
-"""Families whose layers are norm, attention, norm and a gated MLP, with no norm of queries and keys."""
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+"""Families whose layers are norm, attention, norm and a gated MLP, some with norms of queries, keys and outputs."""
+ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
+"""Activations of the gated MLP."""
 ENCODERS = ("bert", "roberta", "xlm-roberta", "mpnet")
 """Families whose layers are attention, norm, an MLP and norm."""
 FAMILIES = (*DECODERS, *ENCODERS)
@@ -33,7 +35,10 @@ def install(network: Any) -> bool:
     if config.model_type in ENCODERS:
         able = config.hidden_act == "gelu" and not getattr(config, "is_decoder", False)
     else:
-        able = config.hidden_act == "silu" and not config.attention_dropout
+        activation = getattr(config, "hidden_act", None) or config.hidden_activation
+        able = activation in ACTIVATIONS and not config.attention_dropout
+        able = able and not getattr(config, "use_bidirectional_attention", False)
+        able = able and not getattr(config, "attn_logit_softcapping", None)
     if able:
         for layer in layer_list(network.backbone()):
             _mix(_FusedEncoder if config.model_type in ENCODERS else _FusedDecoder, layer)
@@ -186,7 +191,7 @@ class _FusedDecoder:
             return super().forward(hidden_states, attention_mask=attention_mask, **given)  # type: ignore[misc]
         own, states = parts[self], hidden_states[0]
         cosines, sines = (part[0, :, : own.size // 2] for part in position_embeddings)
-        adapters = [weight for part in own.attention for weight in (part.down, part.up) if weight is not None]
+        adapters = [weight for weight in own.adapters if weight is not None]
         if torch.is_grad_enabled() and any(part.requires_grad for part in (states, *adapters)):
             assert past_key_values is None, "a prefix with gradients is a part of the batch, never cached"
             return adapted_layer(states, own, unpadded, attention_mask, cosines, sines).unsqueeze(0)
@@ -259,21 +264,36 @@ def _parts(network: Any, layers: range) -> dict[Any, Any] | None:
 def _decoder_parts(layer: Any, dtype: torch.dtype) -> LayerParts | None:
     """Return a layer's weights; None where one has another type, trains, or is more than a matrix."""
     attention, mlp = layer.self_attn, layer.mlp
-    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    four = hasattr(layer, "pre_feedforward_layernorm")  # Gemma's norms before and after attention and MLP
+    second = layer.pre_feedforward_layernorm if four else layer.post_attention_layernorm
+    outputs = (layer.post_attention_layernorm, layer.post_feedforward_layernorm) if four else ()
+    heads = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
+    norms = (layer.input_layernorm, second)
     attended = [_lora_linear(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)]
     gated = [_lora_linear(part) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
     known = [part for part in (*attended, *gated) if part is not None]
-    if len(known) < len(attended) + len(gated) or any(part.down is not None for part in known[len(attended) :]):
+    if len(known) < len(attended) + len(gated):
         return None
-    if not _fixed(known, [norm.weight for norm in norms], dtype):
+    if not _fixed(known, [norm.weight for norm in (*norms, *heads, *outputs)], dtype):
         return None
+    config = attention.config
     return LayerParts(
-        norms=tuple((norm.weight, norm.variance_epsilon) for norm in norms),
+        norms=(_norm(norms[0]), _norm(norms[1])),
         attention=tuple(known[: len(attended)]),
         mlp=tuple(known[len(attended) :]),
         size=attention.head_dim,
         scale=attention.scaling,
+        head_norms=(_norm(heads[0]), _norm(heads[1])) if heads else None,
+        output_norms=(_norm(outputs[0]), _norm(outputs[1])) if outputs else None,
+        activation=getattr(config, "hidden_act", None) or config.hidden_activation,
     )
+
+
+def _norm(module: Any) -> Norm:
+    """Return a norm's weight and epsilon; Gemma stores what the weight differs from 1 by."""
+    if hasattr(module, "variance_epsilon"):
+        return module.weight, module.variance_epsilon
+    return 1.0 + module.weight.float(), module.eps
 
 
 def _encoder_parts(layer: Any, dtype: torch.dtype) -> EncoderParts | None:
