@@ -174,7 +174,7 @@ class Messages:
             others = ranked[LISTED:]
             rest = self.wording.say("answer.rest", labels=self.wording.count("labels", len(others)))
             rows.append((rest, sum(probabilities[name] for name in others)))
-        head = f"| {self.wording.say('answer.label')} | | {self.wording.say('answer.confidence')} |"
+        head = f"| {self.wording.say('answer.label')} | | {self.wording.say('answer.probability')} |"
         lines = [f"| {name} | {bar(share)} | {self.wording.numbers.percent(share)} |" for name, share in rows]
         return "\n".join([head, "| :-- | :-- | --: |", *lines])
 

@@ -112,7 +112,7 @@ def test_the_greeting_leaves_out_what_there_is_not() -> None:
 def test_an_answer_has_its_label_its_confidence_and_a_bar_for_each_label() -> None:
     kinds, text = rendered(Messages.of(record(), "en").answer(answer()))
     assert text.split("Label")[0].split() == ["spam", ",", "with", "a", "confidence", "of", "90.0%"]
-    cells = text.split("Confidence")[1].split()
+    cells = text.split("Probability")[1].split()
     assert cells == ["spam", bar(0.9), "90.0%", "ham", bar(0.1), "10.0%"]
     assert kinds.count("table_open") == 1
     assert "Only a part" not in text
