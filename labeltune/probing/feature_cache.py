@@ -263,7 +263,7 @@ def _write(entry: Entry, compute: ComputeParts) -> None:
     mapped memory would kill the process.
     """
     row, filled = entry.size // entry.shape[0], 0
-    with replacing(entry.path) as temporary:
+    with replacing(entry.path, durable=False) as temporary:
         begin = open_memmap(temporary, mode="w+", dtype=STORED[entry.dtype], shape=entry.shape).offset
         with temporary.open("r+b") as file:
 
@@ -280,7 +280,7 @@ def _write(entry: Entry, compute: ComputeParts) -> None:
             seconds = round(time.perf_counter() - started, 3)
         described = entry.description(seconds, filled)
         checksum = _checksum(described, temporary)
-    with replacing(entry.sidecar) as temporary:
+    with replacing(entry.sidecar, durable=False) as temporary:
         temporary.write_bytes(_sidecar_bytes(described, checksum))
 
 

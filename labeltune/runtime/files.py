@@ -1,14 +1,19 @@
 """Output files: written whole or not at all, the same bytes for the same content, and locks between processes."""
 
+import ctypes
+import errno
 import hashlib
 import io
 import json
 import math
 import os
+import platform
+import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,35 +35,153 @@ def repository() -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that takes its place if the block succeeds, and vanishes if not."""
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that takes its place if the block succeeds, and vanishes if not.
+
+    The new content is on the disk before the old one is deleted. In no moment is neither there: a kill or a power cut
+    leaves the one or the other.
+
+    Args:
+        durable: whether to wait for the disk; not for what is verified when it is read and can be made again.
+
+    Raises:
+        UserError: a file would replace a folder, or a folder a file.
+    """
+    changed = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{_owner()}.part")
     try:
         yield temporary
-        if path.is_dir():
-            if not temporary.is_dir():
-                raise UserError(f"{path} is a folder, and a file is to be written there: name another one")
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        if path.exists() and path.is_dir() != temporary.is_dir():
+            found, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
+            raise UserError(f"{path} is a {found}, and a {wanted} is to be written there: name another one")
+        if durable:
+            sync(temporary)
+        _put(temporary, path)
+        if durable:
+            for folder in changed:
+                sync_entry(folder)
     finally:
         _delete(temporary)
 
 
-def sweep(folder: Path, name: str = "*") -> None:
-    """Delete what killed processes left half-written beside a file or folder of this name."""
-    for left in folder.glob(f".{name}.*.part"):
-        process = left.suffixes[-2][1:]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+def _put(new: Path, path: Path) -> None:
+    """Move a file or folder to its place; the old folder, if there was one, has the name of the new one then."""
+    if not path.is_dir():
+        os.replace(new, path)
+    elif not _exchange(new, path):
+        old = path.with_name(f".{path.name}.{_owner()}.old")
+        shutil.move(path, old)  # which copies what can't be renamed, as a folder of a container's image
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(old, path)
+            raise
+        sync_entry(path.parent)
+        os.replace(old, new)
+
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, where the system and the file system can; return whether it was done."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # the C library may be another one than GNU's
+    names = os.fsencode(one), os.fsencode(other)
+    return rename is not None and rename(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder with all that it holds, on the disk."""
+    for each in (*path.rglob("*"), path):
+        if not each.is_symlink():
+            sync_entry(each)
+
+
+def sync_entry(path: Path) -> None:
+    """Have a file's bytes, or a folder's entries, on the disk; where folders can't be synced, that is the system's."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+LEFT = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)\.(?P<kind>part|old)", re.DOTALL)
+ABANDONED_SECONDS = 7 * 24 * 3600.0
+"""What a process of another machine wrote, which can't be asked for, is left alone for so long after the last write."""
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes left half-written beside a file or folder of this name, or beside any.
+
+    An old folder that was set aside and whose successor did not come takes its place again.
+    """
+    for left in folder.iterdir():
+        found = LEFT.fullmatch(left.name)
+        if found is None or name not in (None, found["name"]) or not _abandoned(left, found):
+            continue
+        if found["kind"] == "old" and not (folder / found["name"]).exists():
+            with suppress(FileNotFoundError):  # another process did it
+                os.replace(left, folder / found["name"])
+        else:
             _delete(left)
 
 
+def _abandoned(left: Path, owner: re.Match[str]) -> bool:
+    """Whether the process that wrote something has ended, as far as can be told."""
+    if owner["host"] == _host():
+        return not _runs(int(owner["pid"]), int(owner["started"]))
+    try:
+        latest = max(each.lstat().st_mtime for each in (left, *left.rglob("*")))
+    except FileNotFoundError:  # it is being written
+        return False
+    return time.time() - latest > ABANDONED_SECONDS
+
+
+def _owner() -> str:
+    """Name this process for what it is writing: its id alone may be another's, later or on another machine."""
+    own = psutil.Process()
+    return f"{_host()}-{own.pid}-{int(own.create_time())}"
+
+
+@cache
+def _host() -> str:
+    """The machine or container whose processes can be asked for by their id, as 8 hexadecimal digits."""
+    known = [platform.node()]
+    with suppress(OSError):
+        known.append(Path("/etc/machine-id").read_text(encoding="ascii"))
+    with suppress(OSError):
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\0".join(known).encode()).hexdigest()[:8]
+
+
+def _runs(process: int, started: float) -> bool:
+    """Whether a process of this machine lives; an ended one's id may have passed to another, which started later."""
+    try:
+        return abs(psutil.Process(process).create_time() - started) < CLOCK_SECONDS
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
 def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
+    """Delete a file or folder; what can't be deleted yet, as an open file on Windows or NFS, goes at a later sweep."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -242,8 +365,8 @@ def held(path: Path, busy: Callable[[int | None], None]) -> Iterator[None]:
         busy(_holder(path))
         lock.acquire(poll_interval=POLL_SECONDS)
     try:
-        own = psutil.Process()
-        write_json(_note(path), {"pid": own.pid, "started": own.create_time()})
+        with replacing(_note(path), durable=False) as note:
+            note.write_text(_owner(), encoding="ascii")
         yield
     finally:
         _note(path).unlink(missing_ok=True)
@@ -252,17 +375,16 @@ def held(path: Path, busy: Callable[[int | None], None]) -> Iterator[None]:
 
 def _note(path: Path) -> Path:
     """The file that names the holder: beside the lock, because a lock's own file may not be rewritten whole."""
-    return path.with_suffix(".holder.json")
+    return path.with_suffix(".holder")
 
 
 def _holder(path: Path) -> int | None:
-    """Process id of the lock's holder; None where its note is not there yet, or is of one that was killed.
+    """Process id of the lock's holder; None where its note is missing, or of a process that ended or runs elsewhere.
 
-    A killed holder's id may have passed to a bystander, whom nobody should be told to stop: its start tells.
+    A killed holder's id may have passed to a bystander, whom nobody should be told to stop.
     """
     try:
-        note = json.loads(_note(path).read_bytes())
-        started = psutil.Process(note["pid"]).create_time()
-        return int(note["pid"]) if abs(started - note["started"]) < CLOCK_SECONDS else None
-    except (OSError, ValueError, LookupError, TypeError, psutil.Error):
+        host, process, started = _note(path).read_text(encoding="ascii").split("-")
+        return int(process) if host == _host() and _runs(int(process), int(started)) else None
+    except (OSError, ValueError):
         return None

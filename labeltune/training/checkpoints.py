@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from labeltune.console.terminal import say
 from labeltune.runtime.environment import Fingerprint, sha256
 from labeltune.runtime.errors import WRITING_FAILED, UserError
-from labeltune.runtime.files import damage, held, list_files, repository
+from labeltune.runtime.files import damage, held, list_files, repository, sync, sync_entry
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -280,14 +280,13 @@ class Store:
             unfinished.mkdir(parents=True)
             write(unfinished)
             write_manifest(unfinished, step, best, self.fingerprint)
-            for path in (*unfinished.rglob("*"), unfinished):
-                _sync(path)
+            sync(unfinished)
             if final.exists():
                 _discard(old)
                 os.replace(final, old)
             os.replace(unfinished, final)
-            _sync(self.folder)
-            _sync(self.folder.parent)
+            sync_entry(self.folder)
+            sync_entry(self.folder.parent)
         except BaseException as error:
             why = _storage_failure(error, self.folder)
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -313,15 +312,6 @@ def _discard(path: Path) -> None:
         os.replace(path, gone)
         # What can't be deleted yet, as an open file on NFS, goes at the next start; no reason to end a training.
         shutil.rmtree(gone, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's entries, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _storage_failure(error: BaseException, folder: Path) -> str | None:

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -204,7 +206,13 @@ def test_an_error_leaves_nothing_behind(error: BaseException, said: str, capsys:
 
 def test_what_a_killed_process_left_is_swept() -> None:
     feature_cache.cache_root().mkdir()
-    left = feature_cache.cache_root() / ".hidden-states-0.npy.999999999.part"
+    process = subprocess.run(
+        [sys.executable, "-c", "from labeltune.runtime.files import _owner; print(_owner())"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    left = feature_cache.cache_root() / f".hidden-states-0.npy.{process.stdout.strip()}.part"
     left.write_bytes(b"half")
     kept(entry())
     assert not left.exists()

@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -104,16 +106,195 @@ def test_an_input_that_changes_while_it_is_used_is_noticed(tmp_path: Path) -> No
         table.unlink()
 
 
-def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    left = tmp_path / f".classifier.{ended.pid}.part"
-    left.mkdir()
-    (left / "half").write_text("x", encoding="utf-8")
-    other = tmp_path / f".classifier.{os.getppid()}.part"
-    other.mkdir()
-    write_text(tmp_path / "classifier", "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "classifier"]
+WRITE_AND_STOP = """
+import sys, pathlib
+from labeltune.runtime.files import replacing
+with replacing(pathlib.Path(sys.argv[1])) as part:
+    part.mkdir()
+    (part / "half").write_text("x")
+    print(part.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_cleared_away_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITE_AND_STOP, str(tmp_path / "classifier")]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        names = [writer.stdout.readline().decode().strip() for writer in writers if writer.stdout]
+        writers[0].kill()
+        writers[0].wait()
+        write_text(tmp_path / "classifier", "whole")
+        assert {path.name for path in tmp_path.iterdir()} == {names[1], "classifier"}
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+
+
+@pytest.mark.parametrize(
+    ("owner", "age", "gone"),
+    [
+        ("{host}-{pid}-{started}", 30, False),  # this process
+        ("{host}-{pid}-1000000", 0, True),  # an earlier one of the same id
+        ("{host}-4194305-{started}", 0, True),  # an id that no process has
+        ("00000000-4194305-{started}", 0, False),  # another container's or machine's, whose ids say nothing here
+        ("00000000-4194305-{started}", 6, False),
+        ("00000000-4194305-{started}", 8, True),
+    ],
+)
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_is_left_is_judged_by_machine_id_and_start(
+    tmp_path: Path, owner: str, age: int, gone: bool, folder: bool
+) -> None:
+    host, pid, started = files._owner().split("-")
+    left = tmp_path / f".x.{owner.format(host=host, pid=pid, started=started)}.part"
+    if folder:
+        left.mkdir()
+    within = left / "half" if folder else left
+    within.write_text("x")
+    for path in {within, left}:
+        os.utime(path, (path.stat().st_mtime - age * 24 * 3600,) * 2)
+    files.sweep(tmp_path)
+    assert left.exists() != gone
+
+
+def test_a_machine_is_told_from_a_container_and_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = set()
+    for node, namespace in (("a", "pid:[1]"), ("b", "pid:[1]"), ("a", "pid:[2]"), ("a", "pid:[1]")):
+        monkeypatch.setattr(files.platform, "node", lambda node=node: node)
+        monkeypatch.setattr(files.Path, "readlink", lambda path, namespace=namespace: Path(namespace))
+        hosts.add(files._host.__wrapped__())
+    assert len(hosts) == 3
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("old", [None, "file", "folder"])
+def test_in_no_moment_is_neither_old_nor_new_there_and_all_is_synced_before_anything_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool, old: str | None
+) -> None:
+    """Every step that changes the disk is followed by a look at what a power cut would leave."""
+    path, synced = tmp_path / "made" / "x", []
+
+    def content(place: Path) -> str:
+        return (place / "file" if place.is_dir() else place).read_text()
+
+    if old:
+        path.parent.mkdir()
+        if old == "folder":
+            path.mkdir()
+        (path / "file" if old == "folder" else path).write_text("old")
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    entry, delete, move = files.sync_entry, files._delete, os.replace
+
+    def sync_entry(place: Path) -> None:
+        entry(place)
+        synced.append(place)
+
+    def look() -> None:
+        there = {content(each) for each in path.parent.iterdir()}
+        assert "new" in there or "old" in there
+
+    def replace(one: Path, other: Path) -> None:
+        assert any(place.name.endswith(".part") for place in synced)
+        move(one, other)
+        look()
+
+    def discard(place: Path) -> None:
+        assert content(path) == "new"
+        assert path.parent in synced
+        delete(place)
+        look()
+
+    monkeypatch.setattr(files, "sync_entry", sync_entry)
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(files, "_delete", discard)
+    with replacing(path) as part:
+        if old == "folder":
+            part.mkdir()
+        (part / "file" if old == "folder" else part).write_text("new")
+    monkeypatch.undo()
+    assert content(path) == "new"
+    assert [each.name for each in path.parent.iterdir()] == ["x"]
+    if old is None:  # the folder that was made is on the disk as well
+        assert tmp_path in synced
+    if old == "folder":
+        assert any(place.name == "file" for place in synced)
+
+
+def test_an_old_folder_comes_back_where_its_successor_did_not_come(tmp_path: Path) -> None:
+    host = files._owner().split("-")[0]
+    (tmp_path / f".x.{host}-4194305-1000000.old").mkdir()
+    (tmp_path / f".x.{host}-4194305-1000000.old" / "file").write_text("old")
+    files.sweep(tmp_path, "x")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["x", "x/file"]
+    (tmp_path / f".x.{host}-4194305-1000001.old").mkdir()
+    files.sweep(tmp_path, "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_old_folder_comes_back_where_its_successor_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").mkdir()
+    move = os.replace
+
+    def refuse(one: Path, other: Path) -> None:
+        if one.suffix == ".part":
+            raise OSError(5, "input/output error")
+        move(one, other)
+
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="input/output"), replacing(tmp_path / "x") as part:
+        part.mkdir()
+        (part / "file").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x"]
+
+
+def test_a_folder_is_exchanged_in_one_step_where_linux_can(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("")
+    assert files._exchange(tmp_path / "a", tmp_path / "b") == (sys.platform == "linux")
+    if sys.platform == "linux":
+        assert (tmp_path / "a" / "b").is_file()
+    assert not files._exchange(tmp_path / "a", tmp_path / "missing")
+
+
+def test_a_folder_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "model", "a")
+    with pytest.raises(UserError, match=r"model is a file, and a folder is"), replacing(tmp_path / "model") as partial:
+        partial.mkdir()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_where_folders_cannot_be_synced_files_still_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no folders here")
+        synced.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "x", "a")
+    assert len(synced) == 1
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"):
+        write_text(tmp_path / "x", "b")
+    assert (tmp_path / "x").read_text() == "a"
+
+
+def test_what_cannot_be_deleted_yet_is_left_for_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", lambda path, ignore_errors=False: None)
+        with replacing(tmp_path / "x") as part:
+            part.mkdir()
+            (part / "new").write_text("")
+    assert (tmp_path / "x" / "new").exists()
 
 
 def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import resource
 import shutil
@@ -591,8 +590,10 @@ def test_a_second_training_in_the_workspace_is_refused(tmp_path: Path, monkeypat
 
 def test_a_bystander_is_not_named(main_repository: Path) -> None:
     with checkpoints.workspace():
-        (note,) = (main_repository / ".checkpoints/locks").glob("*.json")
-        for text in (json.dumps({"pid": os.getpid(), "started": 1.0}), json.dumps({"pid": 2**30}), "[", "[]", None):
+        (note,) = (main_repository / ".checkpoints/locks").glob("*.holder")
+        host, pid, started = note.read_text().split("-")
+        ended, elsewhere = (f"{host}-{pid}-1000000", f"{host}-{2**22 + 1}-{started}"), f"00000000-{pid}-{started}"
+        for text in (*ended, elsewhere, "", f"{host}-{pid}", f"{host}-x-1", None):
             note.unlink() if text is None else note.write_text(text)
             with pytest.raises(UserError, match="already: wait until it ends, or stop it$"), checkpoints.workspace():
                 pass
