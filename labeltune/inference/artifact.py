@@ -23,7 +23,7 @@ from labeltune.modeling.adapters import transposed
 from labeltune.modeling.architectures import unwrap
 from labeltune.modeling.base_models import Base, open_base, quiet
 from labeltune.modeling.builder import NetworkSpec
-from labeltune.modeling.device import Machine
+from labeltune.modeling.device import Machine, hardware
 from labeltune.modeling.ngrams import Blend, Weights
 from labeltune.runtime.environment import Fingerprint, code_hashes, versions
 from labeltune.runtime.errors import UserError
@@ -197,7 +197,7 @@ def fingerprint(record: Record) -> Fingerprint:
         base=record.base_files,
         code=code_hashes(),
         versions=versions(),
-        hardware={"machine": str(record.machine)},
+        hardware=hardware(record.machine),
     )
 
 

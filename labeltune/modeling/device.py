@@ -4,10 +4,11 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -54,6 +55,23 @@ def choose(settings: Train) -> Machine:
         kernels=choose_kernels(settings.kernels),
         threads=choose_threads(settings.threads),
     )
+
+
+def hardware(machine: Machine) -> dict[str, Any]:
+    """What the last bits of a result depend on: the device and what is computed with, CPU threads only on a CPU."""
+    threads = machine.threads if device().type == "cpu" else None
+    return {"device": device_name(), **asdict(machine), "threads": threads}
+
+
+def left_open(settings: Train) -> set[str]:
+    """Keys of `hardware` that nobody asked for, so that a checkpoint may decide them: they depend on the moment."""
+    threads = settings.threads == "auto" and "OMP_NUM_THREADS" not in os.environ
+    return {name for name, free in (("threads", threads), ("dtype", settings.dtype == "auto")) if free}
+
+
+def computing_as(machine: Machine, hardware: Mapping[str, Any]) -> Machine:
+    """The machine with the dtype and the threads of what `hardware` returned."""
+    return replace(machine, dtype=hardware["dtype"], threads=hardware["threads"] or machine.threads)
 
 
 def device() -> torch.device:

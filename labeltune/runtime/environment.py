@@ -54,14 +54,16 @@ class Fingerprint:
         """The name of the training: 16 hexadecimal digits."""
         return sha256(self.content)[:DIGEST_LENGTH]
 
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """The dotted keys in which another training's content differs from this one, with both values."""
+    def differing_keys(self, other: Mapping[str, Any]) -> list[str]:
+        """The dotted keys in which another training's content differs from this one, sorted."""
         here, there = _flat(self.content), _flat(other)
-        return [
-            f"{key}: {_shown(there, key)} there, {_shown(here, key)} here"
-            for key in sorted(here.keys() | there.keys())
-            if key not in here or key not in there or here[key] != there[key]
-        ]
+        keys = sorted(here.keys() | there.keys())
+        return [key for key in keys if key not in here or key not in there or here[key] != there[key]]
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """The same keys with both values."""
+        here, there = _flat(self.content), _flat(other)
+        return [f"{key}: {_shown(there, key)} there, {_shown(here, key)} here" for key in self.differing_keys(other)]
 
 
 def sha256(content: Mapping[str, Any]) -> str:

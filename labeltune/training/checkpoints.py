@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -142,6 +142,63 @@ def workspace() -> Iterator[None]:
         checkpoint_root() / "locks" / f"workspace-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.lock", refuse
     ):
         yield
+
+
+SHOWN_DIFFERENCES = 3
+
+
+def hardware_to_resume(fingerprint: Fingerprint, setting: str, left_open: Collection[str]) -> Mapping[str, Any]:
+    """Return the hardware that a training goes on with: what a checkpoint of it was made with, else its own.
+
+    Threads and dtype, where they are `auto`, depend on the moment: on the other workers, or on a measurement. A
+    training that was interrupted then would not be found again. Where the newest checkpoint of the same settings and
+    rows can't be used, it is said why.
+
+    Args:
+        fingerprint: of the training, with the hardware that was chosen now.
+        setting: `auto`, `none` or a checkpoint's folder, as in `Store.resume`.
+        left_open: keys of the fingerprint's hardware that a checkpoint may decide.
+    """
+    own = Store(checkpoint_root() / fingerprint.digest, fingerprint, keep=1)
+    if setting == "none" or (setting == "auto" and own.steps()):
+        return fingerprint.hardware
+    folders = [checkpoint_root().parent / Path(setting).expanduser()]
+    if setting == "auto":
+        folders = sorted(checkpoint_root().glob("*/step-*"), key=_written, reverse=True)
+    reason = None
+    for folder in folders:
+        try:
+            manifest = read(folder)
+        except CheckpointError:
+            continue
+        there = manifest["fingerprint"]
+        different = fingerprint.differing_keys(there)
+        free = [name for name in left_open if f"hardware.{name}" in different]
+        if different and len(free) == len(different):
+            taken = ", ".join(
+                f"train.{name}: auto is {there['hardware'][name]}, not {fingerprint.hardware[name]}"
+                for name in sorted(free)
+            )
+            say(f"{taken}, as in the checkpoint of step {manifest['step']}, {folder}")
+            return dict(there["hardware"])
+        alike = all(there[part] == fingerprint.content[part] for part in ("configuration", "data"))
+        if reason is None and alike and different:
+            told = fingerprint.differences(there)
+            more = f"; and {len(told) - SHOWN_DIFFERENCES} more" if len(told) > SHOWN_DIFFERENCES else ""
+            reason = (
+                f"{folder}, of the same settings and rows, is not used ({'; '.join(told[:SHOWN_DIFFERENCES])}{more})"
+            )
+    if reason is not None and setting == "auto":
+        say(reason)
+    return fingerprint.hardware
+
+
+def _written(folder: Path) -> float:
+    """Time of a folder's last change; 0 where its training has just deleted it."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 @contextmanager

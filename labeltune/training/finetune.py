@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,22 @@ from labeltune.config.model import Train
 from labeltune.console.terminal import bar, say
 from labeltune.data.labels import Indices, LabelSet
 from labeltune.data.sampling import sample
+from labeltune.inference import artifact
+from labeltune.inference.artifact import Record
 from labeltune.modeling.adapters import parameter_counts
 from labeltune.modeling.architectures import unwrap
 from labeltune.modeling.base_models import quiet
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.classifiers import NATIVE_HEADS
-from labeltune.modeling.device import device, out_of_memory
+from labeltune.modeling.device import computing_as, device, left_open, out_of_memory
 from labeltune.modeling.forward import compute_logits, length_multiple
 from labeltune.modeling.kernels import fused
 from labeltune.modeling.prompts import EncodedRows
 from labeltune.probing.regression import ROUNDS, single_threaded
+from labeltune.runtime.environment import Fingerprint
 from labeltune.runtime.errors import UserError
 from labeltune.training import dataset
-from labeltune.training.checkpoints import Store
+from labeltune.training.checkpoints import Store, hardware_to_resume
 from labeltune.training.dataset import ByLength, Collator, with_states
 from labeltune.training.tracking import History
 from labeltune.training.trainer import RowTrainer, load_weights, validations_per_epoch
@@ -122,6 +126,15 @@ def fit_head(states: NDArray[np.float32], labels: Indices, num_labels: int) -> N
 
 RECORDS_PER_EVALUATION = 4
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+
+
+def as_interrupted(plan: NetworkSpec, record: Record) -> tuple[NetworkSpec, Record, Fingerprint]:
+    """Return a training with the threads and the dtype of its checkpoint, if there is one, and its fingerprint."""
+    found = hardware_to_resume(artifact.fingerprint(record), plan.train.resume, left_open(plan.train))
+    machine = computing_as(plan.machine, found)
+    torch.set_num_threads(machine.threads)
+    record = replace(record, machine=machine)
+    return replace(plan, machine=machine), record, artifact.fingerprint(record)
 
 
 def fine_tune(

@@ -124,7 +124,7 @@ def training(task: Task, *, curves: Path) -> Iterator[Trained]:
         plan, task.model, task.prompt, task.dataset, data=task.hashes, source=task.source, chosen=choice.reasons,
         rows={split: len(rows) for split, rows in splits.items()},
     )  # fmt: skip
-    fingerprint = artifact.fingerprint(record)
+    plan, record, fingerprint = finetune.as_interrupted(plan, record)
     with (
         checkpoints.open_store(fingerprint, keep=plan.train.checkpoints) as store,
         tracking.tracking(plan.train.report_to, record.run_name(fingerprint), fingerprint.configuration) as told,

@@ -26,6 +26,7 @@ import torch
 from safetensors.numpy import load_file
 
 from labeltune.inference import artifact
+from labeltune.modeling import device
 from labeltune.runtime import environment, errors, files
 from labeltune.training import checkpoints, trainer
 from labeltune.training.trainer import RowTrainer
@@ -165,6 +166,13 @@ def seeing_other_code() -> None:
     """As if a file of the library had been changed."""
     hashes = environment.code_hashes
     artifact.code_hashes = lambda: hashes() | {"labeltune/training/finetune.py": "0" * 64}  # type: ignore[attr-defined]
+
+
+def workers(count: int) -> None:
+    """As if so many workers of the queue ran on a machine of two cores."""
+    os.environ.pop("OMP_NUM_THREADS")
+    device.cores = lambda: 2
+    device.queue_workers = lambda: count
 
 
 def held(connection: Connection, step: int) -> None:
@@ -622,3 +630,13 @@ def test_rows_that_are_edited_meanwhile_fail_the_stage(make: Make) -> None:
     assert ended.error == (
         "error: data/prepared/train.csv changed while it was in use, so the result is not of it; run again\n"
     )
+
+
+def test_it_goes_on_where_another_worker_ended_meanwhile(make: Make) -> None:
+    """`threads: auto` would take another number now, with which the training would be another one."""
+    folder = make(LORA.replace("threads: 1", "threads: auto"))
+    killed(folder, partial(workers, 2), partial(signalled, signal.SIGKILL, 3))
+    ended = run(folder, partial(workers, 1))
+    assert ended.resumed == [2]
+    assert "train.threads: auto is 1, not 2, as in the checkpoint of step 2" in ended.out
+    assert json.loads((folder / "models/trained/labeltune.json").read_text())["machine"]["threads"] == 1

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import resource
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -625,3 +627,75 @@ def test_one_of_several_processes_is_refused_with_a_sentence(monkeypatch: pytest
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2, .* not supported"), checkpoints.workspace():
         pass
+
+
+def on(hardware: dict[str, Any], **parts: Any) -> Fingerprint:
+    return replace(fingerprint(), hardware=hardware, **parts)
+
+
+HARDWARE = {"device": "cpu", "threads": 2, "dtype": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("now", "left_open", "found"),
+    [
+        ({}, {"threads", "dtype"}, True),
+        ({"threads": 1}, {"threads", "dtype"}, True),
+        ({"threads": 1}, {"threads"}, True),
+        ({"threads": 1, "dtype": "fp32"}, {"threads", "dtype"}, True),
+        ({"threads": 1}, {"dtype"}, False),  # somebody asked for 1
+        ({"threads": 1, "dtype": "fp32"}, {"threads"}, False),
+        ({"threads": 1, "device": "another"}, {"threads", "dtype"}, False),
+    ],
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_what_is_left_to_the_moment_is_taken_from_the_checkpoint_of_the_same_training(
+    capsys: pytest.CaptureFixture[str], now: dict[str, Any], left_open: set[str], found: bool, given: bool
+) -> None:
+    """The number of running workers, and with it `threads: auto`, changed since the training was interrupted."""
+    with open_store(on(HARDWARE), keep=2) as store:
+        folder = save(store, 40)
+    again = on(HARDWARE | now)
+    hardware = checkpoints.hardware_to_resume(again, str(folder) if given else "auto", left_open)
+    assert hardware == (HARDWARE if found else again.hardware)
+    said = capsys.readouterr().out
+    for name, value in now.items():
+        if found:
+            assert f"train.{name}: auto is {HARDWARE[name]}, not {value}" in said
+        elif not given:  # a given one is refused with the keys that differ
+            assert f"{folder}, of the same settings and rows, is not used" in said
+            assert f"hardware.{name}: {json.dumps(HARDWARE[name])} there, {json.dumps(value)} here" in said
+    with open_store(on(dict(hardware)), keep=2) as store:
+        assert (store.resume("auto") == folder) == found
+
+
+@pytest.mark.parametrize("part", ["code", "versions", "base"])
+def test_a_checkpoint_of_the_same_settings_that_is_not_used_is_named_with_the_reason(
+    capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    for count, step in ((1, 20), (9, 40)):
+        with open_store(on(HARDWARE, **{part: {f"name{i}": "a" for i in range(count)}}), keep=2) as store:
+            folder = save(store, step)
+        os.utime(folder, (step, step))
+    again = on(HARDWARE, **{part: {f"name{i}": "b" for i in range(9)}})
+    assert checkpoints.hardware_to_resume(again, "auto", {"threads"}) == HARDWARE
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"{folder}, of the same settings and rows, is not used ({part}.name0: ")
+    assert said.endswith("; and 6 more)")
+
+
+def test_nothing_is_said_of_other_trainings_nor_where_there_is_a_checkpoint_of_this_one_or_none_is_wanted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with open_store(replace(on(HARDWARE), configuration={"seed": 2}), keep=2) as store:
+        save(store, 20)
+    with open_store(replace(on(HARDWARE), data={"train": "other"}), keep=2) as store:
+        save(store, 20)
+    with open_store(on(HARDWARE), keep=2) as store:
+        damaged = save(store, 40)
+    now = on(HARDWARE | {"threads": 1})
+    assert checkpoints.hardware_to_resume(now, "none", {"threads"}) == now.hardware
+    assert checkpoints.hardware_to_resume(on(HARDWARE), "auto", {"threads"}) == HARDWARE
+    (damaged / "manifest.json").write_text("{")
+    assert checkpoints.hardware_to_resume(now, "auto", {"threads"}) == now.hardware
+    assert capsys.readouterr().out == ""
