@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from transformers import logging
 
@@ -27,6 +26,7 @@ from labeltune.modeling.base_models import load_config, load_tokenizer, open_bas
 from labeltune.modeling.forward import prefix_tokens
 from labeltune.modeling.prompts import Encoder
 from labeltune.probing.layer_probes import compared_rows, fewest_layers, patience
+from labeltune.runtime import limits
 from labeltune.runtime.cache import cache_dir
 from labeltune.runtime.files import read_prepared
 from labeltune.training.trainer import validations_per_epoch
@@ -179,21 +179,22 @@ def examine(recipe: str | None) -> None:
 
 
 def _machine(rates: dict[str, float]) -> None:
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    disk = shutil.disk_usage(Path.cwd())
+    memory = f"{limits.available_memory() / GIB:.1f} of {limits.total_memory() / GIB:.1f} GiB free"
     able = torch.cpu.get_capabilities()
     flags = [name for name in ("avx2", "avx512_bf16", "amx_bf16") if able.get(name)]
     shown = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-    gpu = "none"
+    gpu = "Apple's, which is not used: the CPU computes" if device.apple_gpu() else "none"
     if torch.cuda.is_available():
         gpu = f"{torch.cuda.get_device_name()}, {torch.cuda.get_device_properties(0).total_memory / GIB:.0f} GiB"
     terminal.table(
         "machine",
         ["what", "found"],
         [
-            ["CPU", f"{device.cpu_name()}, {device.cores()} cores, {', '.join(flags) or 'no AVX'}"],
+            ["CPU", f"{device.cpu_name()}, {limits.cores()} cores, {', '.join(flags) or 'no AVX'}"],
             ["matrix products", f"{shown} GFLOP/s: train.dtype auto takes {device.choose_dtype('auto')}"],
             ["GPU", gpu],
-            ["memory", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"],
+            ["memory", memory],
             ["disk", f"{disk.free / GIB:.1f} GiB free here"],
             ["cache", f"{cache_dir()}: {_size(cache_dir()) / GIB:.2f} GiB"],
         ],
@@ -220,7 +221,7 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
     padded = longest(lengths, resolved.train.batch_size)
     shape = Shape.of(load_config(open_base(resolved.model).folder))
     gflops = rates[device.choose_dtype(resolved.train.dtype)]
-    free = psutil.virtual_memory().available / GIB
+    free = limits.available_memory() / GIB
     table = []
     tops = tuple(dict.fromkeys((resolved.train.layers, "all")))
     plans = [(name, top) for name in METHODS for top in (tops if name != "probe" else tops[:1])]

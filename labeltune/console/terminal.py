@@ -193,3 +193,8 @@ def print_json(content: object, *, indent: int | None = None, sort_keys: bool = 
     except UnicodeEncodeError:
         text = json.dumps(content, indent=indent, sort_keys=sort_keys)
     print(printable(text))
+
+
+def warn(line: str) -> None:
+    """Print one line to the standard error, beside answers that a program may read from the standard output."""
+    Console(stderr=True, soft_wrap=True).print(Text(printable(line)))

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from labeltune.data.normalization import UNCHANGED, Normalization
 from labeltune.inference.calibration import NONE, Calibration
 from labeltune.modeling.adapters import transposed
 from labeltune.modeling.architectures import unwrap
-from labeltune.modeling.base_models import Base, open_base, quiet
+from labeltune.modeling.base_models import TOKENIZER_KINDS, Base, open_base, quiet
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.device import Machine, hardware
 from labeltune.modeling.ngrams import Blend, Weights
@@ -36,7 +37,7 @@ MANIFEST = "manifest.json"
 RECORD = "labeltune.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """Suffixes of files that can run code when Python opens them."""
-KINDS = (".safetensors", ".json", ".txt", ".model", ".jinja", ".md", ".npz")
+KINDS = (".safetensors", ".md", ".npz", *TOKENIZER_KINDS)
 """Suffixes of the files that an artefact may hold: weights, settings, the tokenizer's files, the model card, and the
 arrays of an n-gram model, which are read without pickle."""
 
@@ -110,6 +111,9 @@ def save(
 
     Args:
         blend: what answers beside the network.
+
+    Raises:
+        UserError: the tokenizer saves a file that `load_record` would refuse.
     """
     with replacing(folder) as partial, quiet():
         partial.mkdir()
@@ -122,13 +126,33 @@ def save(
             network.save_pretrained(partial, save_embedding_layers=False)
             _settle_adapter_config(partial / ADAPTER_CONFIG, base)
             _save_config(unwrap(network).config, partial)
-        tokenizer.save_pretrained(partial)
-        # Of a tokenizer with several chat templates; the classifier's prompt uses none, and an artefact has no folders.
-        shutil.rmtree(partial / "additional_chat_templates", ignore_errors=True)
+        _save_tokenizer(tokenizer, partial)
         if blend is not None:
             blend.model.save(partial)
             record = replace(record, blend=blend.weights)
         _describe(partial, replace(record, model=_pinned(record.model, base)))
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    # Of a tokenizer with several chat templates; the classifier's prompt uses none, and an artefact has no folders.
+    shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
+    other = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() or entry.suffix not in KINDS)
+    if other:
+        raise UserError(
+            f"model: its tokenizer ({type(tokenizer).__name__}) saves {', '.join(other)}, and a classifier may hold "
+            f"nothing but files that end with {', '.join(KINDS)}: choose another base model"
+        )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """See before a training that its tokenizer can be saved in an artefact.
+
+    Raises:
+        UserError: it saves a file that `load_record` would refuse.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _save_tokenizer(tokenizer, Path(folder))
 
 
 def save_calibrated(folder: Path, source: Path, record: Record, card: str) -> None:

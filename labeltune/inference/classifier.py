@@ -19,7 +19,7 @@ from labeltune.modeling.adapters import dequantize_from
 from labeltune.modeling.base_models import Base, load_tokenizer
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.classifiers import shared_prefix
-from labeltune.modeling.device import device
+from labeltune.modeling.device import able, device
 from labeltune.modeling.forward import PromptPrefix, compute_logits, round_weights
 from labeltune.modeling.kernels import fused
 from labeltune.modeling.ngrams import Blend, Ngrams
@@ -181,7 +181,7 @@ class Classifier:
             labels=record.labels,
             train=record.train,
             encoder=encoder,
-            machine=record.machine,
+            machine=able(record.machine),
         )
         network: Any = spec.load(fresh=not full, prior=record.prior)
         if merge and record.train.method == "qlora":

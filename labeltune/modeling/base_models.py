@@ -30,8 +30,10 @@ from labeltune.runtime.downloads import fetch_members, members_folder
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import known_digest
 
+TOKENIZER_KINDS = (".json", ".txt", ".model", ".spm", ".codes", ".tokenizer", ".jinja")
+"""Suffixes of the files that the tokenizers of Transformers save: vocabularies, merges and SentencePiece models."""
 # Never .bin or .py: pickles and a model's own code would be run when they are loaded.
-HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.jinja"]
+HUB_FILES = ["*.safetensors", "tokenizer*", "vocab*", *(f"*{suffix}" for suffix in TOKENIZER_KINDS)]
 HUB_LEFT_OUT = ["*.bin", "*.py", "*.pt", "*.pkl", "*.msgpack", "onnx/*", "openvino/*", "original/*"]
 
 
@@ -172,7 +174,8 @@ def open_base(model: Model) -> Base:
     """
     source = model_folder(model)
     folder = _converted(source, model) if source.suffix == ".gguf" else source
-    kept = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".txt", ".model"))
+    deciding = {".safetensors", *TOKENIZER_KINDS} - {".jinja"}  # the prompt is not a chat template's
+    kept = sorted(file for file in folder.iterdir() if file.suffix in deciding)
     revision = folder.name if model.source == "hub" else None  # the Hub's cache names a folder by its commit
     hashes = {file.name: known_digest(file) for file in kept}
     return Base(name=model.title, folder=folder, files=hashes, revision=revision)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,18 +13,21 @@ from typing import Any
 
 import psutil
 import torch
+from transformers.utils import is_flash_attn_2_available
 
 from labeltune.config.model import Train
-from labeltune.console.terminal import say
+from labeltune.console.terminal import say, warn
 from labeltune.runtime.cache import cache_dir
 from labeltune.runtime.environment import KIB_PER_MIB, peak_memory
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_json
+from labeltune.runtime.limits import cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATMUL_SIZE = 1024
 MATMUL_REPEATS = 8
 WORTHWHILE = 1.2
+FLASH = "flash_attention_2"
 CPU_TOKENS = 512
 GPU_TOKENS = 16384
 
@@ -49,6 +53,8 @@ class Machine:
 
 def choose(settings: Train) -> Machine:
     """Choose what the settings leave to the hardware."""
+    if apple_gpu():
+        say("Apple's GPU is not used: training in it is not supported, so the CPU computes")
     return Machine(
         dtype=choose_dtype(settings.dtype),
         attention=choose_attention(settings.attention),
@@ -77,6 +83,11 @@ def computing_as(machine: Machine, hardware: Mapping[str, Any]) -> Machine:
 def device() -> torch.device:
     """The first CUDA GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def apple_gpu() -> bool:
+    """Whether the machine has a GPU of Apple's, which is not used."""
+    return torch.backends.mps.is_available()
 
 
 def device_name() -> str:
@@ -110,7 +121,8 @@ def matmul_rates() -> dict[str, float]:
     The CPU's flags don't tell: among CPUs with avx512_bf16, bf16 was measured at 0.5 and at 4.5 times the rate of
     fp32. Kept, so that a noisy second measurement can't turn a repeated run into another one.
     """
-    kept = cache_dir() / "matmul" / f"{cpu_name().replace(' ', '-')}-torch-{torch.__version__}.json"
+    name = re.sub(r"[^\w.()@+,-]+", "-", cpu_name())
+    kept = cache_dir() / "matmul" / f"{name}-torch-{torch.__version__}.json"
     with suppress(FileNotFoundError, ValueError, LookupError, TypeError):  # not there, or damaged
         rates = json.loads(kept.read_bytes())
         return {name: float(rates[name]) for name in ("fp32", "bf16")}
@@ -142,8 +154,33 @@ def cpu_name() -> str:
 
 
 def choose_attention(setting: str) -> str:
-    """Return the attention kernel; `auto` is eager on a CPU and sdpa on a GPU."""
+    """Return the attention kernel; `auto` is eager on a CPU and sdpa on a GPU.
+
+    Raises:
+        UserError: flash_attention_2 without a GPU, or without its package.
+    """
+    if setting == FLASH and not has_flash_attention():
+        raise UserError(
+            f"train.attention: {FLASH} needs a CUDA GPU and the package flash-attn; use auto, sdpa or eager"
+        )
     return setting if setting != "auto" else ("sdpa" if device().type == "cuda" else "eager")
+
+
+def has_flash_attention() -> bool:
+    """Whether this machine can compute flash attention."""
+    return device().type == "cuda" and is_flash_attn_2_available()
+
+
+def able(machine: Machine) -> Machine:
+    """The machine that a classifier was trained on, with an attention that this one can compute.
+
+    All kernels compute the same function; only flash attention exists on some machines alone.
+    """
+    if machine.attention != FLASH or has_flash_attention():
+        return machine
+    attention = choose_attention("auto")
+    warn(f"the classifier was trained with {FLASH}, which this machine has not: {attention} attention computes it")
+    return replace(machine, attention=attention)
 
 
 def choose_kernels(setting: str) -> str:
@@ -166,11 +203,6 @@ def choose_threads(setting: int | str) -> int:
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
     return max(1, cores() // max(1, queue_workers()))
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def queue_workers() -> int:

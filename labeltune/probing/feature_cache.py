@@ -130,7 +130,8 @@ class Entry:
     def delete(self) -> None:
         """Delete both files, if they are there."""
         self.sidecar.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows deletes no file that a process has mapped
+            self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,8 +297,11 @@ def _make_room(entry: Entry, budget: int) -> bool:
     for _, size, path in arrays:
         if total <= budget * MIB:
             break
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        try:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        except PermissionError:  # Windows deletes no file that a process has mapped
+            continue
         total -= size
     free = shutil.disk_usage(cache_root()).free
     if free < entry.size + RESERVE:

@@ -8,7 +8,6 @@ from importlib import metadata
 from typing import Literal
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -33,6 +32,7 @@ from labeltune.probing.hidden_states import (
 )
 from labeltune.probing.regression import Regression, States, row_losses, single_threaded, standard_errors_above
 from labeltune.runtime.errors import UserError
+from labeltune.runtime.limits import available_memory
 
 FIRST = 0.01
 """C with which layers and poolings are compared."""
@@ -282,7 +282,7 @@ def _states(
 def _require_memory(model: ProbedModel, rows: int, layers: int, key: str) -> None:
     """Refuse rows whose states, of every layer and pooling, would fill more than half of the memory that is free."""
     needed = rows * layers * len(POOLINGS) * model.network.config.hidden_size * np.float32().itemsize
-    free = psutil.virtual_memory().available
+    free = available_memory()
     if needed > MEMORY_SHARE * free:
         raise UserError(
             f"{key}: the states of {rows:,} rows take {needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB "

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from labeltune.runtime.files import digest
 
@@ -119,5 +120,9 @@ KIB_PER_MIB = 1024
 
 def peak_memory() -> int:
     """Largest resident memory of this process so far, in MiB."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset) // KIB_PER_MIB**2
+    import resource  # which Windows has not
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // KIB_PER_MIB if sys.platform != "darwin" else peak // KIB_PER_MIB**2

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -117,8 +117,10 @@ def answer_file(
             Writer(partial, kind, table, schema, escape_formulas=escape_formulas) as writer,
         ):
             summary = _join(table, part, writer, done)
-        for left in (state, part, lock):
+        for left in (state, part):
             left.unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows deletes no open file; there the lock's release does it
+            lock.unlink(missing_ok=True)
     return summary
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, overload
 
-import psutil
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -41,6 +40,7 @@ from labeltune.probing.feature_cache import (
 )
 from labeltune.probing.layer_probes import probe_sample
 from labeltune.runtime.errors import UserError
+from labeltune.runtime.limits import available_memory
 
 
 def choose_packing(plan: NetworkSpec, network: Any) -> SequencePacking | None:
@@ -128,7 +128,7 @@ def _fits_in_memory(size: int, layers: int, budget: int) -> bool:
     """Whether states that the disk has no room for fit in memory; says so either way."""
     what = f"the states of layers 1 to {layers} take {size / GIB:.2f} GiB"
     how = f"give them room by train.feature_cache_budget, {budget:,} MiB now"
-    if size > MEMORY_SHARE * psutil.virtual_memory().available:
+    if size > MEMORY_SHARE * available_memory():
         say(f"{what}, too much for the disk and for memory: these layers run in every step; {how}")
         return False
     say(f"{what} and stay in memory, for this run alone; {how}")

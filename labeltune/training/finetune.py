@@ -157,11 +157,12 @@ def fine_tune(
         callbacks: callbacks of Transformers' Trainer, which receive every figure that is recorded.
 
     Raises:
-        UserError: memory does not suffice for a batch of one row.
+        UserError: memory does not suffice for a batch of one row, or the tokenizer can't be saved in an artefact.
         StoppedError: the training was stopped by a signal.
     """
     settings = plan.train
     started = time.perf_counter()
+    artifact.check_tokenizer(plan.encoder.tokenizer)
     weights = class_weights(settings, plan.labels, train.labels)
     resume = store.resume(settings.resume)
     network: Any = plan.build()

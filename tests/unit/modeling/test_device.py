@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from labeltune.config.model import Train
 from labeltune.modeling import device
 from labeltune.runtime.cache import cache_dir
 from labeltune.runtime.errors import UserError
@@ -82,3 +84,40 @@ def test_a_measurement_that_cannot_be_kept_is_used_all_the_same(
     monkeypatch.setattr(device, "write_json", refuse)
     assert device.matmul_rates().keys() == {"fp32", "bf16"}
     assert "can't be written (Permission denied)" in capsys.readouterr().out
+
+
+def test_flash_attention_is_refused_where_it_cannot_be_computed() -> None:
+    with pytest.raises(UserError, match="train.attention: flash_attention_2 needs a CUDA GPU and the package"):
+        device.choose_attention("flash_attention_2")
+
+
+def test_a_classifier_trained_with_flash_attention_predicts_with_another_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = device.Machine(dtype="bf16", attention="flash_attention_2", kernels="transformers", threads=2)
+    assert device.able(trained) == replace(trained, attention="eager")
+    said = capsys.readouterr()
+    assert "trained with flash_attention_2, which this machine has not: eager attention" in said.err
+    assert said.out == ""  # where a program reads answers
+    assert device.able(replace(trained, attention="sdpa")).attention == "sdpa"
+    monkeypatch.setattr(device, "has_flash_attention", lambda: True)
+    assert device.able(trained) == trained
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpu_of_apples_is_not_ignored_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
+    device.choose(Train(seed=0, dtype="fp32"))
+    assert ("Apple's GPU is not used" in capsys.readouterr().out) == there
+    assert device.device().type == "cpu"
+
+
+def test_a_cpus_name_is_a_file_name_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "MATMUL_SIZE", 8)
+    monkeypatch.setattr(device, "cpu_name", lambda: 'A/B CPU: "7" <x> @ 2.3GHz')
+    device.matmul_rates()
+    (kept,) = Path(cache_dir() / "matmul").iterdir()
+    assert kept.name.startswith("A-B-CPU-7-x-@-2.3GHz-torch-")

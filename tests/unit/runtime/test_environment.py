@@ -1,12 +1,14 @@
+import ast
 import hashlib
 import importlib.util
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from labeltune.runtime import environment
 from labeltune.runtime.environment import Fingerprint, code_hashes, versions
 from tests.conftest import ROOT
 
@@ -74,3 +76,34 @@ def test_versions_are_of_what_is_installed() -> None:
     assert set(found) == {"torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy"}
     if importlib.util.find_spec("bitsandbytes") is None:
         assert found["bitsandbytes"] is None
+
+
+@pytest.mark.parametrize(("system", "peak", "expected"), [("linux", 3 << 10, 3), ("darwin", 3 << 20, 3)])
+def test_the_peak_of_memory_is_in_mib_whatever_the_system_counts_in(
+    monkeypatch: pytest.MonkeyPatch, system: str, peak: int, expected: int
+) -> None:
+    resource = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=peak))
+    monkeypatch.setitem(sys.modules, "resource", resource)
+    monkeypatch.setattr(environment.sys, "platform", system)
+    assert environment.peak_memory() == expected
+
+
+def test_the_peak_of_memory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=5 << 20))
+    monkeypatch.setattr(environment.psutil, "Process", lambda: process)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(environment.sys, "platform", "win32")
+    assert environment.peak_memory() == 5
+
+
+POSIX_ONLY = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix", "curses", "readline"}
+
+
+def test_no_module_needs_at_its_import_what_only_posix_systems_have() -> None:
+    needed = []
+    for file in [file for folder in ("labeltune", "stages") for file in (ROOT / folder).rglob("*.py")]:
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+            names += [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
+            needed += [f"{file.relative_to(ROOT)}: {name}" for name in names if name.split(".")[0] in POSIX_ONLY]
+    assert needed == []
