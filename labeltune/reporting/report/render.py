@@ -27,6 +27,8 @@ from labeltune.runtime.templates import environment
 TEMPLATES = Path(__file__).with_name("templates")
 DOTS = 96
 """Dots per inch of a browser's pixel."""
+WIDE_PICTURE = 700
+"""Pixels of a browser from which on a picture has a row for itself: half of the page would make it unreadable."""
 WIDE = "\u2e80"
 """First of the characters between which no space is written."""
 POINT = re.compile(r"⟨(U\+[0-9A-F]{4,6}|↵)⟩")
@@ -190,16 +192,16 @@ def html(document: Document) -> str:
 
 def _lay_out(state: StateCore) -> None:
     """Make figures of pictures and tables, and what can be unfolded of listings."""
-    state.tokens = list(_blocks(state.tokens))
+    state.tokens = list(_blocks(state.tokens, state.env))
 
 
-def _blocks(tokens: list[Token]) -> Iterator[Token]:
+def _blocks(tokens: list[Token], env: EnvType) -> Iterator[Token]:
     place = 0
     while place < len(tokens):
         if _is_picture(tokens, place):
             yield _tag("div", 1, "gallery")
             while _is_picture(tokens, place):
-                yield from _picture(tokens[place + 1])
+                yield from _picture(tokens[place + 1], env)
                 place += 3
             yield _tag("div", -1)
         elif _is_caption(tokens, place):
@@ -237,17 +239,18 @@ def _is_caption(tokens: list[Token], place: int) -> bool:
         "table_open"
     ]:
         return False
-    children = tokens[place + 1].children or []
-    return children[0].type == "strong_open" and children[-1].type == "strong_close"
+    inner = [part.type for part in tokens[place + 1].children or [] if part.type != "text" or part.content]
+    return (inner[0], inner[-1]) == ("strong_open", "strong_close")
 
 
 def _end_of_table(tokens: list[Token], place: int) -> int:
     return next(i for i in range(place, len(tokens)) if tokens[i].type == "table_close") + 1
 
 
-def _picture(inline: Token) -> Iterator[Token]:
+def _picture(inline: Token, env: EnvType) -> Iterator[Token]:
     image, *reading = inline.children or []
-    yield from (_tag("figure", 1), _tag("div", 1, "card"), _inline([image]), _tag("div", -1))
+    wide = size(_file(image, env), env["dpi"])[0] > WIDE_PICTURE
+    yield from (_tag("figure", 1, "wide" if wide else ""), _tag("div", 1, "card"), _inline([image]), _tag("div", -1))
     yield from (_tag("figcaption", 1), _inline(reading[1:]), _tag("figcaption", -1), _tag("figure", -1))
 
 
@@ -332,9 +335,13 @@ def _points(text: str) -> str:
 def _image(renderer: RendererHTML, tokens: Sequence[Token], place: int, options: OptionsDict, env: EnvType) -> str:
     """Put a picture of the run into the page; any other is left out."""
     image = tokens[place]
-    file = Path(env["plots"]) / Path(str(image.attrs["src"])).name
+    file = _file(image, env)
     width, height = size(file, env["dpi"])
     return f'<img src="{data_uri(file)}" width="{width}" height="{height}" alt="{escape(image.content)}">'
+
+
+def _file(image: Token, env: EnvType) -> Path:
+    return Path(env["plots"]) / Path(str(image.attrs["src"])).name
 
 
 def data_uri(file: Path) -> str:

@@ -1,6 +1,7 @@
 """HTML and Markdown: users' words stay text, and a page loads nothing."""
 
 import re
+import shutil
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -26,6 +27,44 @@ def test_a_page_loads_nothing(evidence: RunResults) -> None:
     assert not re.search(r"@import|url\(", text)
     assert sum(tag == "img" for tag, _ in page.tags) == len(PICTURES)
     assert all(attributes["alt"] and attributes["width"] for tag, attributes in page.tags if tag == "img")
+
+
+def test_a_table_has_its_caption_and_note_a_picture_its_reading_and_other_paragraphs_are_none(
+    evidence: RunResults,
+) -> None:
+    page = html(compose(evidence))
+    figures = re.findall(r'<figure class="table">.*?</figure>', page, flags=re.DOTALL)
+    captions = [re.findall(r"<figcaption>\s*<strong>(.*?)</strong>\s*</figcaption>", figure) for figure in figures]
+    assert all(len(caption) == 1 for caption in captions)
+    assert ["Overall"] in captions
+    assert ["All models on the same test rows"] in captions
+    (overall,) = (figure for figure, caption in zip(figures, captions, strict=True) if caption == ["Overall"])
+    assert re.search(r'<p class="note">\s*Intervals: exact', overall)
+    assert '<th scope="row">Accuracy</th>' in re.sub(r">\s+", ">", overall)
+    assert '<th class="number" scope="col">value</th>' in re.sub(r">\s+", ">", overall)
+    cards = re.findall(
+        r"<figure[^>]*>\s*<div class=\"card\">\s*<img [^>]*>\s*</div>\s*<figcaption>(.*?)</fig", page, re.S
+    )
+    assert len(cards) == len(PICTURES)
+    assert "errors: " in cards[0]
+    assert page.count("<table>") == page.count('<div class="scroll"') == len(figures) + 3  # without a caption: facts
+    assert re.search(r"<p>\s*The versions and the system are those", page)
+
+
+def test_a_wide_picture_has_a_row_for_itself(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "plots/robustness.png").write_bytes(png(1200, 600))
+    page = html(compose(RunResults.read(tmp_path)))
+    (wide,) = re.findall(r'<figure class="wide">.*?alt="(.*?)"', page, flags=re.DOTALL)
+    assert wide == "Accuracy after each perturbation"
+
+
+def test_a_figure_in_a_cell_has_its_interval_in_small_print(evidence: RunResults) -> None:
+    page = html(compose(evidence))
+    low, high = (100 * evidence.metrics["intervals"]["accuracy"][end] for end in ("low", "high"))
+    assert "<small>" in page
+    assert re.search(r'<td class="number">\s*[\d.]+% <small>[\d.]+ to [\d.]+</small>\s*</td>', page)
+    assert f"{low:.1f}% to {high:.1f}%" in page
 
 
 def test_users_words_are_text_on_the_page(hostile: RunResults) -> None:
