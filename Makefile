@@ -10,8 +10,8 @@ check:  ## what CI runs before the pipeline: style, types, imports between packa
 test:  ## the tests that take seconds; without proofs, browsers and end-to-end runs
 	pytest
 
-fuzz:  ## nightly: 50,000 damaged files, each read or refused by name
-	LABELTUNE_FUZZ=50000 pytest tests/unit/data/test_readers_fuzz.py
+fuzz:  ## nightly: 50,000 damaged files and 12,500 changed settings, each read or refused by name
+	LABELTUNE_FUZZ=50000 pytest tests/unit/data/test_readers_fuzz.py tests/unit/config/test_resolve_fuzz.py
 
 bench:  ## labeltune beside what a user would run instead, on the prepared rows
 	python -m benchmarks.sides

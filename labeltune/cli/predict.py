@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -18,6 +19,7 @@ from rich.text import Text
 from labeltune.console import terminal
 from labeltune.console.streams import printable
 from labeltune.inference.classifier import Answer, Classifier, unanswerable
+from labeltune.modeling.device import choose_threads
 from labeltune.runtime.errors import UserError
 from labeltune.serving import batch, tables
 from labeltune.serving.batch import Summary
@@ -165,12 +167,18 @@ def predict(
             batch_tokens=batch_tokens, as_json=as_json, escape_formulas=escape_formulas,
         )  # fmt: skip
         return
-    classifier = Classifier.load(folder)
+    classifier = _load(folder)
     if interactive:
         converse(classifier)
     else:
         texts = demonstrate(classifier) if demo else texts or []
         show(texts, classifier.predict(texts, batch_tokens=batch_tokens), as_json=as_json)
+
+
+def _load(folder: Path) -> Classifier:
+    """Load a classifier, and compute on as many threads as a container's limits and other trainings leave."""
+    torch.set_num_threads(choose_threads("auto"))
+    return Classifier.load(folder)
 
 
 def _predict_pipe(folder: Path, out: Path | None, options: dict[str, Any], *, batch_tokens: int | None) -> None:
@@ -180,7 +188,7 @@ def _predict_pipe(folder: Path, out: Path | None, options: dict[str, Any], *, ba
     text = options["text"] or "text"
     read = partial(os.read, sys.stdin.fileno(), tables.BLOCK)
     blocks = tables.stream_lines(read, format=options["format"] or "txt", text=text, encoding=options["encoding"])
-    batch.answer_blocks(Classifier.load(folder), blocks, sys.stdout.buffer, text=text, batch_tokens=batch_tokens)
+    batch.answer_blocks(_load(folder), blocks, sys.stdout.buffer, text=text, batch_tokens=batch_tokens)
 
 
 def _predict_file(
@@ -200,7 +208,7 @@ def _predict_file(
     if not piped:
         batch.kind_of(out, source)
     table = Table.survey(source, **options)
-    classifier = Classifier.load(folder)
+    classifier = _load(folder)
     if piped:
         target, names = sys.stdout.buffer, table.columns
         batch.answer_blocks(

@@ -267,12 +267,15 @@ def run(folder: Path, *, host: str, port: int, language: str, corrections: Path)
     Raises:
         UserError: Chainlit is not installed, the artefact can't be used, or the address is not to be had.
     """
+    import torch
     from starlette.applications import Starlette
 
+    from labeltune.modeling.device import choose_threads
     from labeltune.serving import connections
 
     _require_chainlit()
     with _listening(host, port) as listener:
+        torch.set_num_threads(choose_threads("auto"))
         classifier = Classifier.load(folder)
         app = Starlette()
         talk = mount(app, classifier, path="/", language=language, corrections=corrections)

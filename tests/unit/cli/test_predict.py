@@ -114,3 +114,22 @@ def test_the_command_in_a_pipe_whose_reader_has_enough(folder: Path) -> None:
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+def test_no_more_threads_are_taken_than_a_container_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def load(folder: Path) -> None:
+        raise UserError("loaded")
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("labeltune.modeling.device.cores", lambda: 1)
+    monkeypatch.setattr("labeltune.modeling.device.queue_workers", lambda: 0)
+    monkeypatch.setattr("torch.set_num_threads", taken.append)
+    monkeypatch.setattr(Classifier, "load", load)
+    (tmp_path / "in.csv").write_text("text\nhello\n")
+    file = ("--file", tmp_path / "in.csv", "--out", tmp_path / "out.csv")
+    for options in (("--text", "a"), file):
+        with pytest.raises(UserError, match="loaded"):
+            predict(tmp_path, *options)
+    assert taken == [1, 1]
