@@ -22,7 +22,7 @@ def main() -> None:
     model, dataset = section("model", Model), section("dataset", Dataset)
     machine = device.choose(settings)
     torch.set_num_threads(machine.threads)
-    terminal.say(f"training {model.name} on {machine}")
+    terminal.say(f"training {'n-grams' if settings.method == 'ngrams' else model.name} on {machine}")
     paths = {split: PREPARED / f"{split}.csv" for split in ("train", "validation")}
     with checkpoints.workspace(), files.unchanged(paths) as data:
         task = run.Task.read(

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from labeltune.config.base import SHA256, Fraction, Origin, Positive, Section, Seed
 
+TOKENIZER_KINDS = (".json", ".txt", ".model", ".spm", ".codes", ".tokenizer", ".jinja")
+"""Suffixes of the files that the tokenizers of Transformers save: vocabularies, merges and SentencePiece models."""
+
 
 class Model(Origin):
     """A base model: its weights and tokenizer."""
@@ -28,7 +31,7 @@ class Model(Origin):
         return self
 
 
-Method = Literal["full", "lora", "qlora", "probe"]
+Method = Literal["full", "lora", "qlora", "probe", "ngrams"]
 Effort = Literal["fast", "balanced", "best"]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}
@@ -86,7 +89,7 @@ class Train(Section):
     method: Method = "lora"
     """Train all weights, low-rank adapters, or adapters on 4-bit weights (QLoRA; Dettmers et al. 2023,
     arXiv:2305.14314); `probe` trains none and fits a logistic regression to the base model's hidden states, with
-    `head: linear`."""
+    `head: linear`; `ngrams` is TF-IDF of words and characters with a logistic regression, which has no base model."""
     head: Literal["label_scoring", "linear", "mlp"] = "label_scoring"
     """Score the label words with the language model head, or train a linear or MLP classification head."""
     label_score: Literal["sum", "mean", "pmi", "contextual", "first_token"] = "sum"
@@ -135,7 +138,7 @@ class Train(Section):
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     """`auto`: AdamW in fp32; with `method: qlora`, paged 8-bit AdamW."""
     learning_rate: Rate | dict[Method, Rate] = Field(default_factory=lambda: dict(RATES))
-    """Peak learning rate, or {method: rate}; adapters need a higher rate than full fine-tuning; a probe has none."""
+    """Peak learning rate, or {method: rate}; adapters need a higher one than full fine-tuning, regressions none."""
     scheduler: Literal["linear", "cosine", "polynomial", "inverse_sqrt", "constant"] = "linear"
     """Learning rate schedule after the warm-up."""
     warmup: Fraction = 0.1
@@ -196,7 +199,7 @@ class Train(Section):
             self._is_a_regression()
         elif isinstance(self.learning_rate, dict) and self.method not in self.learning_rate:
             raise ValueError(f"learning_rate has {sorted(self.learning_rate)}, and none for method: {self.method}")
-        if self.lora.bias == "all" and self.layers != "all" and self.method != "full":
+        if self.lora.bias == "all" and self.layers != "all" and self.method in ("lora", "qlora"):
             raise ValueError("lora.bias: all trains biases in every layer; set layers: all, or lora.bias: lora_only")
         if self.head == "label_scoring" and self.pooling not in ("auto", "last"):
             raise ValueError(f"head: label_scoring reads the last token; pooling: {self.pooling} does not fit it")

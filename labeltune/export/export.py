@@ -223,6 +223,7 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
     if to.startswith("onnx"):
         formats.require_onnx()
     classifier = Classifier.load(folder)
+    _require_network(classifier, folder)
     given = Rows.read(rows, text_column, classifier.record.examples)
     _require_labels(given, classifier, needed=to == "hub-folder")
     terminal.say(f"{len(given.texts):,} texts to verify with: {given.source}; the first also as people may write them")
@@ -239,6 +240,7 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
         with terminal.progress("the export", len(texts)) as progress:
             found = answers(partial, texts, progress)
         compared = compare(expected, found)
+        assert classifier.record.machine is not None, "a network was trained on a machine"
         bounds = _bounds(to, classifier.record.machine.dtype)
         _require_kept(compared, bounds, to)
         checked: dict[str, Any] = {"versions": versions(), "to": to, "classifier": digest(folder / MANIFEST)}
@@ -255,6 +257,15 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
         )
         write_text(partial / CARD, card)
     _show(out, compared, own=own, hub=to == "hub-folder", calibration=classifier.record.calibration)
+
+
+def _require_network(classifier: Classifier, folder: Path) -> None:
+    """A Transformers folder and an ONNX graph hold networks."""
+    if classifier.network is None:
+        raise UserError(
+            f"{folder} is a classifier of n-grams (train.method: ngrams), which is neither a Transformers model nor an "
+            "ONNX graph; it needs neither a base model nor a GPU: use it with `labeltune predict` or `labeltune serve`"
+        )
 
 
 def _require_free(out: Path) -> None:
@@ -313,6 +324,8 @@ def _describe(classifier: Classifier, source: Path, to: str, folder: Path) -> No
     tokenizer.save_pretrained(folder)
     shutil.copyfile(str(predict.__file__), folder / PROGRAM)
     record, encoder, blend = classifier.record, classifier.encoder, classifier.blend
+    assert encoder is not None, "a network reads tokens"
+    assert record.model is not None, "a network has a base model"
     if blend is not None:
         blend.model.save(folder)
     write_json(

@@ -70,6 +70,7 @@ def export_card(
 
 def _header(record: Record, *, onnx: bool, texts: Sequence[str], figures: dict[str, Any] | None) -> ModelCardData:
     hub = record.source.get("hub")
+    assert record.model is not None, "only networks are exported"
     license, other = _license(record.model.license)
     return ModelCardData(
         base_model=record.model.title,

@@ -9,26 +9,27 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
 import labeltune
 from labeltune.config.base import current_names
 from labeltune.config.data import Dataset
-from labeltune.config.model import Model, Prompt, Train
+from labeltune.config.model import TOKENIZER_KINDS, Model, Prompt, Train
 from labeltune.data.labels import LabelSet
 from labeltune.data.normalization import UNCHANGED, Normalization
 from labeltune.inference.calibration import NONE, Calibration
-from labeltune.modeling.adapters import transposed
-from labeltune.modeling.architectures import unwrap
-from labeltune.modeling.base_models import TOKENIZER_KINDS, Base, open_base, quiet
-from labeltune.modeling.builder import NetworkSpec
-from labeltune.modeling.device import Machine, hardware
-from labeltune.modeling.ngrams import Blend, Weights
+from labeltune.modeling import ngrams
+from labeltune.modeling.ngrams import Blend, Ngrams, Weights
 from labeltune.runtime.environment import Fingerprint, code_hashes, versions
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import digest, replacing, write_json
+
+# PyTorch and Transformers take seconds, which a classifier of n-grams need not wait for: functions import them.
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from labeltune.modeling.base_models import Base
+    from labeltune.modeling.builder import NetworkSpec
+    from labeltune.modeling.device import Machine
 
 FORMAT = 4
 CARD = "README.md"
@@ -52,12 +53,12 @@ class Record:
     """The prompt."""
     train: Train
     """Head, depth and adapters as they were trained."""
-    model: Model
-    """Source of the base model."""
+    model: Model | None
+    """Source of the base model; None where n-grams answer alone."""
     base_files: dict[str, str]
     """sha256 of the base model's files."""
-    machine: Machine
-    """What the training computed with."""
+    machine: "Machine | None"
+    """What the training computed with; None where n-grams answer alone."""
     data: dict[str, str]
     """sha256 of each split that was trained with."""
     rows: dict[str, int]
@@ -84,7 +85,7 @@ class Record:
     """What is done to a text before it is put into the prompt; nothing in classifiers of labeltune 0.1.0."""
 
     @classmethod
-    def of(cls, plan: NetworkSpec, model: Model, prompt: Prompt, dataset: Dataset, **more: Any) -> "Record":
+    def of(cls, plan: "NetworkSpec", model: Model, prompt: Prompt, dataset: Dataset, **more: Any) -> "Record":
         """The record of a network that is about to be trained; `more` are further fields."""
         return cls(
             labels=plan.labels, prompt=prompt, train=plan.train, model=model, base_files=plan.base.files,
@@ -95,15 +96,15 @@ class Record:
     def run_name(self, fingerprint: Fingerprint) -> str:
         """What trackers call this training."""
         train = self.train
-        parts = (self.dataset, self.model.name, train.method, train.head, train.seed, fingerprint.digest[:8])
-        return "-".join(map(str, parts))
+        network = () if self.model is None else (self.model.name, train.method, train.head)
+        return "-".join(map(str, (self.dataset, *(network or (train.method,)), train.seed, fingerprint.digest[:8])))
 
 
 def save(
     folder: Path,
     network: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    base: Base,
+    tokenizer: "PreTrainedTokenizerBase",
+    base: "Base",
     record: Record,
     blend: Blend | None = None,
 ) -> None:
@@ -115,6 +116,13 @@ def save(
     Raises:
         UserError: the tokenizer saves a file that `load_record` would refuse.
     """
+    from safetensors.torch import save_file
+
+    from labeltune.modeling.architectures import unwrap
+    from labeltune.modeling.base_models import quiet
+
+    model = record.model
+    assert model is not None, "a network has a base model"
     with replacing(folder) as partial, quiet():
         partial.mkdir()
         if record.train.method == "full":
@@ -130,10 +138,18 @@ def save(
         if blend is not None:
             blend.model.save(partial)
             record = replace(record, blend=blend.weights)
-        _describe(partial, replace(record, model=_pinned(record.model, base)))
+        _describe(partial, replace(record, model=_pinned(model, base)))
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_ngrams(folder: Path, model: Ngrams, record: Record) -> None:
+    """Write the artefact of a classifier of n-grams whole or not at all; the same model gives the same bytes."""
+    with replacing(folder) as partial:
+        partial.mkdir()
+        model.save(partial)
+        _describe(partial, record)
+
+
+def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     # Of a tokenizer with several chat templates; the classifier's prompt uses none, and an artefact has no folders.
     shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
@@ -145,7 +161,7 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         )
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> None:
     """See before a training that its tokenizer can be saved in an artefact.
 
     Raises:
@@ -184,8 +200,8 @@ def _describe(folder: Path, record: Record) -> None:
             "prompt": record.prompt.model_dump(),
             "normalization": asdict(record.normalization),
             "train": record.train.model_dump(),
-            "base": {"model": record.model.model_dump(), "files": record.base_files},
-            "machine": asdict(record.machine),
+            "base": {"model": record.model and record.model.model_dump(), "files": record.base_files},
+            "machine": record.machine and asdict(record.machine),
             "chosen": record.chosen,
             "prior": record.prior,
             "blend": None if record.blend is None else asdict(record.blend),
@@ -221,7 +237,7 @@ def fingerprint(record: Record) -> Fingerprint:
         base=record.base_files,
         code=code_hashes(),
         versions=versions(),
-        hardware=hardware(record.machine),
+        hardware={} if record.machine is None else _hardware(record.machine),
     )
 
 
@@ -233,7 +249,7 @@ def load_record(folder: Path) -> Record:
             manifest does not name, or a file of another kind than `KINDS`.
     """
     hashes = _read(folder / MANIFEST).get("sha256")
-    if not isinstance(hashes, dict) or not any(name.endswith(".safetensors") for name in hashes):
+    if not isinstance(hashes, dict) or not any(name.endswith((".safetensors", ngrams.WEIGHTS)) for name in hashes):
         raise UserError(f"{folder / MANIFEST} is damaged: it names no weights; train again with `dvc repro`")
     held = sorted(entry.name for entry in folder.iterdir())
     pickled = [name for name in held if Path(name).suffix.lower() in PICKLES]
@@ -263,9 +279,9 @@ def load_record(folder: Path) -> Record:
         prompt=Prompt.model_validate(content["prompt"]),
         normalization=Normalization(**content.get("normalization", {})),
         train=Train.model_validate(current_names("train", content["train"], str(folder / RECORD))),
-        model=Model.model_validate(content["base"]["model"]),
+        model=None if content["base"]["model"] is None else Model.model_validate(content["base"]["model"]),
         base_files=content["base"]["files"],
-        machine=Machine(**content["machine"]),
+        machine=None if content["machine"] is None else _machine(content["machine"]),
         data=content["data"]["sha256"],
         rows=content["data"]["rows"],
         dataset=content["data"]["name"],
@@ -280,6 +296,18 @@ def load_record(folder: Path) -> Record:
     )
 
 
+def _hardware(machine: "Machine") -> dict[str, Any]:
+    from labeltune.modeling.device import hardware
+
+    return hardware(machine)
+
+
+def _machine(content: dict[str, Any]) -> "Machine":
+    from labeltune.modeling.device import Machine
+
+    return Machine(**content)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -289,12 +317,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: not valid JSON; restore it, or train again with `dvc repro`") from None
 
 
-def _pinned(model: Model, base: Base) -> Model:
+def _pinned(model: Model, base: "Base") -> Model:
     """The source with the commit that was trained on: a branch may have moved when the classifier is loaded."""
     return model.model_copy(update={"revision": base.revision}) if base.revision else model
 
 
-def _save_config(config: PretrainedConfig, folder: Path) -> None:
+def _save_config(config: "PretrainedConfig", folder: Path) -> None:
     """Save a configuration for the base model as it is stored: Transformers would take 4 bits for what lies on disk."""
     config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):
@@ -302,7 +330,7 @@ def _save_config(config: PretrainedConfig, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def _settle_adapter_config(path: Path, base: Base) -> None:
+def _settle_adapter_config(path: Path, base: "Base") -> None:
     """PEFT writes its sets in the order of the process's hash seed, and the path of this machine's cache."""
     content = json.loads(path.read_text(encoding="utf-8"))
     content["base_model_name_or_path"] = base.name
@@ -312,20 +340,20 @@ def _settle_adapter_config(path: Path, base: Base) -> None:
     write_json(path, content)
 
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
 ADAPTER = "adapter_model.safetensors"
 HEAD = "head.safetensors"
 """Weights of a probe; those of its base model are not saved with it."""
 
 
-def open_same_base(record: Record, folder: Path) -> Base:
+def open_same_base(record: Record, folder: Path) -> "Base":
     """Open the base model that a classifier was trained on.
 
     Raises:
         UserError: its files are others than they were.
     """
+    from labeltune.modeling.base_models import open_base
+
+    assert record.model is not None, "n-grams have no base model"
     base = open_base(record.model)
     changed = sorted(name for name, value in record.base_files.items() if base.files.get(name) != value)
     if changed:
@@ -336,12 +364,15 @@ def open_same_base(record: Record, folder: Path) -> Base:
     return base
 
 
-def load_all(network: PreTrainedModel, folder: Path) -> None:
+def load_all(network: "PreTrainedModel", folder: Path) -> None:
     """Put every saved weight into the network; a tied one is saved once.
 
     Raises:
         UserError: the folder has other weights than the network.
     """
+    import torch
+    from safetensors.torch import load_file
+
     saved = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
     held = dict(network.named_parameters())
     if saved.keys() != held.keys():
@@ -359,6 +390,8 @@ def load_head(network: Any, folder: Path) -> None:
     Raises:
         UserError: the folder has other weights than the head.
     """
+    from safetensors.torch import load_file
+
     head, saved = getattr(network, network.head_name), load_file(folder / HEAD)
     held = dict(head.named_parameters())
     different = sorted(set(saved) ^ set(held)) or [name for name in saved if saved[name].shape != held[name].shape]
@@ -367,13 +400,18 @@ def load_head(network: Any, folder: Path) -> None:
     head.load_state_dict(saved)
 
 
-def load_adapter(network: PreTrainedModel, folder: Path) -> "PeftModel":
+def load_adapter(network: "PreTrainedModel", folder: Path) -> "PeftModel":
     """Put the saved adapter around the network.
 
     Raises:
         UserError: some of its weights did not arrive, bit for bit.
     """
+    import torch
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict  # a second, which a full model need not wait for
+    from safetensors.torch import load_file
+
+    from labeltune.modeling.adapters import transposed
+    from labeltune.modeling.base_models import quiet
 
     with quiet():
         config = LoraConfig.from_pretrained(str(folder))

@@ -8,22 +8,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from labeltune.data.normalization import is_blank
 from labeltune.inference import artifact
 from labeltune.inference.artifact import Record, load_record
 from labeltune.inference.calibration import Calibration
-from labeltune.modeling.adapters import dequantize_from
-from labeltune.modeling.base_models import Base, load_tokenizer
-from labeltune.modeling.builder import NetworkSpec
-from labeltune.modeling.classifiers import shared_prefix
-from labeltune.modeling.device import able, device
-from labeltune.modeling.forward import PromptPrefix, compute_logits, round_weights
-from labeltune.modeling.kernels import fused
 from labeltune.modeling.ngrams import Blend, Ngrams
-from labeltune.modeling.prompts import Encoder
 from labeltune.runtime.errors import UserError
 
 BLANK = "is blank"
@@ -46,8 +37,13 @@ def unanswerable(text: object) -> str | None:
     return None
 
 
+# PyTorch and Transformers take seconds, which a classifier of n-grams need not wait for: functions import them.
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+
+    from labeltune.modeling.forward import PromptPrefix
+    from labeltune.modeling.prompts import Encoder
 
 STREAMED = 1024
 """Texts of a stream that are answered together."""
@@ -147,14 +143,18 @@ class Classifier:
     """A trained classifier in memory."""
 
     record: Record
-    network: torch.nn.Module
-    encoder: Encoder
-    prefix: PromptPrefix | None
+    network: "torch.nn.Module | None" = None
+    """The network; None where n-grams answer alone."""
+    encoder: "Encoder | None" = None
+    """What makes tokens of a text for the network."""
+    prefix: "PromptPrefix | None" = None
     """What every prompt begins with."""
     folders: tuple[Path, ...]
     """Where its files lie: the artefact, and the base model where that is not a part of it."""
     blend: Blend | None = None
     """The n-gram model that answers beside the network; None where there is none."""
+    ngrams: Ngrams | None = None
+    """The n-gram model that answers alone; None where there is a network."""
     turn: Lock = field(default_factory=Lock, repr=False)
     """Held during a forward pass, which may use every core: threads that share a classifier take turns."""
 
@@ -172,6 +172,21 @@ class Classifier:
         """
         folder = Path(folder)
         record = load_record(folder)
+        if record.train.method == "ngrams":
+            return cls(record=record, folders=(folder,), ngrams=Ngrams.load(folder))
+        return cls._load_network(record, folder, merge)
+
+    @classmethod
+    def _load_network(cls, record: Record, folder: Path, merge: bool | None) -> "Classifier":
+        from labeltune.modeling.adapters import dequantize_from
+        from labeltune.modeling.base_models import Base, load_tokenizer
+        from labeltune.modeling.builder import NetworkSpec
+        from labeltune.modeling.classifiers import shared_prefix
+        from labeltune.modeling.device import able, device
+        from labeltune.modeling.forward import round_weights
+        from labeltune.modeling.prompts import Encoder
+
+        assert record.machine is not None, "a network was trained on a machine"
         full = record.train.method == "full"
         merge = record.train.method == "lora" if merge is None else merge
         base = Base(name=str(folder), folder=folder, files={}) if full else artifact.open_same_base(record, folder)
@@ -238,6 +253,26 @@ class Classifier:
             fault = unanswerable(text)
             if fault and not (allow_blank and fault == BLANK):
                 raise UserError(f"texts[{place}] {fault}: {text!r:.60}")
+        logits, truncated = self._logits(texts, batch_tokens, progress)
+        return Predictions(
+            names=self.record.labels.names, logits=logits, truncated=truncated, calibration=self.record.calibration
+        )
+
+    def _logits(
+        self, texts: list[str], batch_tokens: int | None, progress: Callable[[int], None] | None
+    ) -> tuple[NDArray[np.float32], list[bool]]:
+        """Logits of each text, `[rows, num_labels]`, and whether the model saw less than the whole of it."""
+        normalized = [self.record.normalization(text) for text in texts]
+        if self.ngrams is not None:
+            logits = self.ngrams.logits(normalized)
+            if progress:
+                progress(len(texts))
+            return logits, [False] * len(texts)
+        from labeltune.modeling.forward import compute_logits
+        from labeltune.modeling.kernels import fused
+
+        assert self.network is not None, "a classifier is n-grams or a network"
+        assert self.encoder is not None, "a network reads tokens"
         encoded = self.encoder.encode(texts)
         with self.turn:
             logits = compute_logits(
@@ -248,14 +283,7 @@ class Classifier:
                 prefix=self.prefix,
                 progress=progress,
             )
-        if self.blend is not None:
-            logits = self.blend(logits, [self.encoder.normalization(text) for text in texts])
-        return Predictions(
-            names=self.record.labels.names,
-            logits=logits,
-            truncated=encoded.truncated,
-            calibration=self.record.calibration,
-        )
+        return logits if self.blend is None else self.blend(logits, normalized), encoded.truncated
 
     def stream(
         self, texts: Iterable[str], *, together: int = STREAMED, batch_tokens: int | None = None

@@ -15,6 +15,8 @@ from labeltune.inference.artifact import Record
 from labeltune.runtime.templates import environment
 
 TEMPLATES = Path(__file__).with_name("templates")
+LIBRARIES = {"lora": "peft", "qlora": "peft", "ngrams": "scikit-learn"}
+"""Method -> the library of its folder, where that is not Transformers."""
 MOST_SHARES = 4
 """Labels whose shares are named."""
 
@@ -22,8 +24,8 @@ MOST_SHARES = 4
 def model_card(record: Record) -> str:
     """Return the card of a classifier as Markdown with the header that the Hugging Face Hub reads."""
     data = ModelCardData(
-        base_model=record.model.title,
-        library_name="peft" if record.train.method in ("lora", "qlora") else "transformers",
+        base_model=record.model.title if record.model else None,
+        library_name=LIBRARIES.get(record.train.method, "transformers"),
         pipeline_tag="text-classification",
         tags=["labeltune"],
     )

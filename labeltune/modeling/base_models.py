@@ -22,7 +22,7 @@ from huggingface_hub import errors, snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from labeltune.config.model import Model
+from labeltune.config.model import TOKENIZER_KINDS, Model
 from labeltune.console.terminal import say
 from labeltune.runtime.archives import extract, select
 from labeltune.runtime.cache import cached_folder
@@ -30,8 +30,6 @@ from labeltune.runtime.downloads import fetch_members, members_folder
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import known_digest
 
-TOKENIZER_KINDS = (".json", ".txt", ".model", ".spm", ".codes", ".tokenizer", ".jinja")
-"""Suffixes of the files that the tokenizers of Transformers save: vocabularies, merges and SentencePiece models."""
 # Never .bin or .py: pickles and a model's own code would be run when they are loaded.
 HUB_FILES = ["*.safetensors", "tokenizer*", "vocab*", *(f"*{suffix}" for suffix in TOKENIZER_KINDS)]
 HUB_LEFT_OUT = ["*.bin", "*.py", "*.pt", "*.pkl", "*.msgpack", "onnx/*", "openvino/*", "original/*"]

@@ -153,9 +153,28 @@ def probabilities(logits: Logits) -> NDArray[np.float64]:
     return given
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The n-gram models that were fitted to the same training rows, and their answers to the validation rows."""
+
+    model: Ngrams
+    """The one with the lowest validation log-loss."""
+    place: int
+    """Its place in `logits`."""
+    logits: list[Logits]
+    """Logits of the validation rows by each model, `[rows, num_labels]`."""
+
+
 def fit(
     texts: Sequence[str], labels: Indices, validation: Sequence[str], validation_labels: Indices, num_labels: int
 ) -> Ngrams:
+    """Return the model that `search` finds; the arguments are the same."""
+    return search(texts, labels, validation, validation_labels, num_labels).model
+
+
+def search(
+    texts: Sequence[str], labels: Indices, validation: Sequence[str], validation_labels: Indices, num_labels: int
+) -> Search:
     """Fit to training rows; the kind of n-grams, then C, have the lowest log-loss on the validation rows.
 
     From `FIRST`, C is raised, or else lowered, for as long as that lowers the log-loss.
@@ -175,7 +194,7 @@ def fit(
     fitted = {name: maker.fit_transform(texts) for name, maker in makers.items()}
     seen = {name: maker.transform(validation) for name, maker in makers.items()}
     vocabularies = {name: maker.get_feature_names_out().tolist() for name, maker in makers.items()}
-    tried: dict[tuple[str, float], tuple[Ngrams, float]] = {}
+    tried: dict[tuple[str, float], tuple[Ngrams, Logits, float]] = {}
 
     def loss(kind: str, c: float) -> float:
         if (kind, c) not in tried:
@@ -188,16 +207,20 @@ def fit(
                 weights=weights,
                 intercept=intercept,
             )
-            given = probabilities(model._scored(_joined(seen, kind)))
-            tried[kind, c] = model, float(log_loss(validation_labels, given, labels=range(num_labels)))
-        return tried[kind, c][1]
+            logits = model._scored(_joined(seen, kind))
+            lost = float(log_loss(validation_labels, probabilities(logits), labels=range(num_labels)))
+            tried[kind, c] = model, logits, lost
+        return tried[kind, c][2]
 
     kind = min(KINDS, key=lambda kind: loss(kind, FIRST))
     place = STRENGTHS.index(FIRST)
     for step in (1, -1):  # the solver converges slowest with the largest C
         while 0 <= place + step < len(STRENGTHS) and loss(kind, STRENGTHS[place + step]) < loss(kind, STRENGTHS[place]):
             place += step
-    return tried[kind, STRENGTHS[place]][0]
+    best = kind, STRENGTHS[place]
+    return Search(
+        model=tried[best][0], place=list(tried).index(best), logits=[logits for _, logits, _ in tried.values()]
+    )
 
 
 def _regression(

@@ -24,7 +24,8 @@ from labeltune.inference.calibration import Logits
 from labeltune.modeling import ngrams
 from labeltune.modeling.ngrams import Blend, Weights
 from labeltune.probing.regression import row_losses, single_threaded
-from labeltune.training.cross_fitting import folds
+from labeltune.training.cross_fitting import folds, lowest_loss
+from labeltune.training.ngrams import FittedNgrams, Labelled
 
 FEWEST = 30
 """Validation rows below which no weights are fitted: a standard error of fewer losses says little."""
@@ -48,14 +49,12 @@ class BlendChoice:
     """The blend's logits of the validation rows, `[rows, num_labels]`."""
     labels: Indices | None = None
     """Index of each validation row's label, `[rows]`."""
+    ngrams: FittedNgrams | None = None
+    """The n-gram model by itself, where one was fitted."""
     figures: dict[str, Any] = field(default_factory=dict)
     """What metrics/train.json holds of it; nothing where `train.blend: none`."""
     seconds: float = 0.0
     """What fitting and comparing took."""
-
-
-Labelled = tuple[Sequence[str], Sequence[int]]
-"""Texts, and the index of each one's label."""
 
 
 def labelled(rows: Mapping[str, pd.DataFrame], labels: LabelSet) -> dict[str, Labelled]:
@@ -89,19 +88,20 @@ def choose_blend(network: Logits | None, settings: Train, train: Labelled, valid
         say(f"train.blend: auto leaves the network alone: {why}")
         return BlendChoice(figures={"kept": False, "reason": why})
     with single_threaded():
-        model = ngrams.fit(train[0], np.array(train[1]), texts, labels, network.shape[1])
-        given = model.logits(texts)
+        found = ngrams.search(train[0], np.array(train[1]), texts, labels, network.shape[1])
+        alone = FittedNgrams.of(found, texts, labels)
+        model, given = alone.model, alone.logits
         losses = {
-            "network": cross_fitted_losses(network, None, labels),
-            "blend": cross_fitted_losses(network, given, labels),
+            "network": cross_fitted_losses(network, [], labels),
+            "blend": cross_fitted_losses(network, found.logits, labels),
         }
         weights = fit_weights(network, given, labels)
     blended = weights(network, given)
     better = losses["network"] - losses["blend"]  # [rows]
     error = float(better.std(ddof=1) / np.sqrt(len(better)))
     kept = bool(better.mean() > max(STANDARD_ERRORS * error, LEAST))
-    alone, both = (float(losses[name].mean()) for name in ("network", "blend"))
-    lower = f"{both:.4f} with n-grams, {alone:.4f} alone; difference {better.mean():.4f}, standard error {error:.4f}"
+    before, both = (float(losses[name].mean()) for name in ("network", "blend"))
+    lower = f"{both:.4f} with n-grams, {before:.4f} alone; difference {better.mean():.4f}, standard error {error:.4f}"
     reason = f"cross-fitted validation log-loss {lower}"
     if kept:
         weighed = f"{weights.network:.2f} · network + {weights.ngrams:.2f} · n-grams"
@@ -112,17 +112,18 @@ def choose_blend(network: Logits | None, settings: Train, train: Labelled, valid
         blend=Blend(weights=weights, model=model) if kept else None,
         logits=blended if kept else None,
         labels=labels,
+        ngrams=alone,
         figures={
             "kept": kept,
             "reason": reason,
             "weights": asdict(weights),
-            "log_loss": {"network": alone, "blend": both, "difference": float(better.mean()), "standard_error": error},
+            "log_loss": {"network": before, "blend": both, "difference": float(better.mean()), "standard_error": error},
             "accuracy": {
                 "network": float((network.argmax(axis=1) == labels).mean()),
                 "ngrams": float((given.argmax(axis=1) == labels).mean()),
                 "blend": float((blended.argmax(axis=1) == labels).mean()),
             },
-            "ngrams": {"kind": model.kind, "C": model.c, "features": len(model.idf)},
+            "ngrams": alone.choices(),
         },
         seconds=time.perf_counter() - started,
     )
@@ -149,10 +150,17 @@ def fit_weights(network: Logits, given: Logits | None, labels: Indices) -> Weigh
     return Weights(network=float(found[0]), ngrams=float(found[1]) if given is not None else 0.0)
 
 
-def cross_fitted_losses(network: Logits, given: Logits | None, labels: Indices) -> NDArray[np.float64]:
-    """Return each row's log-loss by weights that were fitted to the other folds, `[rows]`; arguments as above."""
+def cross_fitted_losses(network: Logits, candidates: Sequence[Logits], labels: Indices) -> NDArray[np.float64]:
+    """Return each row's log-loss by what was chosen and fitted on the other folds, `[rows]`.
+
+    Args:
+        network: the network's logits, `[rows, num_labels]`.
+        candidates: those of the n-gram models to choose from; none leaves the network alone.
+        labels: index of each row's label, `[rows]`.
+    """
     losses = np.empty(len(labels))
     for fitted, judged in folds(labels):
+        given = candidates[lowest_loss([one[fitted] for one in candidates], labels[fitted])] if candidates else None
         weights = fit_weights(network[fitted], None if given is None else given[fitted], labels[fitted])
         other = np.zeros_like(network[judged]) if given is None else given[judged]
         losses[judged] = row_losses(labels[judged], softmax(weights(network[judged], other).astype(np.float64), axis=1))

@@ -31,7 +31,7 @@ from labeltune.probing.layer_probes import STRENGTHS
 from labeltune.probing.regression import Regression, States, single_threaded
 from labeltune.training.cross_fitting import lowest_loss
 from labeltune.training.finetune import without_head
-from labeltune.training.tracking import History, log, validation_figures
+from labeltune.training.tracking import History, OneStep, log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,25 +86,16 @@ def fit_probe(
         heads = fit_heads(states[0], answers[0], len(plan.labels))
         given = [head.logits(states[1]) for head in heads]
         best = lowest_loss(given, answers[1])
-        figures = [
-            validation_figures(logits, labels)
-            for logits, labels in zip((heads[best].logits(states[0]), given[best]), answers, strict=True)
-        ]
+        fitted = OneStep(
+            logits={"train": heads[best].logits(states[0]), "validation": given[best]},
+            labels=dict(zip(("train", "validation"), answers, strict=True)),
+        )
     layer = getattr(network, network.head_name)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(heads[best].weights))
         layer.bias.copy_(torch.from_numpy(heads[best].bias))
-    history = History(
-        train=[{"step": 1, "epoch": 1.0} | {name: figures[0][name] for name in ("loss", "accuracy")}],
-        validation=[{"step": 1, "epoch": 1.0} | figures[1]],
-        best_step=1,
-        seconds=time.perf_counter() - started,
-        rows_seen=len(train),
-        batch_size=len(train),
-        accumulation=1,
-        parameters=parameter_counts(network),
-        logits=given[best],
-        fitted={"C": heads[best].c},
+    history = fitted.history(
+        seconds=time.perf_counter() - started, parameters=parameter_counts(network), chosen={"C": heads[best].c}
     )
     log(callbacks, history)
     return network, history

@@ -1,11 +1,13 @@
 """A training run: from prepared rows to a classifier that is ready to be saved, by the method of the settings."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
@@ -19,13 +21,13 @@ from labeltune.modeling import adapters, base_models
 from labeltune.modeling.base_models import Base
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.device import Machine
-from labeltune.modeling.ngrams import Blend
 from labeltune.modeling.prompts import Encoder, encode
 from labeltune.runtime.files import read_json, read_prepared
 from labeltune.training import blending, checkpoints, finetune, probe, tracking
 from labeltune.training.blending import BlendChoice, labelled
 from labeltune.training.layer_selection import Choice, choose_capacity
-from labeltune.training.tracking import History
+from labeltune.training.ngrams import FittedNgrams
+from labeltune.training.tracking import History, OneStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,32 +75,42 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedNetwork:
+    """A network that was trained, with what is saved beside its weights."""
+
+    network: Any
+    """The network."""
+    tokenizer: PreTrainedTokenizerBase
+    """Its tokenizer."""
+    base: Base
+    """Its base model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """A trained classifier, and how it came about."""
 
     record: Record
     """What its folder will say of it."""
-    network: Any
-    """The network."""
-    tokenizer: PreTrainedTokenizerBase
-    """Tokenizer of the network."""
-    base: Base
-    """Base model of the network."""
+    network: "TrainedNetwork | None"
+    """The network; None where n-grams answer alone."""
+    ngrams: FittedNgrams | None
+    """The n-gram model, where one was fitted; it answers alone where there is no network."""
     history: History
     """Records of the training."""
-    choice: Choice
+    choice: Choice = field(default_factory=Choice)
     """What was taken where a setting left it open."""
-    blended: BlendChoice
+    blended: BlendChoice = field(default_factory=BlendChoice)
     """Whether n-grams answer beside the network."""
-
-    @property
-    def blend(self) -> Blend | None:
-        """The n-gram model that answers beside the network."""
-        return self.blended.blend
 
     def save(self, folder: Path, metrics: Path, costs: Path, curves: Path) -> None:
         """Write the classifier, the figures of its training, its costs, and a table per curve."""
-        artifact.save(folder, self.network, self.tokenizer, self.base, self.record, self.blend)
+        if self.network is not None:
+            network = self.network
+            artifact.save(folder, network.network, network.tokenizer, network.base, self.record, self.blended.blend)
+        else:
+            assert self.ngrams is not None, "a classifier is a network or n-grams"
+            artifact.save_ngrams(folder, self.ngrams.model, self.record)
         tracking.save_history(self.history, self.choice, self.blended, metrics, costs, curves)
 
     def show(self, folder: Path) -> None:
@@ -114,6 +126,9 @@ def training(task: Task, *, curves: Path) -> Iterator[Trained]:
         task: what is trained, and on which rows.
         curves: a folder that the curves so far are written to at each validation.
     """
+    if task.train.method == "ngrams":
+        yield _ngrams(task)
+        return
     base = base_models.open_base(task.model)
     tokenizer = base_models.load_tokenizer(base.folder)
     encoder = Encoder.of(tokenizer, task.prompt, task.labels, task.normalization)
@@ -138,11 +153,36 @@ def training(task: Task, *, curves: Path) -> Iterator[Trained]:
             record=replace(
                 record, prior=adapters.label_prior(network), validation=tracking.validated(history, blended)
             ),
-            network=network,
-            tokenizer=tokenizer,
-            base=base,
+            network=TrainedNetwork(network=network, tokenizer=tokenizer, base=base),
+            ngrams=blended.ngrams,
             history=history,
             choice=choice,
             blended=blended,
         )
         store.remove()
+
+
+def _ngrams(task: Task) -> Trained:
+    """Fit n-grams to the rows; no base model is opened."""
+    started = time.perf_counter()
+    given = labelled(task.rows, task.labels)
+    found = FittedNgrams.fit(given["train"], given["validation"], len(task.labels))
+    fitted = OneStep(
+        logits={"train": found.model.logits(given["train"][0]), "validation": found.logits},
+        labels={split: np.array(labels) for split, (_, labels) in given.items()},
+    )
+    count = found.model.weights.size + found.model.intercept.size
+    history = fitted.history(
+        seconds=time.perf_counter() - started,
+        parameters={"trainable": count, "total": count},
+        chosen=found.choices(),
+    )
+    record = Record(
+        labels=task.labels, prompt=task.prompt, train=task.train, model=None, base_files={}, machine=None,
+        data=task.hashes, rows={split: len(rows) for split, rows in task.rows.items()}, dataset=task.dataset.name,
+        license=task.dataset.license, source=task.source, normalization=task.normalization, validation=history.best,
+    )  # fmt: skip
+    fingerprint = artifact.fingerprint(record)
+    with tracking.tracking(task.train.report_to, record.run_name(fingerprint), fingerprint.configuration) as told:
+        tracking.log(told, history)
+    return Trained(record=record, network=None, ngrams=found, history=history)

@@ -80,6 +80,39 @@ class History:
         return next(record for record in self.validation if record["step"] == self.best_step)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneStep:
+    """Logits of a regression, which has one step over all training rows."""
+
+    logits: dict[str, NDArray[np.float32]]
+    """`train` and `validation` -> `[rows, num_labels]`."""
+    labels: dict[str, NDArray[np.int64]]
+    """`train` and `validation` -> index of each row's label, `[rows]`."""
+
+    def history(self, *, seconds: float, parameters: dict[str, int], chosen: Mapping[str, Any]) -> History:
+        """Return the records of the fit.
+
+        Args:
+            seconds: what fitting took.
+            parameters: how many are `trainable`, and how many there are in `total`.
+            chosen: what the validation rows chose.
+        """
+        figures = {split: validation_figures(self.logits[split], self.labels[split]) for split in self.logits}
+        first = {"step": 1, "epoch": 1.0}
+        return History(
+            train=[first | {name: figures["train"][name] for name in ("loss", "accuracy")}],
+            validation=[first | figures["validation"]],
+            best_step=1,
+            seconds=seconds,
+            rows_seen=len(self.labels["train"]),
+            batch_size=len(self.labels["train"]),
+            accumulation=1,
+            parameters=parameters,
+            logits=self.logits["validation"],
+            fitted=dict(chosen),
+        )
+
+
 def validation_figures(
     logits: NDArray[np.float32],
     labels: NDArray[np.int64],

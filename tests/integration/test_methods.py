@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from starlette.testclient import TestClient
 
 from labeltune.cli import main
 from labeltune.inference.classifier import Classifier
+from labeltune.runtime.errors import UserError
 from labeltune.serving.chat.messages import Messages
 from labeltune.serving.http_api import create_app
+from stages import train
 from tests.conftest import make_project
 from tests.integration.test_stages import change, fingerprint, run_all
 
@@ -60,10 +64,78 @@ def test_the_same_probe_has_the_same_bytes(probed: Path, monkeypatch: pytest.Mon
     assert {name for name in first if first[name] != again[name]} <= {"plots/report.html", "plots/report.md"}
 
 
-def test_a_probe_is_asked_in_every_way(
-    probed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
+    """A project with a classifier of n-grams."""
+    folder = tmp_path_factory.mktemp("ngrams")
+    project_of(folder, base_folder, "method: ngrams")
+    return folder
+
+
+def test_ngrams_go_through_every_stage_without_their_base_model(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(counted)
+    figures = json.loads(Path("metrics/train.json").read_text())
+    assert set(figures["regression"]) == {"kind", "C", "features"}
+    assert json.loads(Path("metrics/metrics.json").read_text())["accuracy"] > 0.9
+    held = {path.name for path in Path("models/classifier").iterdir()}
+    assert held == {"README.md", "labeltune.json", "manifest.json", "ngrams.json", "ngrams.npz"}
+    content = json.loads(Path("models/classifier/labeltune.json").read_text())
+    assert (content["base"], content["machine"]) == ({"model": None, "files": {}}, None)
+    card = Path("models/classifier/README.md").read_text()
+    assert "a text classifier of n-grams" in card
+    assert "TF-IDF of words and characters, and a logistic regression;" in card
+    assert "base model's licence" not in card
+    assert "Prompt" not in card
+    for name in ("plots/report.html", "plots/loss.png", "plots/training_metrics.pdf"):
+        assert Path(name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_same_ngrams_have_the_same_bytes(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(counted)
+    first = fingerprint(counted)
+    run_all()
+    again = fingerprint(counted)
+    assert {name for name in first if first[name] != again[name]} <= {"plots/report.html", "plots/report.md"}
+
+
+WITHOUT = """
+import sys
+from labeltune import Classifier
+for answer in Classifier.load("models/classifier").predict(["win a free prize now", "see you at home"]):
+    print(answer.label)
+print(sorted({"torch", "transformers", "peft", "safetensors"} & set(sys.modules)))
+"""
+
+
+def test_asking_ngrams_imports_neither_torch_nor_transformers(counted: Path) -> None:
+    found = subprocess.run([sys.executable, "-c", WITHOUT], cwd=counted, capture_output=True, text=True, check=False)
+    assert found.stdout.split() == ["spam", "ham", "[]"], found.stderr
+
+
+def test_ngrams_are_trained_without_their_base_model(
+    counted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(probed)
+    monkeypatch.chdir(counted)
+    monkeypatch.setattr("labeltune.modeling.base_models.open_base", lambda *_: pytest.fail("a base model was opened"))
+    before = Path("models/trained/ngrams.npz").read_bytes()
+    train.main()
+    assert Path("models/trained/ngrams.npz").read_bytes() == before
+
+
+def test_an_export_of_ngrams_is_refused_with_what_to_do_instead(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(counted)
+    for to in ("merged", "onnx", "hub-folder"):
+        with pytest.raises(UserError, match=r"neither a Transformers model nor an ONNX graph.*`labeltune predict`"):
+            main.main(["export", "models/classifier", "--to", to, "--out", "export"])
+    assert not Path("export").exists()
+
+
+@pytest.mark.parametrize("kind", ["probed", "counted"])
+def test_it_is_asked_in_every_way(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(request.getfixturevalue(kind))
     rows = pd.read_csv("data/predictions/test.csv", keep_default_na=False)
     classifier = Classifier.load("models/classifier")
     answers = classifier.predict(rows["text"].tolist())
@@ -78,11 +150,18 @@ def test_a_probe_is_asked_in_every_way(
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_chat_says_how_a_probe_was_made(probed: Path, language: str) -> None:
-    record = Classifier.load(probed / "models/classifier").record
-    said = Messages.of(record, language).greeting()
-    assert ("a regression on the hidden states" if language == "en" else "逻辑回归") in said
+@pytest.mark.parametrize(
+    ("kind", "language", "words"),
+    [
+        ("probed", "en", "a regression on the hidden states"),
+        ("probed", "zh", "逻辑回归"),
+        ("counted", "en", "TF-IDF of words and characters with a logistic regression"),
+        ("counted", "zh", "词和字符的 TF-IDF"),
+    ],
+)
+def test_the_chat_says_how_it_was_made(kind: str, language: str, words: str, request: pytest.FixtureRequest) -> None:
+    record = Classifier.load(request.getfixturevalue(kind) / "models/classifier").record
+    assert words in Messages.of(record, language).greeting()
 
 
 @pytest.mark.slow

@@ -127,28 +127,33 @@ class Messages:
     def _facts(self) -> Iterator[str]:
         """What the model card says that a reader needs before the first answer."""
         record, wording, calibration = self.record, self.wording, self.record.calibration
-        yield wording.say(
-            "greeting.trained",
-            method=wording.say(f"method.{record.train.method}"),
-            model=code(record.model.title),
-            rows=wording.count("rows", record.rows["train"]),
-            dataset=code(record.dataset),
-        )
+        method = wording.say(f"method.{record.train.method}")
+        rows, dataset = wording.count("rows", record.rows["train"]), code(record.dataset)
+        if record.model is None:
+            yield wording.say("greeting.fitted", method=method, rows=rows, dataset=dataset)
+        else:
+            yield wording.say(
+                "greeting.trained", method=method, model=code(record.model.title), rows=rows, dataset=dataset
+            )
         if record.validation:
-            rows, accuracy = record.rows["validation"], record.validation["accuracy"]
-            interval = metrics.share_interval(round(accuracy * rows), rows)
+            count, accuracy = record.rows["validation"], record.validation["accuracy"]
+            interval = metrics.share_interval(round(accuracy * count), count)
             yield wording.say(
                 "greeting.accuracy",
                 accuracy=wording.numbers.percent(accuracy),
-                rows=wording.count("validation_rows", rows),
+                rows=wording.count("validation_rows", count),
                 interval=wording.numbers.within(interval.record() if interval else None),
             )
         yield wording.say("greeting.calibrated" if calibration.fitted else "greeting.uncalibrated")
         if calibration.threshold:
             yield wording.say("greeting.abstains", threshold=wording.numbers.percent(calibration.threshold))
-        yield wording.say("greeting.length", tokens=wording.count("tokens", record.prompt.max_length))
         unknown = wording.say("greeting.unknown")
-        data, model = (code(name) if name else unknown for name in (record.license, record.model.license))
+        data = code(record.license) if record.license else unknown
+        if record.model is None:
+            yield wording.say("greeting.licence", data=data)
+            return
+        yield wording.say("greeting.length", tokens=wording.count("tokens", record.prompt.max_length))
+        model = code(record.model.license) if record.model.license else unknown
         yield wording.say("greeting.licences", data=data, model=model)
 
     def answer(self, answer: Answer) -> str:

@@ -47,6 +47,10 @@ def test_every_method_has_a_rate_of_its_own() -> None:
         ({"class_weights": {}, "warmup": 1.0}, "warmup"),
         ({"method": "probe"}, "method: probe fits a linear head, and head: label_scoring is none; set head: linear"),
         ({"method": "probe", "head": "linear", "class_weights": "balanced"}, "neither class_weights nor label_smooth"),
+        (
+            {"method": "ngrams", "class_weights": {"a": 2.0}},
+            "method: ngrams is a regression with neither class_weights",
+        ),
         ({"method": "probe", "head": "linear", "label_smoothing": 0.1}, "neither class_weights nor label_smoothing"),
     ],
 )
@@ -64,6 +68,7 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], message:
         {"head": "linear", "head_initialization": "regression"},
         {"head": "mlp", "head_initialization": "random"},
         {"method": "probe", "head": "linear", "learning_rate": {"lora": 1e-4}},
+        {"method": "ngrams", "head": "label_scoring"},
     ],
 )
 def test_what_fits_together_is_taken(changes: dict[str, Any]) -> None:

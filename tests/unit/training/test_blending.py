@@ -60,10 +60,10 @@ def test_a_side_that_misleads_has_weight_0_and_the_network_never_has() -> None:
 
 def test_no_row_is_judged_by_weights_that_saw_its_label() -> None:
     truth, network, given = drawn(200, 1.0, 2)
-    before = cross_fitted_losses(network, given, truth)
+    before = cross_fitted_losses(network, [given], truth)
     changed = given.copy()
     changed[7] = [50.0, -50.0] if truth[7] else [-50.0, 50.0]  # surely wrong: every other fold's weights would move
-    after = cross_fitted_losses(network, changed, truth)
+    after = cross_fitted_losses(network, [changed], truth)
     mates = next(judged for _, judged in folds(truth) if 7 in judged)
     np.testing.assert_array_equal(np.delete(before[mates], mates == 7), np.delete(after[mates], mates == 7))
     assert after[7] > before[7]
@@ -108,7 +108,7 @@ def test_a_temperature_is_no_merit_of_the_ngrams() -> None:
     labels, network, _ = drawn(400, 1.0, 3)
     noise = np.zeros_like(network)
     np.testing.assert_allclose(
-        cross_fitted_losses(0.05 * network, None, labels), cross_fitted_losses(0.05 * network, noise, labels), atol=1e-6
+        cross_fitted_losses(0.05 * network, [], labels), cross_fitted_losses(0.05 * network, [noise], labels), atol=1e-6
     )
 
 

@@ -17,6 +17,7 @@ from labeltune.training.run import Task
 from tests.conftest import spam_rows
 
 LORA = {"head": "linear", "pooling": "mean", "layers": 1, "epochs": 1.0, "batch_size": 8}
+NGRAMS = {"method": "ngrams"}
 PROBE = {"method": "probe", "head": "linear", "pooling": "mean", "depth": 2}
 
 
@@ -60,7 +61,7 @@ def saved(made: Task, folder: Path) -> Path:
     return folder / "model"
 
 
-@pytest.mark.parametrize("train", [LORA, PROBE], ids=["lora", "probe"])
+@pytest.mark.parametrize("train", [LORA, PROBE, NGRAMS], ids=["lora", "probe", "ngrams"])
 def test_a_run_is_saved_with_its_figures_and_answers(
     base_folder: Path, spam: LabelSet, tmp_path: Path, train: dict[str, Any]
 ) -> None:
@@ -74,7 +75,7 @@ def test_a_run_is_saved_with_its_figures_and_answers(
     assert list(pd.read_csv(tmp_path / "curves/validation.csv")) == ["step", "epoch", "loss", "accuracy", "macro_f1"]
 
 
-@pytest.mark.parametrize("train", [LORA, PROBE], ids=["lora", "probe"])
+@pytest.mark.parametrize("train", [LORA, PROBE, NGRAMS], ids=["lora", "probe", "ngrams"])
 def test_checkpoints_stay_until_the_classifier_is_saved_and_the_next_run_ends_with_the_same_bytes(
     base_folder: Path, spam: LabelSet, tmp_path: Path, train: dict[str, Any]
 ) -> None:
