@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from labeltune.modeling.base_models import Base
     from labeltune.modeling.builder import NetworkSpec
     from labeltune.modeling.device import Machine
+    from labeltune.modeling.network import Network
 
 FORMAT = 4
 CARD = "README.md"
@@ -102,7 +103,7 @@ class Record:
 
 def save(
     folder: Path,
-    network: Any,
+    network: "Network",
     tokenizer: "PreTrainedTokenizerBase",
     base: "Base",
     record: Record,

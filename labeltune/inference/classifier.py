@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from labeltune.modeling.forward import PromptPrefix
+    from labeltune.modeling.network import Network
     from labeltune.modeling.prompts import Encoder
 
 STREAMED = 1024
@@ -143,7 +144,7 @@ class Classifier:
     """A trained classifier in memory."""
 
     record: Record
-    network: "torch.nn.Module | None" = None
+    network: "Network | None" = None
     """The network; None where n-grams answer alone."""
     encoder: "Encoder | None" = None
     """What makes tokens of a text for the network."""
@@ -198,7 +199,7 @@ class Classifier:
             encoder=encoder,
             machine=able(record.machine),
         )
-        network: Any = spec.load(fresh=not full, prior=record.prior)
+        network = spec.load(fresh=not full, prior=record.prior)
         if merge and record.train.method == "qlora":
             quantised, settings = network, record.train.model_copy(update={"method": "lora"})
             network = replace(spec, train=settings).load(prior=record.prior)

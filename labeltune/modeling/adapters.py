@@ -12,6 +12,7 @@ from labeltune.config.model import Train
 from labeltune.modeling.architectures import adapter_targets, architecture_of, layer_list, unwrap
 from labeltune.modeling.base_models import quiet
 from labeltune.modeling.classifiers import LabelScoring, head_parts
+from labeltune.modeling.network import Network
 from labeltune.runtime.errors import UserError
 
 
@@ -26,7 +27,7 @@ def quantization_config(compute: torch.dtype, skipped: list[str]) -> BitsAndByte
     )
 
 
-def prepare_quantized(network: nn.Module) -> None:
+def prepare_quantized(network: Network) -> None:
     """Keep 4-bit weights in the one layout in which they can be trained, merged and saved.
 
     On CPUs with avx512_bf16 bitsandbytes 0.50 repacks them in the first pass without gradients. After that a BERT
@@ -38,7 +39,7 @@ def prepare_quantized(network: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def dequantize_from(network: nn.Module, quantised: nn.Module) -> None:
+def dequantize_from(network: Network, quantized: Network) -> None:
     """Give a network of the same architecture the weights that another one's 4-bit weights stand for.
 
     Merged into these, an adapter answers as it was trained; merged into the base model's own it would not (peft#2321).
@@ -47,7 +48,7 @@ def dequantize_from(network: nn.Module, quantised: nn.Module) -> None:
     from bitsandbytes.nn.modules import Linear4bit
 
     module: Any
-    for name, module in quantised.named_modules():
+    for name, module in quantized.named_modules():
         if isinstance(module, Linear4bit):
             target: Any = network.get_submodule(name)
             packed: Any = module.weight
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def adapt(network: Any, settings: Train, base_name: str) -> nn.Module:
+def adapt(network: Network, settings: Train, base_name: str) -> Network:
     """Leave exactly the weights to train that the method names; the others never move.
 
     `full`: the top `layers` layers, the norm after them, and the head; with every layer also the embeddings.
@@ -94,17 +95,17 @@ def adapt(network: Any, settings: Train, base_name: str) -> nn.Module:
     return network
 
 
-def label_prior(network: nn.Module) -> list[float] | None:
+def label_prior(network: Network) -> list[float] | None:
     """What a network takes off each label's score, None for most."""
     return getattr(unwrap(network), "prior", None)
 
 
-def trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(network: Network) -> dict[str, nn.Parameter]:
     """The parameters that train, by name."""
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-def parameter_counts(network: nn.Module) -> dict[str, int]:
+def parameter_counts(network: Network) -> dict[str, int]:
     """How many parameters train, and how many there are, however few bits each has."""
     trainable = total = 0
     for name, weight in network.named_parameters():
@@ -115,7 +116,7 @@ def parameter_counts(network: nn.Module) -> dict[str, int]:
     return {"trainable": trainable, "total": total}
 
 
-def _unfreeze(network: Any) -> None:
+def _unfreeze(network: Network) -> None:
     backbone, scoring = network.backbone(), isinstance(network, LabelScoring)
     if network.frozen_layers:
         network.requires_grad_(False)
@@ -129,12 +130,12 @@ def _unfreeze(network: Any) -> None:
                 network.get_submodule(part).requires_grad_(True)
 
 
-def transposed(network: nn.Module) -> bool:
+def transposed(network: Network) -> bool:
     """Whether linear layers keep their weights as `[inputs, outputs]`, as GPT-2's do unless they are in 4 bits."""
     return any(isinstance(module, Conv1D) for module in network.modules())
 
 
-def _with_adapters(network: Any, settings: Train, base_name: str) -> "PeftModel":
+def _with_adapters(network: Network, settings: Train, base_name: str) -> "PeftModel":
     from peft import LoraConfig, get_peft_model
 
     lora, config = settings.lora, network.config
@@ -170,7 +171,7 @@ def _with_adapters(network: Any, settings: Train, base_name: str) -> "PeftModel"
     return adapted
 
 
-def _require_intended(network: nn.Module, settings: Train) -> None:
+def _require_intended(network: Network, settings: Train) -> None:
     """Refuse to train when anything but adapters, biases that were asked for, and a trainable head would change."""
     if settings.method == "full":
         return

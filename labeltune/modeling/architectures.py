@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from labeltune.modeling.network import Network
 from labeltune.runtime.errors import UserError
 
 
@@ -222,6 +223,6 @@ def is_encoder(config: PretrainedConfig) -> bool:
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
-def unwrap(network: Any) -> Any:
+def unwrap(network: Network) -> Network:
     """The Transformers model inside a PEFT model, or the model itself."""
     return network.get_base_model() if hasattr(network, "get_base_model") else network

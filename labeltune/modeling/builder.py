@@ -34,7 +34,7 @@ from labeltune.modeling.label_scoring import (
     pmi_prior,
     pmi_prompt,
 )
-from labeltune.modeling.network import Network
+from labeltune.modeling.network import Network, PooledNetwork
 from labeltune.modeling.packing import require_packable
 from labeltune.modeling.prompts import Encoder
 from labeltune.runtime.errors import UserError
@@ -99,7 +99,7 @@ def load_network(
             f"train.kernels: fused knows the layers of {', '.join(fused.FAMILIES)} with train.attention: "
             f"{fused.ATTENTION}, not those of {base.name} with {attention}; set it to auto"
         )
-    if not scoring:
+    if isinstance(network, PooledClassification):
         _set_head(base, network, labels, settings, words, fresh=fresh)
         if fresh and is_finetuned(base):
             _renew_output(network, labels, settings)
@@ -243,7 +243,7 @@ def _require_positions(base: Base, config: PretrainedConfig, max_length: int, wo
 
 
 def _set_head(
-    base: Base, network: Any, labels: LabelSet, settings: Train, words: LabelWords | None, *, fresh: bool
+    base: Base, network: PooledNetwork, labels: LabelSet, settings: Train, words: LabelWords | None, *, fresh: bool
 ) -> None:
     """Replace the network's head by that of the settings; its initial weights depend on the seed alone."""
     if network.pooling != NATIVE_HEADS:
@@ -259,7 +259,7 @@ def _set_head(
         network.get_submodule(part).float()
 
 
-def _renew_output(network: Any, labels: LabelSet, settings: Train) -> None:
+def _renew_output(network: PooledNetwork, labels: LabelSet, settings: Train) -> None:
     """Draw the weights of a native head's output layer anew: those that it has belong to other labels."""
     if network.pooling != NATIVE_HEADS:
         return  # it has been replaced as a whole
@@ -286,7 +286,7 @@ def _build_head(network: Network, labels: LabelSet, settings: Train, rows: torch
     return classifiers.linear_head(size, len(labels), generator, getattr(network.config, "initializer_range", 0.02))
 
 
-def _output_rows(base: Base, network: Any, tokens: list[int]) -> torch.Tensor:
+def _output_rows(base: Base, network: Network, tokens: list[int]) -> torch.Tensor:
     """Rows of the language model's output embedding, `[num_labels, size]`, mostly without loading the rest of it."""
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)]
     with torch.device("meta"):
@@ -369,12 +369,11 @@ class NetworkSpec:
             all_states=all_states,
         )
 
-    def build(self) -> nn.Module:
+    def build(self) -> Network:
         """Load the network on its device, so that exactly the weights that the method names train."""
         if is_finetuned(self.base):
             say(f"{self.base.name} was fine-tuned for other labels: its head is replaced by a fresh one")
-        network: Any = self.load().to(device())
-        scoring = isinstance(network, LabelScoring)
-        if scoring:
+        network = self.load().to(device())
+        if isinstance(network, LabelScoring):
             network.subtract(measure_prior(network, self.encoder, self.train.label_score))
         return adapt(network, self.train, self.base.name).to(device())

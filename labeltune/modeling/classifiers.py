@@ -28,6 +28,7 @@ from labeltune.modeling.label_scoring import (
     pack_tree,
     vocabulary_logits,
 )
+from labeltune.modeling.network import Network
 from labeltune.modeling.packing import model_masks, packed_visibility
 from labeltune.modeling.prompts import Encoder
 
@@ -406,7 +407,7 @@ class LabelScoring(_Network):
         return self.run(ids, masks, states, position_ids=packed.position_ids, **options)
 
 
-def head_parts(network: Any) -> list[str]:
+def head_parts(network: Network) -> list[str]:
     """Return the names of a classifier's parts that form its head: all but the backbone, and the backbone's pooler."""
     backbone = getattr(network, network.base_model_prefix)
     parts = [name for name, module in network.named_children() if module is not backbone and _has_weights(module)]
@@ -419,7 +420,7 @@ def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def shared_prefix(network: Any, encoder: Encoder, *, stop: int | None = None) -> PromptPrefix | None:
+def shared_prefix(network: Network, encoder: Encoder, *, stop: int | None = None) -> PromptPrefix | None:
     """Run the layers once over the tokens that every prompt begins with, and keep their keys, values and states.
 
     Args:
@@ -428,10 +429,9 @@ def shared_prefix(network: Any, encoder: Encoder, *, stop: int | None = None) ->
     Returns:
         None where these tokens are few, and for encoders, whose states depend on the tokens that follow.
     """
-    inner: Any = unwrap(network)
+    inner = unwrap(network)
     parts = architecture_of(inner.config)
-    able = isinstance(inner, PooledClassification) and parts is not None and not parts.encoder
-    if not able or inner.pooling == NATIVE_HEADS:
+    if not isinstance(inner, PooledClassification) or parts is None or parts.encoder or inner.pooling == NATIVE_HEADS:
         return None
     tokens = prefix_tokens(encoder)
     if not tokens:

@@ -27,7 +27,7 @@ FIRST_USED = (torch.cos, torch.sin, torch.exp, torch.tanh, torch.erf)
 and then got other last bits."""
 
 
-def length_multiple(network: Any) -> int:
+def length_multiple(network: Network) -> int:
     """Return the number of tokens that the length of a network's batches is a multiple of.
 
     In bf16 on a CPU oneDNN compiles a kernel for every new shape and keeps a thousand of them, with their buffers; in
@@ -154,7 +154,7 @@ def row_batches(
 
 
 def compute_logits(
-    network: nn.Module | Network,
+    network: Network,
     input_ids: Sequence[Sequence[int]],
     *,
     pad_id: int,
@@ -201,7 +201,7 @@ def compute_logits(
 
 
 @contextmanager
-def evaluating(network: nn.Module | Network) -> Iterator[None]:
+def evaluating(network: Network) -> Iterator[None]:
     """Switch dropout off in the block, and round the weights once instead of in every pass."""
     was_training = network.training
     network.eval()
@@ -214,7 +214,7 @@ def evaluating(network: nn.Module | Network) -> Iterator[None]:
         network.train(was_training)
 
 
-def round_weights(network: Any) -> list[tuple[nn.Module, str, nn.Parameter]]:
+def round_weights(network: Network) -> list[tuple[nn.Module, str, nn.Parameter]]:
     """Replace the layers' weights by what autocast would convert them to in every pass; no logit changes by a bit.
 
     Returns:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from labeltune.modeling.label_scoring import LabelWords
+
 
 class Network(Protocol):
     """A Transformers model whose output has one logit per label; `classifiers` has the two kinds of it.
@@ -27,6 +29,12 @@ class Network(Protocol):
     """Type of the arithmetic where it differs from the type of the weights, else None."""
     all_states: bool
     """Whether the top layer is computed for every token, also where the head reads one token alone."""
+    base_model_prefix: str
+    """Attribute of the backbone."""
+    transformers_class: Any
+    """Transformers' class that the network's own class extends."""
+    supports_gradient_checkpointing: bool
+    """Whether Transformers can recompute the layers in the backward pass."""
 
     @property
     def device(self) -> torch.device:
@@ -92,5 +100,45 @@ class Network(Protocol):
     def modules(self) -> Iterator[nn.Module]:
         """Return every module inside."""
 
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Return every module inside with its path."""
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Return the modules that are attributes, with their names."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Let all weights train, or none."""
+
+    def save_pretrained(self, folder: Any, **options: Any) -> Any:
+        """Write the weights and the configuration."""
+
+    def get_input_embeddings(self) -> Any:
+        """Return the embedding layer, whose `weight` is `[tokens, size]`."""
+
+    def activation_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, bool]) -> None:
+        """Recompute the layers in the backward pass instead of keeping their activations."""
+
+    def disable_input_require_grads(self) -> None:
+        """Let the embeddings' output have no gradient."""
+
     def get_submodule(self, target: str) -> nn.Module:
         """Return the module at a path."""
+
+
+class PooledNetwork(Network, Protocol):
+    """A network whose head reads one pooled state of a row."""
+
+    pooling: str
+    """`first`, `last`, `mean`, or `own` for what Transformers' classifier of this architecture does."""
+    head_name: str
+    """Attribute of the head; not used with the pooling `own`."""
+
+
+class ScoringNetwork(Network, Protocol):
+    """A network whose logits are the scores of label words."""
+
+    label_words: LabelWords
+    """The label words as tokens."""
+
+    def subtract(self, prior: list[float] | None) -> None:
+        """Subtract a prior, `[num_labels]`, from all scores from now on."""

@@ -23,6 +23,7 @@ from labeltune.console.terminal import say
 from labeltune.modeling.device import device_name
 from labeltune.modeling.forward import PromptPrefix, length_multiple
 from labeltune.modeling.kernels import fused
+from labeltune.modeling.network import Network
 from labeltune.runtime.environment import sha256, versions
 from labeltune.runtime.errors import WRITING_FAILED
 from labeltune.runtime.files import digest, held, replacing, repository, sweep
@@ -33,14 +34,15 @@ CODE = ("modeling/**/*.py", "probing/**/*.py", "training/dataset.py")
 
 
 def cache_key(
-    network: Any, base_files: Mapping[str, str], input_ids: Sequence[Sequence[int]], prefix: PromptPrefix | None
+    network: Network, base_files: Mapping[str, str], input_ids: Sequence[Sequence[int]], prefix: PromptPrefix | None
 ) -> dict[str, Any]:
     """Return everything that the hidden states of rows depend on, as JSON can hold it; not the number of threads.
 
     Seed, learning rate, head and adapters are not in it: they do not reach the frozen layers.
     """
     tokens = hashlib.sha256()
-    nodes = network.label_words.nodes if network.extra_tokens else ()
+    words = getattr(network, "label_words", None)
+    nodes = words.nodes if words else ()
     for ids in input_ids:
         tokens.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
     return {
@@ -321,7 +323,7 @@ def _used(paths: Iterable[Path]) -> Iterable[tuple[float, int, Path]]:
 
 
 def states_entry(
-    network: Any,
+    network: Network,
     base_files: Mapping[str, str],
     input_ids: Sequence[Sequence[int]],
     prefix: PromptPrefix | None,

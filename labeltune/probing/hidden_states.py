@@ -59,7 +59,7 @@ def load_probed_model(
         UserError: the model can't read prompts of this length, or can't be made a classifier.
     """
 
-    def loaded(head: str) -> Any:
+    def loaded(head: str) -> Network:
         return load_network(
             base,
             labels,
@@ -73,7 +73,7 @@ def load_probed_model(
             all_states=True,
         )
 
-    network: Any = None
+    network: Network | None = None
     missing: str | None = "baselines.zero_shot is false"
     if scoring and is_encoder(load_config(base.folder)):
         missing = f"{base.name} is an encoder: it was never trained to say what follows a prompt"

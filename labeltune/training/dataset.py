@@ -25,6 +25,7 @@ from labeltune.modeling.forward import (
     run_in_threads,
 )
 from labeltune.modeling.kernels import fused
+from labeltune.modeling.network import Network
 from labeltune.modeling.packing import BOTH_WAYS, KERNELS, SequencePacking, packable
 from labeltune.modeling.prompts import EncodedRows
 from labeltune.probing.feature_cache import (
@@ -43,7 +44,7 @@ from labeltune.runtime.errors import UserError
 from labeltune.runtime.limits import available_memory
 
 
-def choose_packing(plan: NetworkSpec, network: Any) -> SequencePacking | None:
+def choose_packing(plan: NetworkSpec, network: Network) -> SequencePacking | None:
     """Return how `train.packing` packs a network's rows into sequences; None if they are padded.
 
     Raises:
@@ -51,10 +52,11 @@ def choose_packing(plan: NetworkSpec, network: Any) -> SequencePacking | None:
     """
     setting, config = plan.train.packing, network.config
     known = architecture_of(config)
+    pooling = network.pooling if isinstance(network, PooledClassification) else None
     able = (
-        isinstance(network, PooledClassification)
+        pooling is not None
         and known is not None
-        and (packable(config) or (config.model_type in BOTH_WAYS and network.pooling != NATIVE_HEADS))
+        and (packable(config) or (config.model_type in BOTH_WAYS and pooling != NATIVE_HEADS))
         and config._attn_implementation in KERNELS
     )
     if setting is True and not able:
@@ -62,17 +64,20 @@ def choose_packing(plan: NetworkSpec, network: Any) -> SequencePacking | None:
             "train.packing: true needs a decoder with a classifier head, or label words of one token, or an encoder "
             f"with train.pooling first, last or mean; and train.attention {' or '.join(KERNELS)}; set it to auto"
         )
-    if not able or known is None or setting is False or (setting == "auto" and device().type != "cpu"):
+    refused = setting is False or (setting == "auto" and device().type != "cpu")
+    if not able or known is None or pooling is None or refused:
         return None
     prefix = () if known.encoder else tuple(prefix_tokens(plan.encoder))
-    return SequencePacking(prefix=prefix, pooling=network.pooling, multiple=length_multiple(network))
+    return SequencePacking(prefix=prefix, pooling=pooling, multiple=length_multiple(network))
 
 
 MEMORY_SHARE = 0.25
 GIB = 1 << 30
 
 
-def frozen_states(plan: NetworkSpec, network: Any, parts: Sequence[EncodedRows]) -> list[Sequence[torch.Tensor]] | None:
+def frozen_states(
+    plan: NetworkSpec, network: Network, parts: Sequence[EncodedRows]
+) -> list[Sequence[torch.Tensor]] | None:
     """Return the frozen layers' states of every row, `[length + extra_tokens, size]`, one sequence for each part.
 
     The feature cache provides them, after computing what it does not hold; where the disk has no room for them they
@@ -163,7 +168,7 @@ class RowStates(Sequence[torch.Tensor]):
 
 
 def compute_states(
-    network: Any,
+    network: Network,
     input_ids: Sequence[Sequence[int]],
     put: WritePart,
     *,
@@ -198,7 +203,7 @@ def compute_states(
                 progress(len(rows))
 
 
-def states(network: Any, input_ids: Sequence[Sequence[int]], *, pad_id: int) -> list[torch.Tensor]:
+def states(network: Network, input_ids: Sequence[Sequence[int]], *, pad_id: int) -> list[torch.Tensor]:
     """Run every row through the frozen layers; returns a CPU tensor `[length + extra_tokens, size]` for each."""
     lengths = [len(ids) + network.extra_tokens for ids in input_ids]
     array = torch.empty(sum(lengths), network.config.hidden_size, dtype=network.dtype)
@@ -259,7 +264,7 @@ class Collator:
         return batch | {name + "s": torch.tensor([row[name] for row in rows]) for name in ("label", "row")}
 
 
-def with_states(plan: NetworkSpec, network: Any, parts: list[EncodedRows]) -> list[EncodedRows]:
+def with_states(plan: NetworkSpec, network: Network, parts: list[EncodedRows]) -> list[EncodedRows]:
     """Return the encoded splits with the states of the frozen layers, if there are any and there is room for them."""
     found = frozen_states(plan, network, parts) if network.frozen_layers else None
     if found is None:

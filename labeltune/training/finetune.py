@@ -26,10 +26,11 @@ from labeltune.modeling.adapters import parameter_counts
 from labeltune.modeling.architectures import unwrap
 from labeltune.modeling.base_models import quiet
 from labeltune.modeling.builder import NetworkSpec
-from labeltune.modeling.classifiers import NATIVE_HEADS
+from labeltune.modeling.classifiers import NATIVE_HEADS, PooledClassification
 from labeltune.modeling.device import computing_as, device, left_open, out_of_memory
 from labeltune.modeling.forward import compute_logits, length_multiple
 from labeltune.modeling.kernels import fused
+from labeltune.modeling.network import Network, PooledNetwork
 from labeltune.modeling.prompts import EncodedRows
 from labeltune.probing.regression import ROUNDS, single_threaded
 from labeltune.runtime.environment import Fingerprint
@@ -50,7 +51,7 @@ LEAST_SPREAD = 1e-3
 """Lower bound of a feature's standard deviation in scaling, as a share of the mean standard deviation."""
 
 
-def initialize_head(plan: NetworkSpec, network: Any, train: EncodedRows) -> None:
+def initialize_head(plan: NetworkSpec, network: Network, train: EncodedRows) -> None:
     """Initialize a linear head by a logistic regression, depending on `train.head_initialization`.
 
     Args:
@@ -63,6 +64,7 @@ def initialize_head(plan: NetworkSpec, network: Any, train: EncodedRows) -> None
     settings, inner = plan.train, unwrap(network)
     if settings.head != "linear" or settings.head_initialization == "random":
         return
+    assert isinstance(inner, PooledClassification), "a linear head reads a pooled state"
     if inner.pooling == NATIVE_HEADS:
         if settings.head_initialization == "regression":
             raise UserError(
@@ -88,7 +90,7 @@ def initialize_head(plan: NetworkSpec, network: Any, train: EncodedRows) -> None
 
 
 @contextmanager
-def without_head(network: Any) -> Iterator[None]:
+def without_head(network: PooledNetwork) -> Iterator[None]:
     """Context in which a network's logits are the pooled states that its head reads, `[batch, size]`."""
     head = getattr(network, network.head_name)
     setattr(network, network.head_name, nn.Identity())
@@ -145,7 +147,7 @@ def fine_tune(
     store: Store,
     curves: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> tuple[Any, History]:
+) -> tuple[Network, History]:
     """Build a network and train it; return it with the weights of the best validation.
 
     If memory runs out, the batch size is halved, accumulation doubled, and training resumes from the newest
@@ -165,7 +167,7 @@ def fine_tune(
     artifact.check_tokenizer(plan.encoder.tokenizer)
     weights = class_weights(settings, plan.labels, train.labels)
     resume = store.resume(settings.resume)
-    network: Any = plan.build()
+    network = plan.build()
     trainer: RowTrainer | None = None
     train, validation = with_states(plan, unwrap(network), [train, validation])
     if resume is None:
@@ -192,7 +194,8 @@ def fine_tune(
         parts = next(factor for factor in range(2, batch + 1) if batch % factor == 0)
         batch, accumulation = batch // parts, accumulation * parts
         say(f"out of memory: going on with train.batch_size: {batch} and train.accumulation: {accumulation}")
-        network = trainer = None
+        trainer = None  # frees its memory, and the network's, before the next ones are built
+        del network
         gc.collect()
         torch.cuda.empty_cache()
         network, resume = plan.build(), store.resume("auto")
@@ -226,7 +229,7 @@ def _run(trainer: RowTrainer, resume: Path | None, started: float, *, answer: bo
 
 
 def _trainer(
-    network: torch.nn.Module,
+    network: Network,
     train: EncodedRows,
     validation: EncodedRows,
     settings: Train,

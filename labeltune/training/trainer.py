@@ -24,6 +24,7 @@ from labeltune.console.terminal import Bar
 from labeltune.modeling.adapters import trainable_parameters
 from labeltune.modeling.forward import Tensors, compute_logits
 from labeltune.modeling.kernels import fused
+from labeltune.modeling.network import Network
 from labeltune.modeling.prompts import EncodedRows
 from labeltune.runtime.errors import StoppedError, UserError
 from labeltune.training.checkpoints import Store
@@ -98,7 +99,7 @@ class RowTrainer(Trainer):
 
     def __init__(
         self,
-        network: torch.nn.Module,
+        network: Network,
         arguments: TrainingArguments,
         train: EncodedRows,
         validation: EncodedRows,
@@ -319,7 +320,7 @@ class RowTrainer(Trainer):
             raise StoppedError(self.signals[0], self.state.global_step)
 
 
-def load_weights(network: torch.nn.Module, folder: Path) -> None:
+def load_weights(network: Network, folder: Path) -> None:
     """Load a checkpoint's weights into a network with the same trainable weights."""
     saved, held = load_file(folder / WEIGHTS), trainable_parameters(network)
     assert saved.keys() == held.keys(), f"{folder} holds other weights: {sorted(saved.keys() ^ held.keys())[:3]}"

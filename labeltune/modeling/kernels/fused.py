@@ -15,6 +15,7 @@ from labeltune.modeling.device import inference_tokens
 from labeltune.modeling.forward import length_multiple
 from labeltune.modeling.kernels.decoder_layer import LayerParts, LoraLinear, Norm, adapted_layer, layer_states
 from labeltune.modeling.kernels.encoder_layer import EncoderParts, adapted_encoder_layer, encoder_states
+from labeltune.modeling.network import Network
 from labeltune.modeling.packing import MULTIPLE, UnpaddedBatch, model_masks, packed_visibility
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
@@ -27,7 +28,7 @@ FAMILIES = (*DECODERS, *ENCODERS)
 ATTENTION = "eager"
 
 
-def install(network: Any) -> bool:
+def install(network: Network) -> bool:
     """Make the kernels compute a network's layers wherever they can; returns whether they know its family."""
     config = network.config
     if config.model_type not in FAMILIES or config._attn_implementation != ATTENTION:
@@ -52,14 +53,14 @@ def _mix(mixin: Any, module: Any) -> None:
     module.__class__ = _fused(mixin, kind)
 
 
-def installed(network: Any) -> bool:
+def installed(network: Network) -> bool:
     """Whether `install` did so."""
     return architecture_of(network.config) is not None and isinstance(
         layer_list(network.backbone())[0], _FusedDecoder | _FusedEncoder
     )
 
 
-def batch_tokens(network: Any) -> int:
+def batch_tokens(network: Network) -> int:
     """Return the tokens of a batch without gradients: on a CPU twice as many where rows are unpadded and in 16 bits.
 
     Larger batches of padded rows have more padding, and larger states do not fit into the CPU's caches.
@@ -73,7 +74,7 @@ def batch_tokens(network: Any) -> int:
 
 
 def padded_states(
-    network: Any,
+    network: Network,
     layers: range,
     tokens: torch.Tensor | None,
     attention_mask: torch.Tensor,
@@ -106,7 +107,7 @@ def padded_states(
 
 
 def packed_states(
-    network: Any,
+    network: Network,
     tokens: torch.Tensor | None,
     owners: torch.Tensor,
     positions: torch.Tensor,
@@ -157,11 +158,11 @@ def _states(
     return hidden
 
 
-def _multiple(network: Any) -> int:
+def _multiple(network: Network) -> int:
     return MULTIPLE if length_multiple(network) > 1 else 1
 
 
-def _groups(network: Any) -> int:
+def _groups(network: Network) -> int:
     config = network.config
     return int(config.num_attention_heads // getattr(config, "num_key_value_heads", config.num_attention_heads))
 
@@ -250,7 +251,7 @@ class _FusedMPNet:
         return BaseModelOutput(last_hidden_state=hidden)
 
 
-def _parts(network: Any, layers: range) -> dict[Any, Any] | None:
+def _parts(network: Network, layers: range) -> dict[Any, Any] | None:
     """Return the weights of some layers by layer; None where the kernels do not know one of the layers."""
     if network.autocast or not installed(network) or torch.compiler.is_exporting():
         return None
