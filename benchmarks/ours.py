@@ -1,8 +1,8 @@
 """labeltune's side of the comparison, in a process of its own: `python -m benchmarks.ours SEED`, in a project's folder.
 
-Runs the train stage with another seed and asks the classifier. Seconds of training begin before the weights are
-loaded and hold the choice of a depth, the trunk's pass and every validation; those of inference hold tokenizing. Prints
-a line of JSON.
+Runs the train stage with another seed, and predicts with the classifier. The seconds of training start before the
+weights are loaded, and include layer selection, the pass through the frozen layers and every validation; those of
+inference include tokenizing. Prints a line of JSON.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Speed of the parts on this machine: `python -m benchmarks.parts`, after `dvc repro` has prepared rows.
 
-Prints rows per second of the trunk pass, training and inference for the resolved recipe, and the share of this
-machine's rate of matrix products that each reaches. Each part is timed several times in turns with matrix products, for
-the rate differs from one second to the next where others use the machine; medians count.
+Prints the rows per second of the pass through the frozen layers, of training and of inference for the resolved recipe,
+and the share of this machine's rate of matrix products that each part reaches. Each part is timed several times in turn
+with matrix products, because the rate changes from second to second if others use the machine; medians are printed.
 """
 
 import platform
@@ -82,7 +82,7 @@ def main() -> None:
          (3 if settings.method == "full" else 2) * plain.trained_layers),
     ]  # fmt: skip
     if below:
-        alone = (f"trunk, layers 1 to {below}", lambda: dataset.states(plain, given.input_ids, pad_id=pad_id))
+        alone = (f"frozen layers, 1 to {below}", lambda: dataset.states(plain, given.input_ids, pad_id=pad_id))
         parts.insert(0, (*alone, len(given), sum(lengths), below))
 
     square = torch.ones(SIZE, SIZE, dtype=device.DTYPES[machine.dtype], device=device.device())

@@ -95,7 +95,7 @@ def catalogued(name: str) -> Model:
 
 
 def _ours(seed: int) -> dict[str, Found]:
-    """Train where nothing is known beforehand, then with the next seed, which finds the trunk's states."""
+    """Train with an empty cache, then with the next seed, which finds the frozen layers' states in the cache."""
     with TemporaryDirectory() as folder:
         shutil.copyfile(base.RESOLVED, Path(folder) / base.RESOLVED)
         shutil.copytree(PREPARED, Path(folder) / PREPARED)

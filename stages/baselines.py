@@ -39,17 +39,17 @@ def main() -> None:
 
         base = base_models.open_base(model)
         encoder = Encoder.of(base_models.load_tokenizer(base.folder), prompt, labels)
-        untuned = load_probed_model(base, labels, encoder, machine, scoring=settings.zero_shot)
+        read = load_probed_model(base, labels, encoder, machine, scoring=settings.zero_shot)
         probed = probe_baseline.sampled(splits, settings.probe_rows, settings.seed)
         compared = probe_baseline.compared(splits, train, len(labels))
-        answers, states = probe_baseline.answer(untuned, probed, compared, encoder, len(labels), train)
+        answers, states = probe_baseline.answer(read, probed, compared, encoder, len(labels), train)
         found += answers
 
         write_table(PREDICTIONS, baselines.answers(found, splits["test"], labels))
         regression.save(FEATURES, states)
-        write_metrics(METRICS, baselines.chosen(found, untuned.missing))
+        write_metrics(METRICS, baselines.chosen(found, read.missing))
         write_metrics(COSTS, baselines.costs(found))
-    baselines.show(found, untuned.missing, PREDICTIONS)
+    baselines.show(found, read.missing, PREDICTIONS)
 
 
 if __name__ == "__main__":

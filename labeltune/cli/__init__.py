@@ -1,4 +1,4 @@
-"""The command line: `main` parses, and every other module is one command.
+"""The command line: `main` parses the arguments, and every other module implements one command.
 
 Modules: `main`, `init`, `inspect_data`, `doctor`, `predict`, `compare`.
 """

@@ -1,4 +1,4 @@
-"""`labeltune compare`: finished runs side by side, from DVC's experiments."""
+"""`labeltune compare`: compare finished runs, which are read from DVC's experiments."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ RESOLVED = "resolved.yaml"
 WORKSPACE = "workspace"
 SETTINGS = Path("settings")
 ANSWERED_BY = ("collect", "prepare", "train", "calibrate", "evaluate")
-"""Stages on whose settings the answers depend."""
+"""Stages whose settings the predictions depend on."""
 MOST_PAIRS = 15
 """Pairs of runs that are listed; of more runs, each is compared with the best configuration's first run alone."""
 SEED = "train.seed"
@@ -36,27 +36,27 @@ SEED = "train.seed"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One finished run and its answers to the test rows."""
+    """A finished run and its predictions for the test rows."""
 
     name: str
     """Experiment, branch, tag or commit; or `workspace`."""
     settings: dict[str, Any]
-    """Its settings, by dotted key."""
+    """Settings of the run, by dotted key."""
     rows: pd.DataFrame
     """id, label, prediction of the test rows, ordered by id."""
 
     @property
     def right(self) -> Flags:
-        """Whether each row is answered rightly, `[rows]`."""
+        """Whether the prediction of each row is right, `[rows]`."""
         return (self.rows["label"] == self.rows["prediction"]).to_numpy()
 
     @property
     def seed(self) -> Any:
-        """Its training seed."""
+        """Training seed of the run."""
         return self.settings[SEED]
 
     def macro_f1(self) -> float:
-        """Macro F1 of its answers."""
+        """Macro F1 of the predictions."""
         names = sorted(set(self.rows["label"]) | set(self.rows["prediction"]))
         labels, guesses = (self.rows[column].map(names.index).to_numpy() for column in ("label", "prediction"))
         return metrics.macro_f1(labels, guesses, len(names))
@@ -67,13 +67,13 @@ class Group:
     """Runs that differ in nothing but the training seed."""
 
     name: str
-    """The settings that tell it from the other groups."""
+    """The settings in which the group differs from the others."""
     runs: list[Run]
-    """Ordered by seed."""
+    """The runs, ordered by seed."""
 
     @property
     def right(self) -> NDArray[np.float64]:
-        """Share of its seeds that answer each row rightly, `[rows]`."""
+        """Share of the seeds whose prediction of each row is right, `[rows]`."""
         return np.mean([run.right for run in self.runs], axis=0)
 
     def record(self) -> dict[str, Any]:
@@ -90,17 +90,17 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Runs side by side."""
+    """A comparison of several runs."""
 
     groups: list[Group]
-    """Best mean accuracy first."""
+    """The groups, best mean accuracy first."""
     differences: list[tuple[str, str, float, Interval | None]]
-    """Of two groups: mean accuracy of the first less that of the second, with its interval over the test rows."""
+    """For two groups: mean accuracy of the first minus that of the second, with its interval over the test rows."""
     pairs: list[tuple[str, str, Paired]]
-    """Of two runs."""
+    """Comparisons of two runs on the same rows."""
 
     def record(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Return the content that `--json` prints."""
         return {
             "groups": [group.record() for group in self.groups],
             "differences": [
@@ -117,10 +117,10 @@ class Comparison:
 
 
 def read_run(name: str) -> Run:
-    """Read a run's settings and answers, from the workspace or from Git and DVC's cache.
+    """Read the settings and predictions of a run, from the workspace or from Git and DVC's cache.
 
     Raises:
-        UserError: there is no such run, or it has no answers to the test rows.
+        UserError: there is no such run, or it has no predictions for the test rows.
     """
     if name == WORKSPACE:
         _require_answers_of_settings()
@@ -133,8 +133,8 @@ def read_run(name: str) -> Run:
         raise UserError(f"{name}: no such experiment, branch or commit; `dvc exp list` names the experiments") from None
     except (DvcException, OSError) as error:
         raise UserError(
-            f"{name}: its answers can't be read ({' '.join(str(error).split())}); run it with `dvc exp run`, or fetch "
-            "them with `dvc pull`"
+            f"{name}: its predictions can't be read ({' '.join(str(error).split())}); run it with `dvc exp run`, or "
+            "fetch them with `dvc pull`"
         ) from None
     rows = read_predictions(StringIO(table))[["id", "label", "prediction"]]
     content = YAML(typ="safe", pure=True).load(settings)
@@ -142,10 +142,10 @@ def read_run(name: str) -> Run:
 
 
 def _require_answers_of_settings() -> None:
-    """Refuse a workspace whose settings have changed since its answers were computed, as after an interrupted run.
+    """Refuse a workspace whose settings have changed since its predictions were computed, as after an interrupted run.
 
     Raises:
-        UserError: A stage that the answers depend on ran with other settings than resolved.yaml holds.
+        UserError: A stage that the predictions depend on ran with other settings than those in resolved.yaml.
     """
     lock = Path("dvc.lock")
     if not lock.is_file():
@@ -160,13 +160,13 @@ def _require_answers_of_settings() -> None:
                 changed += [stage] if content.hexdigest() != dep.get("md5") else []
     if changed:
         raise UserError(
-            f"{WORKSPACE}: the settings of {', '.join(changed)} have changed since the answers were computed, as after "
-            "an interrupted run: finish it with `dvc repro`, or name a finished experiment"
+            f"{WORKSPACE}: the settings of {', '.join(changed)} have changed since the predictions were computed, as "
+            "after an interrupted run: finish it with `dvc repro`, or name a finished experiment"
         )
 
 
 def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value.
+    """Flatten nested settings into a dictionary from dotted key to value.
 
     >>> flattened({"train": {"seed": 1, "lora": {"rank": 8}}})
     {'train.seed': 1, 'train.lora.rank': 8}
@@ -181,10 +181,10 @@ def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def compare(runs: Sequence[Run], *, seed: int, resamples: int) -> Comparison:
-    """Put runs side by side.
+    """Compare runs.
 
     Raises:
-        UserError: two runs answered different test rows, or one run is given twice.
+        UserError: two runs predicted different test rows, or one run is given twice.
     """
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
@@ -210,7 +210,7 @@ def compare(runs: Sequence[Run], *, seed: int, resamples: int) -> Comparison:
 
 
 def _grouped(runs: Sequence[Run]) -> list[Group]:
-    """Groups of runs with the same settings but the seed, named by the settings in which groups differ."""
+    """Group runs whose settings differ in the seed only, and name each group by the settings in which groups differ."""
     keys = sorted({key for run in runs for key in run.settings} - {SEED})
     telling = [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
     groups: dict[tuple[str, ...], list[Run]] = {}
@@ -227,7 +227,7 @@ def _grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def _follows(key: str, telling: Sequence[str], runs: Sequence[Run]) -> bool:
-    """Whether an earlier key tells the runs apart just as this one does, as a model's name does its files."""
+    """Return whether an earlier key already distinguishes the runs: a model's files differ whenever its name does."""
     pattern = [str(run.settings.get(key)) for run in runs]
     first = {value: i for i, value in reversed(list(enumerate(pattern)))}
     shape = [first[value] for value in pattern]
@@ -242,7 +242,7 @@ def _follows(key: str, telling: Sequence[str], runs: Sequence[Run]) -> bool:
 
 
 def _rank(key: str) -> tuple[int, str]:
-    """The keys that people choose by come first."""
+    """Sort key that puts the settings that people change most often first."""
     chosen = ("recipe", "dataset.name", "model.name", "train.method", "train.head")
     return (chosen.index(key) if key in chosen else len(chosen), key)
 

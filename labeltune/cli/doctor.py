@@ -1,4 +1,4 @@
-"""`labeltune doctor`: what this machine can do, what is missing, what fits, and how long it takes."""
+"""`labeltune doctor`: report hardware, missing software, and which trainings fit and how long they take."""
 
 import importlib.metadata
 import importlib.util
@@ -32,37 +32,38 @@ from labeltune.runtime.files import read_prepared
 from labeltune.training.trainer import validations_per_epoch
 
 FORWARD, BACKWARD, WEIGHTS = 2, 2, 2
-"""Operations per weight and token: the pass forward, the pass back to the inputs, the gradients of the weights."""
-TRUNK_REST, TOP_REST = 800.0, 300.0
-"""1e9 operations a second if matrix products took no time: layers without gradients in batches of one length; layers
-that train. Measured on 2 cores with SmolLM2-135M on SMS Spam, in fp32 at 294 and in bf16 at 1,530."""
+"""Operations per weight and token: forward pass, gradients of the inputs, gradients of the weights."""
+FROZEN_REST, TRAINED_REST = 800.0, 300.0
+"""Rate, in 1e9 operations a second, of everything but matrix products: in frozen layers, whose batches have rows of one
+length, and in layers that train. Measured on 2 cores with SmolLM2-135M on SMS Spam, in fp32 at 294 and
+in bf16 at 1,530."""
 LIBRARIES = 1200
-"""MiB of a process that has imported everything and loaded a small model, fitted on the runs of docs/results.md."""
+"""Memory in MiB of a process with all libraries and a small model, fitted to the runs of docs/results.md."""
 START_SECONDS = 4.5
-"""Loading the base model and its tokenizer."""
+"""Seconds to load the base model and its tokenizer."""
 MIB = 1 << 20
 STEP_STATES = 34
-"""Numbers per token and unit of width that a training layer keeps for its pass back, attention included."""
+"""Numbers per token and unit of width that a trained layer keeps for the backward pass, attention included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What of a base model an estimate needs."""
+    """The dimensions of a base model that an estimate depends on."""
 
     layers: int
-    """Transformer layers."""
+    """Number of transformer layers."""
     layer_weights: int
-    """Weights of one layer."""
+    """Number of weights of one layer."""
     embedding_weights: int
-    """Weights of the vocabulary, which are looked up and not multiplied."""
+    """Number of weights of the embeddings, which are looked up and not multiplied."""
     width: int
-    """Size of a state."""
+    """Size of a hidden state."""
     decoder: bool
-    """Whether no token sees those behind it, so that what all prompts begin with is computed once."""
+    """Whether tokens do not attend to later ones, so that the common prefix of all prompts is computed once."""
 
     @classmethod
     def of(cls, config: Any) -> "Shape":
-        """The shape that a Transformers configuration describes."""
+        """Return the shape of the model that a Transformers configuration describes."""
         text = config.get_text_config()
         width, heads = text.hidden_size, text.num_attention_heads
         head = getattr(text, "head_dim", None) or width // heads
@@ -80,7 +81,7 @@ class Shape:
 
 
 def longest(lengths: Sequence[int], batch: int) -> float:
-    """The length of the longest of `batch` rows drawn at random, on average: what the others are padded to.
+    """Return the mean length of the longest of `batch` rows drawn at random, which the others are padded to.
 
     >>> longest([1, 2, 3], batch=1), round(longest([0, 1], batch=3), 3)
     (2.0, 0.875)
@@ -90,7 +91,7 @@ def longest(lengths: Sequence[int], batch: int) -> float:
 
 
 def attained(gflops: float, rest: float) -> float:
-    """Operations a second of a part, from 1e9 of them in matrix products alone and in all that lies between.
+    """Return operations a second, from the rates of matrix products and of everything else, in 1e9 a second.
 
     >>> attained(300.0, 300.0)
     150000000000.0
@@ -100,25 +101,25 @@ def attained(gflops: float, rest: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a training takes."""
+    """Estimated time and memory of a training."""
 
     seconds: float
-    """From the start of `train` to its end, without the trunk where another run has computed it."""
+    """Seconds that `train` takes, without the frozen layers if another run has computed their states."""
     memory_mib: int
-    """Largest resident memory."""
+    """Largest resident memory, in MiB."""
 
 
 def estimate(
     shape: Shape, train: Train, *, rows: int, validation: int, tokens: float, padded: float, prefix: int, gflops: float
 ) -> Estimate:
-    """Estimate a training; of `depth: auto` the least depth that it may take.
+    """Estimate the time and memory of a training; for `depth: auto`, at the smallest depth that it may select.
 
     Args:
-        rows: of the training split.
-        validation: rows of the validation split.
-        tokens: of a row with its prompt, on average.
-        padded: of the longest row of a batch, on average.
-        prefix: of them those that every prompt begins with.
+        rows: number of rows of the training split.
+        validation: number of rows of the validation split.
+        tokens: mean number of tokens of a row with its prompt.
+        padded: mean number of tokens of the longest row of a batch.
+        prefix: number of tokens that every prompt begins with.
         gflops: rate of matrix products on this machine, in 1e9 operations a second.
     """
     depth = train.depth if isinstance(train.depth, int) else shape.layers
@@ -137,15 +138,17 @@ def estimate(
     pooled = shape.decoder and train.head != "label_scoring"
     own = tokens - prefix if pooled else tokens
     learnt = own if pooled and train.packing is not False else padded
-    trunk = FORWARD * below * shape.layer_weights * (rows + validation) * own
+    frozen = FORWARD * below * shape.layer_weights * (rows + validation) * own
     trained = top * shape.layer_weights * (rows * epochs * learnt * (FORWARD + back) + tokens * held)
-    sounded = 0.0
+    probing = 0.0
     if probed:
         few = compared_rows(train.probe_rows, train.effort, num_labels=2)
         most = rows + validation if few == "all" else few
         read = min(shape.layers, depth + patience(shape.layers))
-        sounded = FORWARD * read * shape.layer_weights * own * (min(rows, most) + min(validation, most))
-    seconds = START_SECONDS + (trunk + sounded) / attained(gflops, TRUNK_REST) + trained / attained(gflops, TOP_REST)
+        probing = FORWARD * read * shape.layer_weights * own * (min(rows, most) + min(validation, most))
+    seconds = (
+        START_SECONDS + (frozen + probing) / attained(gflops, FROZEN_REST) + trained / attained(gflops, TRAINED_REST)
+    )
 
     weights = depth * shape.layer_weights
     loaded = 4 * (weights + shape.embedding_weights) * (0.5 if train.method == "qlora" else 1)
@@ -157,7 +160,7 @@ def estimate(
 
 
 EXTRAS = {
-    "chat": ("chainlit", "the page to talk to the classifier in"),
+    "chat": ("chainlit", "the chat page"),
     "serve": ("fastapi", "the HTTP service"),
     "remote": ("dvc_s3", "`dvc push` to S3, Google Cloud, Azure, SSH"),
     "track": ("wandb", "Weights & Biases, MLflow, TensorBoard, DVCLive"),
@@ -170,7 +173,7 @@ METHODS = ("full", "lora", "qlora", "probe")
 
 
 def examine(recipe: str | None) -> None:
-    """Print hardware, software and what a recipe takes; None is what params.yaml resolves to."""
+    """Print hardware, software and the cost of a recipe; None takes the recipe that params.yaml resolves to."""
     logging.set_verbosity_error()
     rates = device.measure_matmul()
     _machine(rates)
@@ -238,16 +241,16 @@ def _plans(recipe: str | None, rates: dict[str, float]) -> None:
     train = resolved.train
     epochs = auto_epochs(train.effort, rows) if train.epochs == "auto" else train.epochs
     title = f"recipe {resolved.recipe}: {rows:,} training rows of {tokens:.0f} tokens, {resolved.model.name}"
-    terminal.say(f"{title}, {epochs:g} epochs; estimates, within a third as a rule")
+    terminal.say(f"{title}, {epochs:g} epochs; estimates, usually within a third")
     terminal.table("training", ["method", "layers that train", "time", "memory", "fits", ""], table)
     if torch.cuda.is_available():
-        terminal.say("the times are those of the CPU: on a GPU expect far less")
+        terminal.say("the times are for the CPU; a GPU is much faster")
 
 
 def _rows(resolved: Resolved) -> tuple[int, int, list[int], int]:
-    """Training rows, validation rows, tokens of some, and how many of them every row begins with.
+    """Return the number of training and validation rows, the token counts of some rows, and the length of the prefix.
 
-    Of the prepared data where it is that of this recipe, else estimated.
+    They are counted in the prepared data if it is that of this recipe, otherwise estimated.
     """
     prepared = Path("data/prepared")
     current = base.RESOLVED.is_file() and base.read_yaml(base.RESOLVED)
@@ -280,7 +283,7 @@ def _rows(resolved: Resolved) -> tuple[int, int, list[int], int]:
 
 
 def _same(current: dict[str, object], resolved: Resolved) -> bool:
-    """Whether the prepared rows are those of these settings."""
+    """Return whether the prepared rows were prepared with these settings."""
     fresh = resolved.model_dump(mode="json")
     return all(current.get(key) == fresh[key] for key in ("dataset", "prepare", "prompt"))
 

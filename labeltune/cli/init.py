@@ -1,4 +1,4 @@
-"""`labeltune init`: the files under conf/ that describe a user's data, with values that suit it."""
+"""`labeltune init`: write the files under conf/ that describe a user's data, with suitable values."""
 
 import json
 import math
@@ -31,70 +31,70 @@ from labeltune.runtime.files import replacing, write_text
 
 RAW = Path("data/raw")
 MANY = 20
-"""Labels from which their words are no longer listed in a prompt."""
+"""Number of labels from which the prompt no longer lists their words."""
 FEW_ROWS = 2_000
 MUCH = 4e6
-"""Tokens of all texts, from which a CPU takes hours with the larger encoder."""
+"""Total number of tokens from which the larger encoder takes hours on a CPU."""
 RATES = {"full": 1.0e-4, "lora": 1.0e-3, "qlora": 1.0e-3}
-"""Learning rates of models whose files under conf/models bring none."""
+"""Learning rates of models whose files under conf/models do not set one."""
 UNEQUAL = 1.5
-"""Rows of the most frequent label by those of the rarest, from which labels are weighted."""
+"""Ratio of the rows of the most frequent label to those of the rarest, from which labels are weighted."""
 SPARE = 24
-"""Tokens that are kept free around a text."""
+"""Tokens reserved for the prompt around a text."""
 LONGEST = 512
 MOST_AROUND = 128
-"""Most tokens that a prompt may spend on what is not the text: more labels than that are not listed in it."""
-TOLD = 0.02
-"""Share of texts from which their truncation is told."""
+"""Maximum number of tokens of a prompt without the text; labels are not listed if they take more."""
+REPORTED_SHARE = 0.02
+"""Share of truncated texts from which the truncation is reported."""
 RARE, FEW = 3, 10
-"""Rows of a class below which it can't be split, and below which it is hardly learnt."""
+"""Number of rows of a class below which it can't be split, and below which it is hardly learned."""
 SHOWN = 8
 LONGEST_NOTE = 200
 LONGEST_KEY = 1000
 """Characters of a YAML key that may stand on a line with its value; 1,024 by the specification."""
 VALIDATION = ("validation", "dev", "valid", "val")
-"""What the Hub's data sets call their validation rows."""
+"""Names of validation splits on the Hub."""
 UNTELLING = ("data", "raw", "train", "all")
-"""Names of files and folders that say nothing of what is in them."""
+"""Names of files and folders that do not describe their content."""
 NAME = re.compile(r"[^\W_][\w.-]*")
 DVC_WORDS = ("true", "false", "null", "nan", "inf", "yes", "no", "on", "off", "y", "n")
-"""Names that DVC, or a YAML reader, takes for values."""
+"""Names that DVC or a YAML reader parses as values."""
 LONGEST_NAME = 80
 WORD = re.compile(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*|[\u4e00-\u9fff]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A value of a recipe, and why."""
+    """A value of a recipe and the reason for it."""
 
     key: str
-    """Where it stands: `model`, `train.head`."""
+    """Dotted key of the setting: `model`, `train.head`."""
     value: Any
-    """The value itself."""
+    """Value of the setting."""
     why: str
-    """The reason, a few words."""
+    """Reason for the value, in a few words."""
 
 
 def write_settings_files(
     what: str, *, name: str | None, text: str | None, label: str | None, model: str | None, force: bool
 ) -> tuple[Path, Path]:
-    """Look at a file, a folder or a data set of the Hub, and write its data set file and a recipe.
+    """Inspect a file, a folder or a data set of the Hub, and write its data set file and a recipe.
 
-    They are written into the project that the current folder lies in.
+    The files are written to the project that contains the current folder.
 
     Args:
         what: a path, or `owner/name`.
-        name: what to call it; None goes by the file.
-        text: its text column; None finds it.
-        label: its label column; None finds it.
-        model: base model of the recipe; None chooses.
-        force: overwrite files that are there.
+        name: name of the data set; None takes the name of the file.
+        text: name of the text column; None detects it.
+        label: name of the label column; None detects it.
+        model: base model of the recipe; None chooses one.
+        force: whether to overwrite existing files.
 
     Returns:
         The two files, relative to the project.
 
     Raises:
-        UserError: nothing readable is there, the files exist, or there is no such model or no project here.
+        UserError: there is nothing to read, the files exist, the model is unknown, or the folder is not in a project.
     """
     place = Path(what).absolute()
     on_hub = not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", what) is not None
@@ -137,7 +137,7 @@ def next_step(recipe: str) -> str:
 
 
 def advice(dataset: Path, recipe: Path) -> list[str]:
-    """Return what to do after `init`, a line each; the command is the last one."""
+    """Return the next steps after `init`, one per line; the last one is a command."""
     top = project_top()
     lines = [f"wrote {dataset} and {recipe}: look at them, then run"]
     if top != Path.cwd():
@@ -149,7 +149,7 @@ def advice(dataset: Path, recipe: Path) -> list[str]:
 
 
 def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice]:
-    """Values of a recipe that suit the data and this machine."""
+    """Return values of a recipe that suit the data and this machine."""
     rows, labels = sum(found.classes.values()), list(found.classes)
     small = device().type == "cpu"
     english = found.language == "en"
@@ -175,12 +175,12 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
         Choice(key="prompt.name", value=prompt,
                why="it names the labels, whose words are scored" if scoring else "the text alone"),
         Choice(key="prompt.max_length", value=length,
-               why=f"{beyond:.0%} of the texts are longer and lose their middle" if beyond >= TOLD
+               why=f"{beyond:.0%} of the texts are longer and lose their middle" if beyond >= REPORTED_SHARE
                else f"99% of the texts: {found.tokens[2]} tokens or fewer"),
         Choice(key="train.method", value="full" if model == "minilm" else "lora",
                why="a small model" if model == "minilm" else "small adapters"),
         Choice(key="train.head", value="label_scoring" if scoring else "linear",
-               why="the labels are words that the model knows" if scoring else "learns from the rows alone"),
+               why="the labels are words that the model knows" if scoring else "learned from the rows alone"),
         Choice(key="train.effort", value="balanced", why="decides what auto takes; fast spends less, best more"),
         Choice(key="train.depth", value="auto", why="how many layers are kept"),
         Choice(key="train.layers", value="auto", why="how many of them train"),
@@ -206,14 +206,15 @@ def suggest_settings(found: Inspection, model: str | None = None) -> list[Choice
 
 
 def _leaves_out(found: Inspection) -> bool:
-    """Whether there are labels too rare to be split, and others enough to learn without them."""
+    """Return whether some labels are too rare to be split while enough others remain."""
     return 0 < len(found.rare(RARE)) < len(found.classes) - 1
 
 
 def is_language_model(name: str) -> bool:
-    """Whether a model of conf/models is known to be a causal language model, whose words can be scored.
+    """Return whether a model of conf/models is known to be a causal language model, which can score label words.
 
-    Known without fetching it: a GGUF file holds one, and a configuration on this machine names its class.
+    The model is not downloaded: a GGUF file contains a causal language model, and a configuration on this machine names
+    the class of any other.
     """
     content = read_yaml(CONF / "models" / f"{name}.yaml")
     model = Model.model_validate({"name": name} | {key: content[key] for key in Model.model_fields if key in content})
@@ -243,11 +244,11 @@ def _template_tokens(prompt: str, labels: list[str]) -> int:
 
 
 def _say_unread(found: Inspection, choices: list[Choice]) -> None:
-    """Tell what the settings leave unread or out, before anything is trained."""
+    """Report the tokens that will not be read and the labels that will be left out, before anything is trained."""
     values = {choice.key: choice.value for choice in choices}
     length = values["prompt.max_length"]
     texts, tokens = found.cut(length - SPARE)
-    if texts >= TOLD:
+    if texts >= REPORTED_SHARE:
         terminal.say(
             f"{texts:.0%} of the texts are longer than prompt.max_length: {length} and lose their middle: about "
             f"{tokens:.0%} of all tokens are not read. A larger max_length reads more and takes longer"
@@ -258,14 +259,14 @@ def _say_unread(found: Inspection, choices: list[Choice]) -> None:
         more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
         out = f"; those with fewer than {RARE} are left out" if _leaves_out(found) else ""
         terminal.say(
-            f"labels with too few rows to be learnt or tested well: {shown}{more}{out}. Add rows, or set "
+            f"labels with too few rows to be learned or tested well: {shown}{more}{out}. Add rows, or set "
             "prepare.rare_rows and prepare.rare_classes: drop to leave such labels out, merge to make one of them"
         )
 
 
 @contextmanager
 def _unwritten(file: Path) -> Iterator[None]:
-    """In messages, name the options of this command instead of keys of a file that is not yet written."""
+    """Make error messages name the options of this command instead of keys of a file that does not exist yet."""
     try:
         yield
     except UserError as error:
@@ -275,18 +276,18 @@ def _unwritten(file: Path) -> Iterator[None]:
         for key in ("text", "label"):
             message = message.replace(f"{key}: in {file}", f"--{key}")
         if str(file) in message:
-            message += f"\n{file} is not written yet: mend the data, or write the file yourself (docs/extending.md)"
+            message += f"\n{file} is not written yet: correct the data, or write the file yourself (docs/extending.md)"
         raise UserError(message) from None
 
 
 def _relative(place: Path) -> Path:
-    """A path as people write it: relative to the project where it lies inside."""
+    """Return a path relative to the project if it is inside, otherwise as it is."""
     top = Path.cwd()
     return place.relative_to(top) if place.is_relative_to(top) else place
 
 
 def _name(what: str) -> str:
-    """Make a name of that of the file, or of the folder where the file's says nothing: letters of any script stay."""
+    """Derive a name from the file, or from its folder if the file's name is generic; letters of any script are kept."""
     path = Path(what).resolve()
     stem = path.name.removesuffix("".join(path.suffixes[-2:])) if _packed(path) else path.stem
     own = next(
@@ -294,7 +295,7 @@ def _name(what: str) -> str:
     )
     name = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", own).lower()).strip("-")[:60].rstrip("-")
     if not name:
-        raise UserError(f"{what}: can't make a name of it; give one with --name")
+        raise UserError(f"{what}: can't derive a name from it; give one with --name")
     return name
 
 
@@ -303,20 +304,20 @@ def _packed(path: Path) -> bool:
 
 
 def _checked(name: str) -> str:
-    """A name that the user gave: it becomes the name of files and of a folder, and never a path."""
+    """Check a name that the user gave, which must not be a path: files and a folder are named by it."""
     if not NAME.fullmatch(name) or ".." in name or len(name) > LONGEST_NAME:
         raise UserError(
-            f"--name: {name[:LONGEST_NAME]!r} is no name: give at most {LONGEST_NAME} letters, digits, hyphens, "
-            "underscores and dots, a letter or digit first"
+            f"--name: {name[:LONGEST_NAME]!r} is not a valid name: give at most {LONGEST_NAME} letters, digits, "
+            "hyphens, underscores and dots, a letter or digit first"
         )
     return name
 
 
 @contextmanager
 def _placed(place: Path, name: str, *, force: bool) -> Iterator[tuple[Path, Path]]:
-    """Where the data lies in the project, copied there if it lay outside, and the data set's folder.
+    """Context with the path of the data in the project, copied there if it was outside, and the data set's folder.
 
-    If the block fails, the copy is removed, and what it took the place of is put back; nothing else is touched.
+    If the block fails, the copy is removed and what it replaced is restored; nothing else is changed.
     """
     try:
         inside = place.resolve().relative_to(RAW.resolve())
@@ -346,11 +347,13 @@ def _placed(place: Path, name: str, *, force: bool) -> Iterator[tuple[Path, Path
             folder.rmdir()
         raise
     before.unlink(missing_ok=True)
-    terminal.say(f"copied to {target}: queued experiments see what lies in the project; `dvc add {folder}` versions it")
+    terminal.say(
+        f"copied to {target}: queued experiments see only files in the project; `dvc add {folder}` versions it"
+    )
 
 
 def _of_hub(what: str, name: str, text: str | None, label: str | None) -> Inspection:
-    """Look at a data set of the Hub; where the labels of its test rows are hidden, others are taken."""
+    """Inspect a data set of the Hub; if the labels of its test rows are hidden, another split is used for testing."""
     settings: dict[str, Any] = {"source": "hub", "hub": what}
     settings |= {key: value for key, value in (("text", text), ("label", label)) if value}
     there = hub_splits(Dataset(name=name, **settings, all="train"))
@@ -363,16 +366,16 @@ def _of_hub(what: str, name: str, text: str | None, label: str | None) -> Inspec
         dataset = Dataset(name=name, **split)
         if read_split(dataset, "test")["label"].notna().any():
             return inspect_data.describe(dataset, split)
-        terminal.say(f"{what}: {test} has no labels, as where they are hidden")
+        terminal.say(f"{what}: {test} has no labels; they are probably hidden")
     return inspect_data.describe(Dataset(name=name, **settings, all=train), settings | {"all": train})
 
 
 def _dataset(name: str, what: str, found: Inspection) -> str:
     lines = [f"about: {_quoted(f'{name}: {sum(found.rows.values()):,} rows, {len(found.classes)} labels')}"]
     for key, value in found.settings.items():
-        note = "  # guessed: look at it" if key in found.guessed else ""
+        note = "  # guessed: check it" if key in found.guessed else ""
         lines.append(f"{key}: {_quoted(value)}{note}")
-    lines.append("labels:  # raw value -> name, in the order of the classes: give names that say what is meant")
+    lines.append("labels:  # raw value -> name, in the order of the classes: give descriptive names")
     for raw in sorted(found.spellings, key=lambda raw: (found.spellings[raw], raw)):
         key = _quoted(raw)
         lines += [f"  {key}: {_quoted(found.spellings[raw])}"] if len(key) <= LONGEST_KEY else [

@@ -1,4 +1,4 @@
-"""Inspecting unknown data: where the rows are, how to read them, and what is in them."""
+"""Inspection of unknown data: its files, how to read them, and statistics of the rows."""
 
 import re
 import unicodedata
@@ -28,80 +28,81 @@ from labeltune.runtime.errors import UserError
 MARKS = (
     "split", "partition", "subset", "set", "fold", "phase", "usage", "data_split", "dataset_split", "split_name",
 )  # fmt: skip
-"""Names of columns that say which split a row is of."""
+"""Names of columns that name the split of a row."""
 NUMBERED = ("split", "data_split", "dataset_split")
-"""Those whose numbers are splits; folds of a cross-validation are numbered as well."""
+"""Names of columns in which numbers are splits; elsewhere numbers may be folds of a cross-validation."""
 TRUTH = {"0", "1", "0.0", "1.0", "true", "false"}
 PEEKED = 2000
-"""Rows that columns are told by."""
+"""Number of rows that columns are detected by."""
 COMPARED = 20_000
-"""Most rows among which near copies are looked for."""
+"""Maximum number of rows that are searched for near duplicates."""
 NEAR = 0.8
 SOME = 500
-"""Rows that the language is told by."""
+"""Number of rows that the language is detected by."""
 TOKENS_PER_CHARACTER = {"en": 0.27, "zh": 0.75, "other": 0.6}
-"""Roughly, of multilingual vocabularies; English 0.23 to 0.28 and Chinese 0.6 to 0.8 on the embedded data sets."""
+"""Approximate tokens per character of multilingual vocabularies; on the embedded data sets 0.23 to 0.28 for English and
+0.6 to 0.8 for Chinese."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What was found in a data set."""
+    """Statistics of a data set, and the settings that read it."""
 
     settings: dict[str, Any]
-    """Keys of its file under conf/datasets: how to read it."""
+    """Keys of the data set's file under conf/datasets."""
     guessed: tuple[str, ...]
-    """Keys whose values are guesses to be looked at."""
+    """Keys whose values are guesses that the user should check."""
     rows: dict[str, int]
-    """Split -> rows."""
+    """Split -> number of rows."""
     classes: dict[str, int]
-    """Label -> rows, the most frequent first."""
+    """Label -> number of rows, the most frequent first."""
     language: str
-    """`en`, `zh` or `other`: that of most rows."""
+    """Language of most rows: `en`, `zh` or `other`."""
     tokens: tuple[int, int, int]
-    """Estimated tokens of a text: median, 95th and 99th percentile."""
+    """Estimated number of tokens of a text: median, 95th and 99th percentile."""
     blank: int
-    """Rows without a text."""
+    """Number of rows without a text."""
     unlabelled: int
-    """Rows without a label."""
+    """Number of rows without a label."""
     copies: int
-    """Rows whose text stands in an earlier row."""
+    """Number of rows that repeat the text of an earlier row."""
     near: int
-    """Rows whose text nearly is that of an earlier row, among the first `COMPARED`."""
+    """Number of near duplicates of an earlier row, among the first `COMPARED` rows."""
     conflicts: int
-    """Texts that stand under several labels."""
+    """Number of texts with several labels."""
     spellings: dict[str, str]
-    """Raw label -> the label: several where they differ in case or spaces alone."""
+    """Raw label -> label; raw labels that differ only in case or spaces have the same label."""
     lengths: NDArray[np.float64] = field(compare=False, repr=False)
-    """Estimated tokens of each text."""
+    """Estimated number of tokens of each text."""
 
     @property
     def imbalance(self) -> float:
-        """Rows of the most frequent label by those of the rarest."""
+        """Ratio of the rows of the most frequent label to those of the rarest."""
         counts = list(self.classes.values())
         return counts[0] / counts[-1]
 
     def rare(self, least: int) -> dict[str, int]:
-        """Labels with fewer than so many rows -> their rows."""
+        """Return the labels with fewer than `rows` rows, and their numbers of rows."""
         return {name: count for name, count in self.classes.items() if count < least}
 
     def cut(self, room: int) -> tuple[float, float]:
-        """Share of the texts that are longer than so many tokens, and share of all tokens that lie beyond."""
+        """Return the share of texts longer than `length` tokens, and the share of all tokens that are cut off."""
         beyond = np.maximum(0, self.lengths - room)
         return float((beyond > 0).mean()), float(beyond.sum() / max(1.0, self.lengths.sum()))
 
 
 def inspect(place: Path, name: str, folder: Path, *, text: str | None = None, label: str | None = None) -> Inspection:
-    """Look at a file or a folder.
+    """Inspect a file or a folder.
 
     Args:
-        place: what to look at, inside `folder`.
-        name: of the data set.
+        place: the file or folder to inspect, inside `folder`.
+        name: name of the data set.
         folder: the data set's folder, relative to the project.
-        text: its text column; None finds it.
-        label: its label column; None finds it.
+        text: name of the text column; None detects it.
+        label: name of the label column; None detects it.
 
     Raises:
-        UserError: nothing readable is there.
+        UserError: there is nothing to read.
     """
     settings: dict[str, Any] = {"source": "files", "folder": folder.as_posix()} | _layout(place)
     first = _first_table(place, settings)
@@ -126,7 +127,7 @@ def inspect(place: Path, name: str, folder: Path, *, text: str | None = None, la
 
 
 def describe(dataset: Dataset, settings: dict[str, Any], guessed: tuple[str, ...] = ()) -> Inspection:
-    """Read a data set and count what is in it."""
+    """Read a data set and compute its statistics."""
     given = [split for split in ("all", "train", "validation", "test") if getattr(dataset, split) is not None]
     frames = {split: read_split(dataset, split) for split in given}
     rows = pd.concat(frames.values(), ignore_index=True)
@@ -164,7 +165,7 @@ def describe(dataset: Dataset, settings: dict[str, Any], guessed: tuple[str, ...
 
 
 def _spellings(counts: dict[str, int]) -> dict[str, str]:
-    """Map labels that differ in case, spaces or Unicode form alone to their most frequent spelling.
+    """Map labels that differ only in case, spaces or Unicode form to their most frequent spelling.
 
     >>> _spellings({"spam": 5, "Spam": 2, "ham": 7})
     {'spam': 'spam', 'Spam': 'spam', 'ham': 'ham'}
@@ -181,12 +182,12 @@ def _folded(label: str) -> str:
 
 
 def show(found: Inspection) -> None:
-    """Print what was found."""
+    """Print the statistics."""
     total = sum(found.rows.values())
     reading = {key: value for key, value in found.settings.items() if key not in ("source", "folder")}
     say("read as " + ", ".join(f"{key}: {value}" for key, value in reading.items()))
     if found.guessed:
-        say(f"guessed, look at it: {', '.join(found.guessed)}")
+        say(f"guessed, please check: {', '.join(found.guessed)}")
     shown = [[name, count, f"{count / total:.1%}"] for name, count in islice(found.classes.items(), 20)]
     say(f"{total:,} rows: {', '.join(f'{split} {rows:,}' for split, rows in found.rows.items())}")
     table("labels", ["label", "rows", "share"], shown)
@@ -196,7 +197,7 @@ def show(found: Inspection) -> None:
     if merged:
         listed = ", ".join(f"{raw!r} is {label!r}" for raw, label in islice(merged.items(), 5))
         more = f" and {len(merged) - 5} more" if len(merged) > 5 else ""
-        say(f"labels that differ in case or spaces alone are one: {listed}{more}; give them names of their own under "
+        say(f"labels that differ only in case or spaces are merged: {listed}{more}; give them names of their own under "
             "labels: to keep them apart")  # fmt: skip
     named = {
         "en": "English or another in Latin letters",
@@ -204,16 +205,16 @@ def show(found: Inspection) -> None:
         "other": "neither",
     }
     median, high, most = found.tokens
-    say(f"language: {named[found.language]}; about {median} tokens a text, 95% below {high}, 99% below {most}")
+    say(f"language: {named[found.language]}; about {median} tokens per text, 95% below {high}, 99% below {most}")
     say(
         f"{found.blank:,} rows lack a text, {found.unlabelled:,} a label; {found.copies:,} exact copies, "
         f"{found.near:,} near copies among the first {min(total, COMPARED):,} rows, "
-        f"{found.conflicts:,} texts under several labels (`prepare` mends)"
+        f"{found.conflicts:,} texts with several labels (`prepare` handles them)"
     )
 
 
 def _layout(place: Path) -> dict[str, Any]:
-    """Which files are the rows: the keys `all`, or `train`, `validation` and `test`."""
+    """Return the files with the rows: the keys `all`, or `train`, `validation` and `test`."""
     if place.is_file():
         return {"all": place.name}
     if folders := _split_folders(place):
@@ -228,7 +229,7 @@ def _layout(place: Path) -> dict[str, Any]:
         if firsts[file] == word
     }
     if "validation" not in named and firsts.get(named.get("test", place)) in SPLITS["test"][:2]:
-        # Beside a test file, one for evaluation is for validation.
+        # If there is a test file too, one for evaluation contains the validation rows.
         beside = [file for file in files if firsts[file] in SPLITS["test"][3:]]
         named |= {"validation": beside[0]} if beside else {}
     others = [file.relative_to(place).as_posix() for file in files if "train" in named and file not in named.values()]
@@ -237,14 +238,14 @@ def _layout(place: Path) -> dict[str, Any]:
     inside = {split: file.relative_to(place).as_posix() for split, file in named.items()}
     if {"train", "test"} <= inside.keys():
         return inside
-    if {"train", "validation"} <= inside.keys():  # the labels of a hidden test set are nobody's
+    if {"train", "validation"} <= inside.keys():  # the labels of a hidden test set are not published
         return {"train": inside["train"], "test": inside["validation"]}
     only = files[0].relative_to(place).as_posix() if len(files) == 1 else "."
     return {"all": inside.get("train", only)}
 
 
 def _without_unlabelled(place: Path, settings: dict[str, Any], encoding: str, label: str | None) -> dict[str, Any]:
-    """The keys without the splits whose tables lack a column of train, as where the labels of a test are hidden."""
+    """Return the keys without splits whose tables lack a column of train, as if their labels were hidden."""
     given_splits = [split for split in ("train", "validation", "test") if split in settings]
     files: dict[str, Path] = {split: place / settings[split] for split in given_splits}
     if any(not file.is_file() or format_suffix(file) not in FORMATS for file in files.values()) or not files:
@@ -264,14 +265,14 @@ def _without_unlabelled(place: Path, settings: dict[str, Any], encoding: str, la
     if not lacking:
         return settings
     for split in lacking:
-        say(f"{settings[split]} is left out: it has no labels, as where they are hidden")
+        say(f"{settings[split]} is left out: it has no labels; they are probably hidden")
     kept = {key: value for key, value in settings.items() if key not in ("train", "validation", "test")}
     given = [settings[split] for split in ("validation", "test") if split in settings and split not in lacking]
     return kept | ({"train": settings["train"], "test": given[0]} if given else {"all": settings["train"]})
 
 
 def _split_folders(place: Path) -> dict[str, str]:
-    """The keys of a folder with a folder per split, or of one that the datasets library saved; else none."""
+    """Return the keys of a folder with a folder per split, or saved by the datasets library; otherwise none."""
     folders = {
         split: path.name
         for split, words in SPLITS.items()
@@ -288,7 +289,7 @@ def _has_folders(place: Path) -> bool:
 
 
 def _marked(path: Path, encoding: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the splits that a column names, where there is one."""
+    """Return the settings with the splits that a column names, if there is such a column."""
     table = open_rows(path, detect_format(path, encoding), encoding=encoding)
     taken = (settings["text"], settings["label"])
     marks = next((name for name in table.columns if name.strip().casefold() in MARKS and name not in taken), None)
@@ -300,20 +301,20 @@ def _marked(path: Path, encoding: str, settings: dict[str, Any]) -> dict[str, An
     numbered = any(word.isdecimal() for word in words) and marks.strip().casefold() not in NUMBERED
     shown = ", ".join(map(str, sorted(values, key=str)[:5]))
     if None in splits or "train" not in splits or len(splits) == 1 or numbered:
-        say(f"column {marks} is not used: {shown} name no splits to test on")
+        say(f"column {marks} is not used: {shown} do not name a test split")
         return settings
     if len(splits) < len(words):
         say(f"column {marks} is not used: of {shown}, several name one split; rename them train, validation and test")
         return settings
     file = settings["all"]
     given = {"train": file} | ({"validation": file} if "validation" in splits and "test" in splits else {})
-    say(f"column {marks} says which rows are for training, validation and test: it is used")
+    say(f"column {marks} names the rows for training, validation and test, and is used")
     kept = {key: value for key, value in settings.items() if key != "all"}
     return kept | given | {"test": file, "split_column": marks}
 
 
 def _first_table(place: Path, settings: dict[str, Any]) -> Path | None:
-    """A file whose columns are those of all, None where files have none."""
+    """Return a file whose columns all files have; None if files have no columns."""
     if place.is_file():
         return place
     file = place / settings.get("all", settings.get("train", ""))
@@ -324,7 +325,7 @@ def _first_table(place: Path, settings: dict[str, Any]) -> Path | None:
 
 
 def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> tuple[dict[str, Any], list[str]]:
-    """The keys `text`, `label` and, where there is no header, `header`; and which of them are guesses."""
+    """Return the keys `text`, `label` and, if there is no header, `header`; and which of them are guesses."""
     kind = detect_format(path, encoding)
     table = open_rows(path, kind, encoding=encoding)
     rows = [row for _, row in islice(table.take(None), PEEKED)]
@@ -336,8 +337,8 @@ def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> 
     pair = next(([lower[one] for one in pair] for pair in PAIRS if text is None and lower.keys() >= set(pair)), None)
     if pair:
         raise UserError(
-            f"{path}: {pair[0]} and {pair[1]} look like a pair of texts that are judged together, which is no task of "
-            f"this version; to read one alone, name it with --text"
+            f"{path}: {pair[0]} and {pair[1]} look like a pair of texts that is labelled together, which "
+            "this version does not support; to read only one of them, name it with --text"
         )
     if kind in ("csv", "tsv") and not text and not label and _headless(names, values):
         values = {name: [name, *column] for name, column in values.items()}
@@ -355,7 +356,7 @@ def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> 
         switches = [name for name in names if values[name] and {one.casefold() for one in values[name]} <= TRUTH]
         if "label" in missing and len(switches) > 1:
             raise UserError(
-                f"{path}: {', '.join(switches)} hold 0 and 1 alone, as where each is a label of its own: {TOGETHER}; "
+                f"{path}: {', '.join(switches)} contain only 0 and 1, as if each were a label of its own: {TOGETHER}; "
                 "to learn one of them, name it with --label"
             )
         guess = dict(
@@ -366,7 +367,7 @@ def _columns(path: Path, encoding: str, text: str | None, label: str | None) -> 
 
 
 def _headless(names: Sequence[str], values: dict[str, list[str]]) -> bool:
-    """Whether the first line is a row like all others: its label stands in more of them, and its text is as long."""
+    """Return whether the first line is a row and not a header: its label recurs, and its text is as long as others."""
     found = match_columns(list(names), None, None, "", {})
     if any(place is not None for place in found.values()):
         return False
@@ -377,7 +378,7 @@ def _headless(names: Sequence[str], values: dict[str, list[str]]) -> bool:
 
 
 def _guess(values: dict[str, list[str]], missing: list[str] | tuple[str, ...] = ("text", "label")) -> tuple[str, str]:
-    """The column of the longest values for the text, that of the fewest different ones for the label."""
+    """Guess that the text is the column with the longest values, and the label that with the fewest distinct ones."""
     lengths = {name: sum(map(len, column)) / max(1, len(column)) for name, column in values.items()}
     text = max(lengths, key=lambda name: lengths[name]) if "text" in missing else ""
     kinds = {name: len(set(column)) for name, column in values.items() if name != text}

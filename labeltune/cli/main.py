@@ -51,14 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for kind in resolve.KINDS:
         commands.add_parser(kind, help=f"list the {kind} under conf/{kind}/")
-    fetch = commands.add_parser("fetch", help="fill the cache with what a recipe needs, to run it without a network")
-    fetch.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: what params.yaml resolves to")
-    compare = commands.add_parser("compare", help="say which differences between finished runs are more than noise")
+    fetch = commands.add_parser(
+        "fetch", help="download what a recipe needs into the cache, to run it without a network"
+    )
+    fetch.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: the recipe that params.yaml resolves to")
+    compare = commands.add_parser("compare", help="report which differences between finished runs are significant")
     compare.add_argument("runs", nargs="+", metavar="EXP", help="experiments, branches, commits, or `workspace`")
-    compare.add_argument("--figure", type=Path, metavar="FILE", help="draw the comparison into a PNG, SVG or PDF file")
+    compare.add_argument("--figure", type=Path, metavar="FILE", help="draw the comparison to a PNG, SVG or PDF file")
     compare.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    doctor = commands.add_parser("doctor", help="what this machine can do, what is missing, what fits and how long")
-    doctor.add_argument("recipe", nargs="?", metavar="RECIPE", help="default: what params.yaml resolves to")
+    doctor = commands.add_parser("doctor", help="report hardware, missing software, what fits, and how long it takes")
+    doctor.add_argument("recipe", nargs="?", metavar="RECIPE", help="default: the recipe that params.yaml resolves to")
     _add_init(commands)
     _add_predict(commands)
     _add_serve(commands)
@@ -68,11 +70,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_init(commands: Any) -> None:
-    init = commands.add_parser("init", help="look at your data, and write the files that describe it under conf/")
+    init = commands.add_parser("init", help="inspect your data, and write the files that describe it under conf/")
     init.add_argument("data", metavar="FILE_OR_FOLDER", help="a table, a folder, or owner/name of the Hub")
-    init.add_argument("--name", help="what to call it; default: the file's name")
-    init.add_argument("--text", metavar="COLUMN", help="its text column, where that can't be told")
-    init.add_argument("--label", metavar="COLUMN", help="its label column, likewise")
+    init.add_argument("--name", help="name of the data set; default: the name of the file")
+    init.add_argument("--text", metavar="COLUMN", help="name of the text column; default: detected")
+    init.add_argument("--label", metavar="COLUMN", help="name of the label column; default: detected")
     init.add_argument("--model", help="a base model of `labeltune models`")
     init.add_argument("--force", action="store_true", help="overwrite the files of that name")
 
@@ -89,22 +91,31 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser("predict", help="label a text, a file, a pipe, or what is typed")
-    predict.add_argument("classifier", type=Path, metavar="CLASSIFIER", help="the trained folder: models/classifier")
-    what = predict.add_mutually_exclusive_group(required=True)
-    what.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
-    what.add_argument("--interactive", action="store_true", help="label what is typed, line by line")
-    what.add_argument("--demo", action="store_true", help="label the examples of the data set")
-    what.add_argument("--file", metavar="FILE", help="CSV, TSV, JSON, JSON Lines, Parquet, a text a line; - for a pipe")
-    predict.add_argument("--out", type=Path, metavar="FILE", help="its rows with answers: .csv, .jsonl, .parquet, or -")
-    predict.add_argument("--format", metavar="FORMAT", help="of --file, where its name does not tell")
-    predict.add_argument("--text-column", metavar="NAME", help="of --file, where it has no usual name")
-    predict.add_argument("--encoding", default="utf-8", help="of --file; default: %(default)s")
+    predict = commands.add_parser("predict", help="label texts, a file, a pipe, or lines that you type")
     predict.add_argument(
-        "--batch-tokens", type=int, metavar="N", help="tokens computed at once; fewer take less memory"
+        "classifier",
+        type=Path,
+        metavar="CLASSIFIER",
+        help="folder of the trained classifier, such as models/classifier",
+    )
+    what = predict.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", action="append", metavar="TEXT", help="a text to label; may be given several times")
+    what.add_argument("--interactive", action="store_true", help="label the lines that you type")
+    what.add_argument("--demo", action="store_true", help="label the examples of the data set")
+    what.add_argument(
+        "--file", metavar="FILE", help="CSV, TSV, JSON, JSON Lines, Parquet, or one text per line; - for a pipe"
     )
     predict.add_argument(
-        "--escape-formulas", action="store_true", help="in CSV, write ' before a cell that a spreadsheet would compute"
+        "--out", type=Path, metavar="FILE", help="output, the rows with their labels: .csv, .jsonl, .parquet, or -"
+    )
+    predict.add_argument("--format", metavar="FORMAT", help="format of --file, if its name does not tell")
+    predict.add_argument("--text-column", metavar="NAME", help="text column of --file; default: detected")
+    predict.add_argument("--encoding", default="utf-8", help="encoding of --file; default: %(default)s")
+    predict.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch; fewer take less memory")
+    predict.add_argument(
+        "--escape-formulas",
+        action="store_true",
+        help="in CSV, write ' before a cell that a spreadsheet would take for a formula",
     )
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -129,9 +140,16 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _add_serve(commands: Any) -> None:
-    serve = commands.add_parser("serve", help="answer over HTTP (extra `serve`); LABELTUNE_KEY asks for a key")
-    serve.add_argument("classifier", type=Path, metavar="CLASSIFIER", help="the trained folder: models/classifier")
-    serve.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine alone")
+    serve = commands.add_parser("serve", help="serve predictions over HTTP (extra `serve`); LABELTUNE_KEY sets a key")
+    serve.add_argument(
+        "classifier",
+        type=Path,
+        metavar="CLASSIFIER",
+        help="folder of the trained classifier, such as models/classifier",
+    )
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; default: %(default)s, only this machine"
+    )
     serve.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     serve.add_argument("--max-texts", type=int, default=32, metavar="N", help="of a request; default: %(default)s")
     serve.add_argument("--max-bytes", type=int, default=2_000_000, metavar="N", help="default: %(default)s")
@@ -139,7 +157,7 @@ def _add_serve(commands: Any) -> None:
         "--max-characters", type=int, default=100_000, metavar="N", help="of a text; default: %(default)s"
     )
     serve.add_argument("--max-in-flight", type=int, default=512, metavar="N", help="requests; default: %(default)s")
-    serve.add_argument("--chat", action="store_true", help="the chat as well, at /chat (extra `chat`)")
+    serve.add_argument("--chat", action="store_true", help="also serve the chat, at /chat (extra `chat`)")
     serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
 
 
@@ -160,10 +178,12 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _add_chat(commands: Any) -> None:
     chat = commands.add_parser("chat", help="try a classifier in the browser, and keep corrections")
-    chat.add_argument("classifier", type=Path, metavar="FOLDER", help="the trained classifier, say models/classifier")
-    chat.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine alone")
-    chat.add_argument("--port", type=int, default=8001, help="default: 8001; 0 takes a free one")
-    chat.add_argument("--language", choices=["en", "zh"], default="en", help="of what the chat says; default: en")
+    chat.add_argument(
+        "classifier", type=Path, metavar="FOLDER", help="folder of the trained classifier, such as models/classifier"
+    )
+    chat.add_argument("--host", default="127.0.0.1", help="address to listen on; default: only this machine")
+    chat.add_argument("--port", type=int, default=8001, help="port; default: 8001; 0 takes a free one")
+    chat.add_argument("--language", choices=["en", "zh"], default="en", help="language of the chat; default: en")
     chat.add_argument("--corrections", type=Path, metavar="FILE", help="default: data/raw/corrections.jsonl")
 
 
@@ -181,17 +201,28 @@ def _chat(options: argparse.Namespace) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    export = commands.add_parser("export", help="write a classifier for Transformers, onnxruntime or the Hub, verified")
-    export.add_argument("classifier", type=Path, metavar="CLASSIFIER", help="the trained folder: models/classifier")
+    export = commands.add_parser(
+        "export", help="export and verify a classifier for Transformers, onnxruntime or the Hub"
+    )
+    export.add_argument(
+        "classifier",
+        type=Path,
+        metavar="CLASSIFIER",
+        help="folder of the trained classifier, such as models/classifier",
+    )
     export.add_argument(
         "--to",
         required=True,
         choices=("merged", "onnx", "onnx-int8", "hub-folder"),
         help="a Transformers folder; an ONNX graph, also with weights of 8 bits (extra `scale`); a folder to upload",
     )
-    export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where it goes, whole or not at all")
-    export.add_argument("--rows", type=Path, metavar="FILE", help="to verify with; default: data/prepared/test.csv")
-    export.add_argument("--text-column", metavar="NAME", help="of --rows, where it has no usual name")
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder to write, completely or not at all"
+    )
+    export.add_argument(
+        "--rows", type=Path, metavar="FILE", help="rows to verify the export with; default: data/prepared/test.csv"
+    )
+    export.add_argument("--text-column", metavar="NAME", help="text column of --rows; default: detected")
 
 
 def _list(kind: str) -> None:
@@ -202,9 +233,9 @@ def _list(kind: str) -> None:
 
 
 def _fetch(recipes: list[str]) -> None:
-    """Resolve each recipe as `dvc repro` would, and fetch its rows, base model and font.
+    """Resolve each recipe as `dvc repro` would, and download its rows, base model and font.
 
-    Lexicons are fetched for the languages of its texts.
+    Lexicons are downloaded for the languages of its texts.
     """
     from labeltune.data.discovery import find_source
     from labeltune.data.loading import pin_revision, read_split
@@ -231,7 +262,7 @@ def _fetch(recipes: list[str]) -> None:
 
 
 def _compare(names: list[str], *, as_json: bool, figure: Path | None) -> None:
-    """Read the runs, compare them with the workspace's settings of the bootstrap, and print or draw it."""
+    """Compare the runs, with the workspace's settings of the bootstrap, and print or draw the comparison."""
     from labeltune.cli import compare
     from labeltune.reporting.plots.figures import draw_comparison
 

@@ -1,4 +1,4 @@
-"""`labeltune predict`: answers on the terminal, as a table, a dialogue, or JSON."""
+"""`labeltune predict`: label texts on the terminal, as a table, interactively, or as JSON."""
 
 import contextlib
 import os
@@ -26,15 +26,15 @@ from labeltune.serving.batch import Summary
 from labeltune.serving.tables import Table
 
 BAR = 20
-"""Cells of a confidence of 1."""
+"""Width of the bar for a confidence of 1, in characters."""
 SHOWN = 60
-"""Characters of a text in the table."""
+"""Maximum number of characters of a text in the table."""
 PIPE = "-"
 LEAVE = ("quit", "exit", "退出")
 
 
 def show(texts: Sequence[str], answers: Sequence[Answer], *, as_json: bool) -> None:
-    """Print an answer per text: a table on a terminal, an object a line as JSON or into a pipe."""
+    """Print the prediction for each text: a table on a terminal, or JSON Lines if asked for or in a pipe."""
     if as_json or not sys.stdout.isatty():
         for text, answer in zip(texts, answers, strict=True):
             terminal.print_json({"text": text, **asdict(answer)})
@@ -52,23 +52,23 @@ def show(texts: Sequence[str], answers: Sequence[Answer], *, as_json: bool) -> N
 
 
 def _bar(answer: Answer) -> Text:
-    """How sure an answer is, as a bar with its figure."""
+    """Return a bar and a number for the confidence of a prediction."""
     full = round(answer.confidence * BAR)
     colour = "yellow" if answer.abstained else "green"
     return Text.assemble(("━" * full, colour), ("━" * (BAR - full), "dim"), f" {answer.confidence:.1%}")
 
 
 def _notes(answer: Answer) -> str:
-    """What to know of an answer before relying on it."""
+    """Return warnings about a prediction, such as abstention and truncation."""
     return ", ".join(["too unsure to say"] * answer.abstained + ["text cut"] * answer.truncated)
 
 
 def converse(classifier: Classifier, ask: Callable[[str], str] = input) -> None:
-    """Label what is typed, line by line, until quit, exit, Ctrl-C or Ctrl-D."""
+    """Label each line that the user types, until quit, exit, Ctrl-C or Ctrl-D."""
     with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  # gives line editing and a history
     names = ", ".join(classifier.record.labels.names)
-    terminal.say(f"type a text to be told {names}; quit, Ctrl-C or Ctrl-D ends")
+    terminal.say(f"type a text to label it ({names}); quit, Ctrl-C or Ctrl-D ends")
     while True:
         try:
             text = ask("> ").strip()
@@ -90,7 +90,7 @@ def converse(classifier: Classifier, ask: Callable[[str], str] = input) -> None:
 
 
 def say(text: str, answer: Answer) -> None:
-    """Print one answer with the probability of every label."""
+    """Print a prediction with the probability of every label."""
     console = Console(soft_wrap=True)
     verdict = f"too unsure to answer; it would be: {answer.label}" if answer.abstained else answer.label
     console.print(Text(printable(verdict), style="bold yellow" if answer.abstained else "bold green"))
@@ -107,10 +107,10 @@ def say(text: str, answer: Answer) -> None:
 
 
 def demonstrate(classifier: Classifier) -> list[str]:
-    """The texts that a classifier brings to be tried with.
+    """Return the example texts of a classifier.
 
     Raises:
-        UserError: it brings none.
+        UserError: it has none.
     """
     if not classifier.record.examples:
         raise UserError(f"{classifier.record.dataset} has no examples; add examples: to its file in conf/datasets")
@@ -118,13 +118,13 @@ def demonstrate(classifier: Classifier) -> list[str]:
 
 
 def summarise(summary: Summary, target: Path, seconds: float, *, escaped: bool = False) -> None:
-    """Print what was done with a file; `escaped` tells whether cells were written so that none is a formula."""
+    """Print a summary of a labelled file; `escaped` states whether cells were written so that none is a formula."""
     answered = summary.rows - summary.skipped
     fresh = summary.rows - summary.resumed
     terminal.table("answers", ["label", "rows"], list(summary.labels.items()))
     notes = [f"{summary.abstained:,} too unsure to rely on (abstained)", f"{summary.truncated:,} texts cut"]
     notes += [f"{summary.skipped:,} without a text, left without an answer"] * bool(summary.skipped)
-    notes += [f"{summary.resumed:,} taken from the run before"] * bool(summary.resumed)
+    notes += [f"{summary.resumed:,} taken from the previous run"] * bool(summary.resumed)
     notes += [f"{field} is in {name}: the rows have a {field} already" for field, name in summary.renamed.items()]
     what = "have ' before them" if escaped else "are formulas to a spreadsheet, unless written with --escape-formulas"
     notes += [f"{summary.formulas:,} cells that begin with =, +, - or @ {what}"] * bool(summary.formulas)
@@ -147,10 +147,10 @@ def predict(
     as_json: bool,
     escape_formulas: bool = False,
 ) -> None:
-    """The work of `labeltune predict`.
+    """Run `labeltune predict`.
 
     Raises:
-        UserError: the classifier, a file or a text is not usable.
+        UserError: the classifier, a file or a text can't be used.
     """
     for text in texts or []:
         if fault := unanswerable(text):
@@ -182,9 +182,9 @@ def _load(folder: Path) -> Classifier:
 
 
 def _predict_pipe(folder: Path, out: Path | None, options: dict[str, Any], *, batch_tokens: int | None) -> None:
-    """Label what comes through a pipe, as it comes."""
+    """Label the lines of a pipe as they arrive."""
     if out and str(out) != PIPE:
-        raise UserError(f"--out: the answers to a pipe go to the output; leave --out away, and add > {out}")
+        raise UserError(f"--out: the labels of a pipe are written to the standard output; omit --out, and add > {out}")
     text = options["text"] or "text"
     read = partial(os.read, sys.stdin.fileno(), tables.BLOCK)
     blocks = tables.stream_lines(read, format=options["format"] or "txt", text=text, encoding=options["encoding"])
@@ -201,7 +201,7 @@ def _predict_file(
     as_json: bool,
     escape_formulas: bool,
 ) -> None:
-    """Label a file; what is wrong with it is told before the classifier is loaded."""
+    """Label a file; errors in it are reported before the classifier is loaded."""
     if not out:
         raise UserError("--file needs --out: name the file that the answers go to, .csv, .jsonl or .parquet, or -")
     piped = str(out) == PIPE
@@ -222,7 +222,7 @@ def _predict_file(
                 classifier, table, out, bar, batch_tokens=batch_tokens, escape_formulas=escape_formulas
             )
     except KeyboardInterrupt:
-        print("the answers so far are kept: the same command goes on behind them", file=sys.stderr)
+        print("the predictions so far are kept: the same command continues after them", file=sys.stderr)
         raise
     if as_json:
         terminal.print_json(asdict(summary))

@@ -83,7 +83,7 @@ class Dataset(Origin):
 
 
 CheckAction = Literal["drop", "fail", "keep"]
-WATCHED = PurePath("data/raw")
+RAW_DATA = PurePath("data/raw")
 """The folder that `collect` depends on."""
 
 
@@ -156,9 +156,9 @@ class Prepare(Section):
 
     @model_validator(mode="after")
     def _corrections_are_watched(self) -> "Prepare":
-        path = PurePath(self.corrections or WATCHED)
-        if path.is_absolute() or ".." in path.parts or not path.is_relative_to(WATCHED):
+        path = PurePath(self.corrections or RAW_DATA)
+        if path.is_absolute() or ".." in path.parts or not path.is_relative_to(RAW_DATA):
             raise ValueError(
-                f"corrections must lie below {WATCHED.as_posix()}, where DVC sees that they change: {path}"
+                f"corrections must lie below {RAW_DATA.as_posix()}, where DVC sees that they change: {path}"
             )
         return self

@@ -1,4 +1,4 @@
-"""Cleaning rows: normalisation, data checks, corrections, and the statistics that `prepare` writes."""
+"""Cleaning rows: normalization, data checks, corrections, and the statistics that `prepare` writes."""
 
 import json
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 REASONS = {
     "missing_text": "no text",
     "missing_label": "no label",
-    "conflicts": "one text under two labels",
+    "conflicts": "one text with two labels",
     "exact_inside": "the same text twice",
     "near_inside": "nearly the same text twice",
     "exact_across": "the same text in two splits",
@@ -33,53 +33,53 @@ REASONS = {
     "validation_rows": "prepare.validation_rows",
 }
 CORRECTIONS = "corrections"
-"""What the books call the rows of `prepare.corrections`, beside the splits or the table."""
+"""Name of the rows of `prepare.corrections` in the statistics, in addition to the splits or the table."""
 UNCHECKED = ("rare_classes", "balance", "train_rows", "validation_rows")
 SHOWN = 8
-TOLD = 0.02
-"""Share of texts from which their truncation is told."""
+REPORTED_SHARE = 0.02
+"""Share of truncated texts from which the truncation is reported."""
 Frames = dict[str, pd.DataFrame]
 
 
 class Lengths(Protocol):
-    """Rows in tokens."""
+    """Lengths of the rows in tokens, `[rows]` each."""
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of each row before truncation."""
+        """Number of tokens of each row before truncation."""
 
     @property
     def truncated(self) -> Sequence[bool]:
-        """Whether a row's text lost tokens."""
+        """Whether the text of each row is truncated."""
 
     @property
     def lost(self) -> Sequence[int]:
-        """Tokens that each row's text lost."""
+        """Number of tokens that truncation removes from each row's text."""
 
 
 @dataclass(kw_only=True)
 class DataStatistics:
-    """What was found and dropped, reason -> table or split -> rows; rows read = rows kept + rows dropped."""
+    """Counts of rows found and dropped, reason -> table or split -> rows; rows read = rows kept + rows dropped."""
 
     read: Counter[str] = field(default_factory=Counter)
     found: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     dropped: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     relabelled: int = 0
-    """Training rows whose label a correction changed."""
+    """Number of training rows whose label a correction changed."""
     moved: int = 0
-    """Rows that changed splits so that near copies of a text stand in one."""
+    """Number of rows that were moved so that all near duplicates of a text are in one split."""
     prevalence: Prevalence | None = None
     """Shares of the labels before and after balancing, once the rows are split."""
     rare: dict[str, int] = field(default_factory=dict)
-    """Classes that were left out or merged for their few rows -> the rows."""
+    """Class that was left out or merged because it has few rows -> number of its rows."""
 
     def figures(
         self, frames: Frames, tokens: Mapping[str, Lengths], labels: LabelSet, *, template: int = 0
     ) -> dict[str, Any]:
-        """Everything that metrics/data.json holds; `template` is the number of a prompt's tokens around its text.
+        """Return the content of metrics/data.json; `template` is the number of prompt tokens around a text.
 
-        `found` counts what the gates saw, `dropped` what left the data, both by reason; a leak is a row that repeats
-        a row of another split, and `leaks_left` counts those that the settings kept. `corrections` counts
+        `found` counts the rows that the checks find, `dropped` those that they remove, both by reason. A leak is a row
+        that repeats a row of another split; `leaks_left` counts the leaks that the settings kept. `corrections` counts
         the training rows that `prepare.corrections` added.
         """
         leaks = {
@@ -110,7 +110,7 @@ class DataStatistics:
 
 
 def _lengths(encoded: Lengths, template: int) -> dict[str, float]:
-    """Prompt lengths in tokens before truncation, the share of rows that lose text, and that of the texts' tokens."""
+    """Return prompt lengths before truncation, and the shares of truncated rows and of text tokens cut off."""
     lengths = np.array(encoded.lengths)
     texts = int(np.maximum(0, lengths - template).sum())
     return {
@@ -141,9 +141,9 @@ def show_statistics(figures: dict[str, Any], labels: LabelSet, folder: Path) -> 
         done = "left out" if figures["dropped"]["rare_classes"] else "merged"
         terminal.say(f"  classes with fewer rows than prepare.rare_rows, {done}: {listed}{more}")
     if figures["moved"]:
-        terminal.say(f"  moved {figures['moved']:,}: near copies of a text stand in one split")
+        terminal.say(f"  moved {figures['moved']:,}: near duplicates of a text are kept in one split")
     if figures["relabelled"]:
-        terminal.say(f"  relabelled {figures['relabelled']:,}: training rows that a correction gives another label")
+        terminal.say(f"  relabelled {figures['relabelled']:,}: training rows whose label a correction changes")
     if figures["corrections"]:
         terminal.say(f"  added {figures['corrections']:,}: corrections, to the training rows")
     rows = [
@@ -164,7 +164,7 @@ def show_statistics(figures: dict[str, Any], labels: LabelSet, folder: Path) -> 
         rows,
     )
     cut = figures["tokens"]["train"]
-    if cut["truncated"] >= TOLD:
+    if cut["truncated"] >= REPORTED_SHARE:
         terminal.say(
             f"{cut['truncated']:.0%} of the training texts do not fit into prompt.max_length and lose their middle: "
             f"{cut['unread']:.0%} of all their tokens are not read, and the prompt itself takes "
@@ -178,74 +178,76 @@ EXAMPLES = 5
 
 
 def apply_check(
-    frame: pd.DataFrame, mask: pd.Series, action: str, reason: str, split: str | None, ledger: DataStatistics
+    frame: pd.DataFrame, mask: pd.Series, action: str, reason: str, split: str | None, statistics: DataStatistics
 ) -> pd.DataFrame:
-    """Count the masked rows and do with them what the setting says; `split` None reads the column `split`."""
+    """Count the masked rows and handle them as the setting says; if `split` is None, read the column `split`."""
     hit = frame[mask]
     splits = Counter(hit["split"]) if split is None else Counter({split: len(hit)})
-    ledger.found[reason].update(+splits)
+    statistics.found[reason].update(+splits)
     if hit.empty:
         return frame
     if action == "fail":
         where = ", ".join(hit["id"].iloc[:EXAMPLES])
         raise UserError(
             f"prepare.{reason} is set to fail, and {len(hit)} rows have it"
-            f"{'' if split is None else f' in {split}'}, the first: {where}. Mend them, or set prepare.{reason} "
+            f"{'' if split is None else f' in {split}'}, the first: {where}. Correct them, or set prepare.{reason} "
             f"to drop{'' if reason == 'missing_label' else ' or keep'}"
         )
     protected = split == "test" and not reason.startswith("missing_")
     if action == "keep" or protected:
         return frame
-    ledger.dropped[reason].update(+splits)
+    statistics.dropped[reason].update(+splits)
     return frame[~mask].reset_index(drop=True)
 
 
 def check_within_splits(
-    frame: pd.DataFrame, settings: Prepare, split: str, ledger: DataStatistics, progress: Progress | None
+    frame: pd.DataFrame, settings: Prepare, split: str, statistics: DataStatistics, progress: Progress | None
 ) -> pd.DataFrame:
-    """Gate conflicts, exact and near duplicates of one split or table."""
+    """Check one split or table for conflicts, exact duplicates and near duplicates."""
     labels = frame.groupby("text")["label"].transform("nunique")
-    frame = apply_check(frame, labels > 1, settings.conflicts, "conflicts", split, ledger)
-    frame = apply_check(frame, frame["text"].duplicated(), settings.exact_inside, "exact_inside", split, ledger)
+    frame = apply_check(frame, labels > 1, settings.conflicts, "conflicts", split, statistics)
+    frame = apply_check(frame, frame["text"].duplicated(), settings.exact_inside, "exact_inside", split, statistics)
     matches = find_near_duplicates(
         frame["text"].tolist(), [0] * len(frame), settings.near_threshold, inside=True, progress=progress
     )
     near = pd.Series(matches >= 0, index=frame.index) & ~frame["text"].duplicated()
-    return apply_check(frame, near, settings.near_inside, "near_inside", split, ledger)
+    return apply_check(frame, near, settings.near_inside, "near_inside", split, statistics)
 
 
-def check_across_splits(frames: Frames, settings: Prepare, ledger: DataStatistics, progress: Progress | None) -> Frames:
-    """Gate rows that repeat a row of another split: the test row stays, then the validation row."""
+def check_across_splits(
+    frames: Frames, settings: Prepare, statistics: DataStatistics, progress: Progress | None
+) -> Frames:
+    """Check for rows that repeat a row of another split; test rows take precedence, then validation rows."""
     ranked = pd.concat([frames[split].assign(split=split) for split in reversed(SPLITS)], ignore_index=True)
     first = ranked.groupby("text")["split"].transform("first")
-    ranked = apply_check(ranked, first != ranked["split"], settings.exact_across, "exact_across", None, ledger)
+    ranked = apply_check(ranked, first != ranked["split"], settings.exact_across, "exact_across", None, statistics)
     first = ranked.groupby("text")["split"].transform("first")
     groups = [len(SPLITS) - 1 - SPLITS.index(split) for split in ranked["split"]]
     matches = find_near_duplicates(
         ranked["text"].tolist(), groups, settings.near_threshold, inside=False, progress=progress
     )
     near = pd.Series(matches >= 0, index=ranked.index) & (first == ranked["split"])
-    ranked = apply_check(ranked, near, settings.near_across, "near_across", None, ledger)
+    ranked = apply_check(ranked, near, settings.near_across, "near_across", None, statistics)
     return {split: ranked[ranked["split"] == split].drop(columns="split").reset_index(drop=True) for split in SPLITS}
 
 
 def check_added_rows(
-    frame: pd.DataFrame, added: pd.DataFrame, settings: Prepare, name: str, ledger: DataStatistics
+    frame: pd.DataFrame, added: pd.DataFrame, settings: Prepare, name: str, statistics: DataStatistics
 ) -> pd.DataFrame:
-    """Put rows under rows that were gated before, and gate what only they bring: conflicts and duplicates."""
+    """Append rows to checked rows, and check the conflicts and duplicates that they add."""
     table = pd.concat([frame.assign(split="train"), added.assign(split=name)], ignore_index=True)
     before = frame.groupby("text")["label"].transform("nunique").reindex(table.index, fill_value=1)
     labels = table.groupby("text")["label"].transform("nunique")
-    table = apply_check(table, (labels > 1) & (before == 1), settings.conflicts, "conflicts", None, ledger)
+    table = apply_check(table, (labels > 1) & (before == 1), settings.conflicts, "conflicts", None, statistics)
     again = table["text"].duplicated() & (table["split"] == name)
-    table = apply_check(table, again, settings.exact_inside, "exact_inside", None, ledger)
+    table = apply_check(table, again, settings.exact_inside, "exact_inside", None, statistics)
     matches = find_near_duplicates(table["text"].tolist(), [0] * len(table), settings.near_threshold, inside=True)
     near = pd.Series(matches >= 0, index=table.index) & (table["split"] == name) & ~table["text"].duplicated()
-    return apply_check(table, near, settings.near_inside, "near_inside", None, ledger).drop(columns="split")
+    return apply_check(table, near, settings.near_inside, "near_inside", None, statistics).drop(columns="split")
 
 
-def clean(frames: Frames, settings: Prepare, labels: dict[str, str] | None, ledger: DataStatistics) -> Frames:
-    """Normalise texts, settle missing values and turn raw labels into names.
+def clean(frames: Frames, settings: Prepare, labels: dict[str, str] | None, statistics: DataStatistics) -> Frames:
+    """Normalize texts, handle missing values and map raw labels to names.
 
     Args:
         frames: split -> rows with the columns id, text, label (raw, or None).
@@ -257,13 +259,13 @@ def clean(frames: Frames, settings: Prepare, labels: dict[str, str] | None, ledg
     normalize = normalization(settings)
     cleaned = {}
     for split, frame in frames.items():
-        ledger.read[split] = len(frame)
+        statistics.read[split] = len(frame)
         # A missing text is None, which pandas turns into NaN.
         frame = frame.assign(text=[normalize(text) if isinstance(text, str) else "" for text in frame["text"]])
         blank = frame["label"].isna() | (frame["label"] == "")
-        frame = apply_check(frame, blank, settings.missing_label, "missing_label", split, ledger)
+        frame = apply_check(frame, blank, settings.missing_label, "missing_label", split, statistics)
         blank = frame["text"].str.strip() == ""
-        frame = apply_check(frame, blank, settings.missing_text, "missing_text", split, ledger)
+        frame = apply_check(frame, blank, settings.missing_text, "missing_text", split, statistics)
         if labels:
             unknown = frame[~frame["label"].isin(list(labels))]
             if len(unknown):
@@ -275,28 +277,28 @@ def clean(frames: Frames, settings: Prepare, labels: dict[str, str] | None, ledg
                 )
             frame = frame.assign(label=frame["label"].map(labels))
         if frame.empty:
-            raise UserError(f"no {split} row is left: all {ledger.read[split]} were dropped for missing values")
+            raise UserError(f"no {split} row is left: all {statistics.read[split]} were dropped for missing values")
         cleaned[split] = frame.reset_index(drop=True)
     return cleaned
 
 
 def normalization(settings: Prepare) -> Normalization:
-    """The normalization that the settings ask for."""
+    """Return the normalization that the settings ask for."""
     return Normalization(unicode=settings.unicode, whitespace=settings.whitespace)
 
 
-def settle_rare_classes(frames: Frames, settings: Prepare, least: int, ledger: DataStatistics) -> Frames:
+def resolve_rare_classes(frames: Frames, settings: Prepare, least: int, statistics: DataStatistics) -> Frames:
     """Refuse, leave out or merge the classes with few rows in the table, or among the training rows.
 
     Args:
         frames: split -> rows, or the one table.
-        settings: what to do with them.
-        least: rows that every class needs to be split.
-        ledger: gets the classes and their rows.
+        settings: how to handle these classes.
+        least: minimum number of rows of a class in a split table.
+        statistics: the classes and their numbers of rows are added to it.
 
     Raises:
-        UserError: There are some and `prepare.rare_classes` is `fail`, or they are too few even together; or all rows
-            have one class.
+        UserError: there are such classes and `prepare.rare_classes` is `fail`, or they have too few rows even together;
+            or all rows have one class.
     """
     table = frames["all" if "all" in frames else "train"]
     least = max(least, settings.rare_rows)
@@ -305,7 +307,7 @@ def settle_rare_classes(frames: Frames, settings: Prepare, least: int, ledger: D
     if len(counts) == 1:
         raise UserError(f"a classifier needs at least two classes; the rows have {list(counts)}")
     if settings.rare_classes == "fail":
-        rare = {name: count for name, count in rare.items() if count}  # the others are told with their rows
+        rare = {name: count for name, count in rare.items() if count}  # the others are listed with their rows
     if not rare:
         return frames
     listed = ", ".join(f"{name!r} ({count})" for name, count in list(rare.items())[:SHOWN])
@@ -315,10 +317,10 @@ def settle_rare_classes(frames: Frames, settings: Prepare, least: int, ledger: D
             f"a class needs at least {least} rows to be split, and these have fewer: {listed}. Add rows, or set "
             "prepare.rare_classes to drop, which leaves them out, or to merge, which makes one class of them"
         )
-    ledger.rare = rare
+    statistics.rare = rare
     if settings.rare_classes == "drop":
         for split, frame in frames.items():
-            ledger.dropped["rare_classes"][split] = int(frame["label"].isin(list(rare)).sum())
+            statistics.dropped["rare_classes"][split] = int(frame["label"].isin(list(rare)).sum())
         return {
             split: frame[~frame["label"].isin(list(rare))].reset_index(drop=True) for split, frame in frames.items()
         }
@@ -338,13 +340,13 @@ def label_set(
     verbalizer: dict[str, str] | None,
     rare: Mapping[str, int] | None = None,
 ) -> LabelSet:
-    """The classes of all rows, in the order of the explicit map or sorted.
+    """Return the classes of all rows, in the order of the explicit map or sorted.
 
     Args:
         frames: split -> rows.
         labels: map raw value -> name, or None.
         verbalizer: name -> label word, or None.
-        rare: classes that were left out or merged, whose names stand in the two maps all the same.
+        rare: classes that were left out or merged, whose names may still be in the two maps.
     """
     values = pd.concat(list(frames.values()))["label"]
     left = set(rare or {}) - set(values)
@@ -360,7 +362,7 @@ def read_corrections(content: bytes, path: Path, labels: LabelSet) -> pd.DataFra
 
     Args:
         content: the lines.
-        path: the file that they are of, for ids and messages.
+        path: the file of the lines, for ids and messages.
 
     Raises:
         UserError: a line is no correction, or its label is not one of the classes.
@@ -372,7 +374,7 @@ def read_corrections(content: bytes, path: Path, labels: LabelSet) -> pd.DataFra
             if row["label"] not in labels.names:
                 raise UserError(
                     f"{path}:{number}: {row['label']!r} is not one of the classes: {list(labels.names)[:EXAMPLES]}; "
-                    "mend or delete the line"
+                    "correct or delete the line"
                 )
             rows.pop(row["text"], None)
             rows[row["text"]] = {"id": f"{path.name}:{number}", "text": row["text"], "label": row["label"]}
@@ -389,34 +391,34 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
             return row
     except (ValueError, RecursionError):
         pass
-    raise UserError(f'{where}: expected {{"text": "...", "label": "..."}}; mend or delete the line')
+    raise UserError(f'{where}: expected {{"text": "...", "label": "..."}}; correct or delete the line')
 
 
-def add_corrections(frames: Frames, rows: pd.DataFrame, settings: Prepare, ledger: DataStatistics) -> Frames:
+def add_corrections(frames: Frames, rows: pd.DataFrame, settings: Prepare, statistics: DataStatistics) -> Frames:
     """Add corrections to the training rows; validation and test rows stay exactly as they are without them.
 
-    A person's word counts: of several corrections of one text, the last one; against a training row of the same text,
-    the correction, which gives that row its label. What repeats a validation or test row goes through the checks that
-    all rows go through. They come on top of `balance` and `train_rows`, which choose among the data set's own rows.
+    Of several corrections of one text the last one counts. A training row with the same text gets the label of the
+    correction. Corrections that repeat a validation or test row are subject to the same checks as all rows. They are
+    added after `balance` and `train_rows`, which select among the data set's own rows.
     """
-    rows = clean({CORRECTIONS: rows}, settings, None, ledger)[CORRECTIONS]
-    rows = _without(rows, rows["text"].duplicated(keep="last"), ledger)  # texts that differ in white space alone
-    own = DataStatistics()  # what these checks find between the other splits is counted already
+    rows = clean({CORRECTIONS: rows}, settings, None, statistics)[CORRECTIONS]
+    rows = _without(rows, rows["text"].duplicated(keep="last"), statistics)  # texts that differ only in white space
+    own = DataStatistics()  # findings between the other splits have been counted already
     rows = check_across_splits(frames | {"train": rows}, settings, own, None)["train"]
-    for counts, seen in ((ledger.found, own.found), (ledger.dropped, own.dropped)):
+    for counts, seen in ((statistics.found, own.found), (statistics.dropped, own.dropped)):
         for reason, splits in seen.items():
             counts[reason][CORRECTIONS] += splits["train"]
     train, said = frames["train"], dict(zip(rows["text"], rows["label"], strict=True))
     labels = [said.get(text, label) for text, label in zip(train["text"], train["label"], strict=True)]
-    ledger.relabelled = int((train["label"] != labels).sum())
-    rows = _without(rows, rows["text"].isin(set(train["text"])), ledger)
+    statistics.relabelled = int((train["label"] != labels).sum())
+    rows = _without(rows, rows["text"].isin(set(train["text"])), statistics)
     train = train.assign(label=labels)
-    return frames | {"train": check_added_rows(train, rows, settings, CORRECTIONS, ledger)}
+    return frames | {"train": check_added_rows(train, rows, settings, CORRECTIONS, statistics)}
 
 
-def _without(rows: pd.DataFrame, known: pd.Series, ledger: DataStatistics) -> pd.DataFrame:
-    """Corrections but for those whose text is there already, which are counted."""
+def _without(rows: pd.DataFrame, known: pd.Series, statistics: DataStatistics) -> pd.DataFrame:
+    """Return the corrections without those whose text is known, and count the latter."""
     count = int(known.sum())
-    ledger.found["exact_inside"][CORRECTIONS] += count
-    ledger.dropped["exact_inside"][CORRECTIONS] += count
+    statistics.found["exact_inside"][CORRECTIONS] += count
+    statistics.dropped["exact_inside"][CORRECTIONS] += count
     return rows[~known].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""The rows of one data set as files of one form, so that what follows depends on them and not on all of data/raw."""
+"""Collection of one data set's rows in one format, so that later stages do not depend on all of data/raw."""
 
 import json
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ SOURCE, CORRECTIONS = "source.json", "corrections.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """The rows of a data set as they are given, before any cleaning."""
+    """The rows of a data set before any cleaning."""
 
     frames: dict[str, pd.DataFrame]
     """Table or split -> id, text (or None), label (raw, or None), as `read_split` returns them."""
     source: dict[str, Any]
-    """Where they come from, for the records."""
+    """Source of the rows, for the records."""
     corrections: bytes
-    """What is in the file that `prepare.corrections` names; nothing where it names none."""
+    """Content of the file that `prepare.corrections` names; empty if it is null."""
 
     @classmethod
     def read(cls, folder: Path) -> "Collected":
-        """Read what `collect` wrote."""
+        """Read the files that `collect` wrote."""
         corrections = folder / CORRECTIONS
         return cls(
             frames={name: _read_rows(_file(folder, name)) for name in TABLES if _file(folder, name).is_file()},
@@ -40,12 +40,12 @@ class Collected:
 
 
 def collect(dataset: Dataset, corrections: str | None, folder: Path) -> dict[str, int]:
-    """Read a data set from its files, archive or the Hub, and write its rows, and nothing else, into a folder.
+    """Read a data set from its files, archive or the Hub, and write only its rows to a folder.
 
     Args:
         dataset: The data set as its settings describe it.
         corrections: The file that `prepare.corrections` names, or None.
-        folder: Replaced as a whole.
+        folder: The folder to write, which is replaced as a whole.
 
     Returns:
         Table or split -> number of rows.
@@ -72,7 +72,7 @@ def collect(dataset: Dataset, corrections: str | None, folder: Path) -> dict[str
 
 
 def correction_file(corrections: str | None) -> dict[str, Path]:
-    """The file that `prepare.corrections` names, by what it is; nothing where it is null.
+    """Return the file that `prepare.corrections` names, under the key `corrections`; empty if it is null.
 
     Raises:
         UserError: there is no such file.

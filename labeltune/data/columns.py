@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from labeltune.runtime.errors import UserError, bullet
 
-# No title or description: they stand beside the text as often as for it.
+# No title or description: often they are an additional column and not the text.
 USUAL = {
     "text": (
         "text", "sentence", "sms", "content", "review", "message", "comment", "question", "document", "body",
@@ -21,12 +21,12 @@ SPLITS = {
     "validation": ("validation", "valid", "val", "dev", "development", "1"),
     "test": ("test", "testing", "tst", "eval", "evaluation", "2"),
 }
-"""Split -> what files and columns call it; the numbers are those of Ludwig."""
+"""Split -> its names in files and columns; the numbers are those of Ludwig."""
 PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"),
     ("text_a", "text_b"), ("sentence_a", "sentence_b"), ("query", "passage"), ("query", "document"),
 )  # fmt: skip
-"""Columns whose texts are judged together."""
+"""Columns whose texts are labelled together."""
 SHOWN = 12
 
 
@@ -43,7 +43,7 @@ def find_columns(
         conf: File with the keys, for the messages.
 
     Raises:
-        UserError: A column is missing, ambiguous or not to be told; everything in one message.
+        UserError: A column is missing, ambiguous or not found; all problems are in one message.
     """
     chosen = match_columns(names, text, label, where, {key: f"edit {key}: in {conf}" for key in ("text", "label")})
     problems = [
@@ -54,8 +54,8 @@ def find_columns(
     if problems:
         raise UserError(bullet(problems))
     found_text, found_label = chosen["text"], chosen["label"]
-    assert found_text is not None, "it is found or among the problems"
-    assert found_label is not None, "it is found or among the problems"
+    assert found_text is not None, "the column was found, or a problem was reported"
+    assert found_label is not None, "the column was found, or a problem was reported"
     if found_text == found_label:
         raise UserError(f"{where}: text: and label: name the same column {found_text} in {conf}")
     return found_text, found_label
@@ -73,7 +73,7 @@ def split_of(value: str | None) -> str | None:
 def find_text_column(names: Sequence[str], text: str | None, where: str) -> int:
     """Return the 0-based position of the text column of rows to be labelled.
 
-    A single column is the text's, whatever its name.
+    A single column is the text, whatever its name.
 
     Args:
         names: The columns' names, empty where one has none.
@@ -81,7 +81,7 @@ def find_text_column(names: Sequence[str], text: str | None, where: str) -> int:
         where: File of the table, for the message.
 
     Raises:
-        UserError: There is no such column, or none is to be told.
+        UserError: There is no such column, or none is found.
     """
     ask = {"text": "name one with --text-column"}
     found = match_columns(names, text, None, where, ask)["text"]
@@ -96,17 +96,17 @@ def find_text_column(names: Sequence[str], text: str | None, where: str) -> int:
 def match_columns(
     names: Sequence[str] | int, text: str | int | None, label: str | int | None, where: str, ask: Mapping[str, str]
 ) -> dict[str, int | None]:
-    """Return the positions of the columns `text` and `label`, None for one that can't be told by the names.
+    """Return the positions of the columns `text` and `label`; None if the names do not identify a column.
 
     Args:
         names: As in `find_columns`.
-        text: A name, a position, or None to find it by its usual names; of two columns, the other is the text's.
+        text: A name, a position, or None to find it by its usual names; of two columns, the other one is the text.
         label: Likewise.
         where: File of the table, for the message.
-        ask: `text` and `label` -> where to name another column, for the message.
+        ask: `text` and `label` -> where to name the column, for the message.
 
     Raises:
-        UserError: A column that is named is not there.
+        UserError: There is no column of a given name.
     """
     columns = [] if isinstance(names, int) else [name.strip() for name in names]
     width = names if isinstance(names, int) else len(columns)
@@ -123,7 +123,7 @@ def match_columns(
         found = _candidates(key, columns, taken=[chosen[other]])
         if chosen[key] is None and len(found) == 1:
             chosen[key] = found[0]
-    # Spreadsheets write empty columns at the right edge: without a name they are in nobody's way.
+    # Spreadsheets write empty columns at the right edge: without a name they are ignored.
     named = [i for i, name in enumerate(columns) if name] or range(width)
     for key, other in (("text", "label"), ("label", "text")):
         if chosen[key] is None and chosen[other] in named and len(named) == 2:

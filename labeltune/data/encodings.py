@@ -39,22 +39,22 @@ KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")
 TYPOGRAPHY = "‘’“”„–—…•€£¡¿«»§°"
 WIDE_PUNCTUATION = "“”‘’「」『』，。、！？：；（）《》【】・ー～…—"
 CANDIDATES = ("cp1252", *WIDE, *LATIN[1:], *CYRILLIC_OR_GREEK)
-"""Encodings that are proposed for text that is no UTF-8; of equally likely ones the first."""
+"""Encodings that are considered for text that is not UTF-8; of equally likely ones, the first is taken."""
 SNIFFED = 1 << 16
-"""Bytes by which an encoding is guessed."""
+"""Number of bytes from which an encoding is guessed."""
 MARGIN = 0.25
-"""Encodings whose scores are this much below the best one's are not mentioned."""
+"""Difference from the best score from which an encoding is not mentioned."""
 UNPACK: dict[bytes, Callable[..., Any]] = {
     rb"\x1f\x8b": gzip.open,
     rb"BZh[1-9]1AY&SY": bz2.open,
     rb"\xfd7zXZ\x00": lzma.open,
 }
 COMPRESSED = (".gz", ".bz2", ".xz")
-"""Endings of compressed files, which follow that of the format: rows.csv.gz."""
+"""Suffixes of compressed files, which follow that of the format: rows.csv.gz."""
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed where it is compressed with gzip, bzip2 or xz."""
+    """Open a file for reading, decompressed if it is compressed with gzip, bzip2 or xz."""
     with path.open("rb") as handle:
         head = handle.read(10)
     unpack = next((opener for magic, opener in UNPACK.items() if re.match(magic, head)), None)
@@ -88,9 +88,9 @@ def read_lines(path: Path, encoding: str, conf: str | None) -> Iterator[str]:
     """Yield a text file's lines with their ends, as the csv module wants them.
 
     Args:
-        path: The file; its byte order mark, if any, decides over `encoding`.
+        path: The file; its byte order mark, if any, takes precedence over `encoding`.
         encoding: The declared encoding, or several as in `codec_of`.
-        conf: The file with the key `encoding`, for the messages; None where `--encoding` gives it.
+        conf: The file with the key `encoding`, for the messages; None if `--encoding` gives it.
 
     Raises:
         UserError: The encoding is unknown, some byte is not in it, or there is a NUL byte.
@@ -116,8 +116,8 @@ def codec_of(path: Path, encoding: str, conf: str | None) -> str:
 
     Args:
         path: The file.
-        encoding: One encoding, or several as in `utf-8, latin-1`: the first that reads the whole file is
-            taken, for collections whose files differ.
+        encoding: One encoding, or several as in `utf-8, latin-1`: each file is read with the first one that can
+            decode it.
         conf: As in `read_lines`.
 
     Raises:
@@ -157,11 +157,11 @@ def likely_encoding(path: Path) -> tuple[str, bool]:
     """Return the encoding that a text file most likely is in, and whether that is a guess.
 
     Raises:
-        UserError: It is in none of the usual ones.
+        UserError: It is in none of the usual encodings.
     """
     data = read_bytes(path)
     if any(data.startswith(mark) for mark in MARKS):
-        return "utf-8", False  # the mark decides over what is declared
+        return "utf-8", False  # the mark takes precedence over the declared encoding
     if b"\0" not in data and _reads(data, "utf-8"):
         return "utf-8", False
     able = likely_encodings(data)
@@ -201,7 +201,7 @@ def likely_encodings(data: bytes) -> list[str]:
         if _reads(data, name)
     }
     if not scores:
-        # Every byte is a character of latin-1: worth a word only where nothing else fits.
+        # Every byte is a character of latin-1, which is therefore listed only if nothing else fits.
         return ["latin-1"]
     best = max(scores.values())
     able = [name for name in scores if scores[name] >= best - MARGIN]
@@ -209,7 +209,7 @@ def likely_encodings(data: bytes) -> list[str]:
 
 
 def _telling(data: bytes) -> bytes:
-    """The lines with bytes beyond ASCII, as many as an encoding is guessed by."""
+    """Return lines with bytes beyond ASCII, up to the number of bytes from which an encoding is guessed."""
     lines = [line for line in data.splitlines(keepends=True) if not line.isascii()]
     sample: list[bytes] = []
     size = 0
@@ -222,7 +222,7 @@ def _telling(data: bytes) -> bytes:
 
 
 def _usual_share(data: bytes, codec: str) -> float:
-    """Share of the characters beyond ASCII that are usual in texts of this encoding, 0 to 1."""
+    """Return the share of the characters beyond ASCII that are usual in this encoding, 0 to 1."""
     text = data.decode(codec, errors="ignore")
     beyond = [character for character in text if character > "\x7f"]
     if codec in WIDE:
@@ -250,7 +250,7 @@ def _reads(data: bytes, codec: str) -> bool:
 
 
 def _utf16(data: bytes) -> str | None:
-    """ASCII characters, of which every table has some, are half NUL bytes in UTF-16."""
+    """Detect UTF-16, in which every second byte of ASCII characters is NUL."""
     even, odd = data[0::2].count(0), data[1::2].count(0)
     if max(even, odd) < max(4, len(data) // 100) or min(even, odd) > max(even, odd) // 10:
         return None
@@ -277,7 +277,7 @@ def _undecodable(path: Path, codec: str, conf: str | None, fault: UnicodeError) 
         before = data[: error.start].decode(codec, errors="ignore")
         number = len(re.findall(r"\r\n|\r|\n", before)) + 1
         found = f"{path}:{number}: byte {error.start} (0x{data[error.start]:02x}) is not {codec}"
-    except UnicodeError as error:  # UTF-16 without a byte order mark is one without a place
+    except UnicodeError as error:  # UTF-16 without a byte order mark raises an error without a position
         found = f"{path}: not {codec}: {error}"
     else:
         found = f"{path}: not {codec}: {fault}"

@@ -1,4 +1,4 @@
-"""The label set: the classes of a task, in the one order that every logit, probability and figure follows."""
+"""The label set: the classes of a task, in the order of all logits, probabilities and figures."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +22,9 @@ class LabelSet:
     """Ordered labels: column i of every `[rows, num_labels]` array is `names[i]`."""
 
     names: tuple[str, ...]
-    """What users read, unique."""
+    """Names that users read; they are unique."""
     words: tuple[str, ...]
-    """What label scoring scores and the prompt lists (the verbalizer), in the order of `names`."""
+    """Label words (the verbalizer), which label scoring scores and the prompt lists, in the order of `names`."""
 
     @classmethod
     def of(
@@ -50,7 +50,7 @@ class LabelSet:
             raise UserError(f"a classifier needs at least two classes; the rows have {found}")
         absent = [f"{raw!r} ({name})" for raw, name in (labels or {}).items() if name not in seen]
         if absent:
-            raise UserError(f"labels: no row has {', '.join(absent)}; take it out of 'labels' or add rows")
+            raise UserError(f"labels: no row has {', '.join(absent)}; remove it from 'labels' or add rows")
         words = dict(verbalizer or {})
         unknown = sorted(set(words) - set(names))
         if unknown:
@@ -66,7 +66,7 @@ class LabelSet:
 
     @classmethod
     def load(cls, path: Path) -> "LabelSet":
-        """Read what `save` wrote."""
+        """Read the set that `save` wrote."""
         content = json.loads(path.read_text(encoding="utf-8"))
         return cls(names=tuple(content["names"]), words=tuple(content["words"]))
 

@@ -24,11 +24,11 @@ def read_split(dataset: Dataset, split: str) -> pd.DataFrame:
     """Read the rows of a split, unchanged, in the order of the files.
 
     Args:
-        dataset: The data set; files of package sources are fetched if need be.
+        dataset: The data set; files of package sources are downloaded if necessary.
         split: all, train, validation or test.
 
     Returns:
-        One row per record: `id` (`<file>:<line or row>`, 1-based and unique; the relative path where a file
+        One row per record: `id` (`<file>:<line or row>`, 1-based and unique; the relative path if a file
         is a text; `<split>:<row>` of the Hub), `text` (string or None) and `label` (the raw value as a
         canonical string, or None).
 
@@ -38,7 +38,7 @@ def read_split(dataset: Dataset, split: str) -> pd.DataFrame:
     ids: list[str] = []
     texts: list[str | None] = []
     labels: list[str | None] = []
-    # A class is the same string in millions of rows: stripped once.
+    # A class is the same string in millions of rows, so it is stripped only once.
     known: dict[str, str] = {}
     key = f"conf/datasets/{dataset.name}.yaml"
     unread: dict[str, None] = {}
@@ -123,22 +123,22 @@ def _of_table(
 
 
 def _is_of(value: object, split: str, dataset: Dataset, where: str) -> bool:
-    """Whether the split column puts a row into a split."""
+    """Return whether the split column assigns a row to a split."""
     found = split_of(as_text(value, where, "split_column"))
     if found is None:
         words = ", ".join(word for words in SPLITS.values() for word in words)
         raise UserError(
-            f"{where}: {value!r} in column {dataset.split_column} names no split: it is one of {words}; mend it, or "
+            f"{where}: {value!r} in column {dataset.split_column} names no split: it is one of {words}; correct it, or "
             f"edit split_column: in conf/datasets/{dataset.name}.yaml"
         )
     return found == split or (found == "validation" and split == "test" and dataset.validation is None)
 
 
 def pin_revision(dataset: Dataset) -> Dataset:
-    """A data set of the Hub at the commit that its `revision` is now, so that its splits agree and it can be recorded.
+    """Return a data set of the Hub pinned to the current commit of its `revision`, so that all splits agree.
 
     Raises:
-        UserError: it can't be had, or there is no network and the cache holds another commit than the pinned one.
+        UserError: it can't be downloaded, or there is no network and the cache holds another than the pinned commit.
     """
     if dataset.source != "hub":
         return dataset
@@ -147,7 +147,7 @@ def pin_revision(dataset: Dataset) -> Dataset:
     with _asking(dataset, ""):
         builder: Any = datasets.load_dataset_builder(str(dataset.hub), dataset.hub_config, revision=dataset.revision)
     if not COMMIT.fullmatch(str(builder.hash)):
-        return dataset  # a folder on disk that passes for one of the Hub
+        return dataset  # a local folder that is loaded as a data set of the Hub
     if COMMIT.fullmatch(dataset.revision or "") and builder.hash != dataset.revision:
         raise UserError(
             f"conf/datasets/{dataset.name}.yaml: revision: {dataset.revision} of {dataset.hub} is not in the cache, "
@@ -157,10 +157,10 @@ def pin_revision(dataset: Dataset) -> Dataset:
 
 
 def hub_splits(dataset: Dataset) -> list[str]:
-    """What the splits of a data set of the Hub are called there.
+    """Return the names of the splits of a data set on the Hub.
 
     Raises:
-        UserError: it can't be had.
+        UserError: it can't be downloaded.
     """
     import datasets
 
@@ -174,7 +174,7 @@ def hub_splits(dataset: Dataset) -> list[str]:
 
 
 def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]]:
-    """Rows of a data set of the Hub; class numbers become their names."""
+    """Yield the rows of a data set of the Hub; class numbers are replaced by their names."""
     import datasets
 
     key = f"conf/datasets/{dataset.name}.yaml"
@@ -197,7 +197,7 @@ def _of_hub(dataset: Dataset, split: str) -> Iterator[tuple[str, object, object]
 
 @contextmanager
 def _asking(dataset: Dataset, what: str) -> Iterator[None]:
-    """Say what to do where the Hub's library finds nothing."""
+    """Turn the errors of the datasets library into a message that says what to do."""
     import datasets
 
     key = f"conf/datasets/{dataset.name}.yaml"
@@ -215,6 +215,6 @@ def _asking(dataset: Dataset, what: str) -> Iterator[None]:
         )
         raise UserError(
             f"{key}: hub: {dataset.hub} could not be loaded: {error}\nCheck the name and revision; with a connection, "
-            "run `labeltune fetch RECIPE`; behind a mirror set HF_ENDPOINT; for a private or gated one run "
+            "run `labeltune fetch RECIPE`; for a mirror set HF_ENDPOINT; for a private or gated one run "
             f"`hf auth login`.{local}"
         ) from error

@@ -1,4 +1,4 @@
-"""Text normalization: the same for the rows that a classifier learns from and for the texts that it is asked about."""
+"""Text normalization: the same for training rows and for the texts to be labelled."""
 
 import json
 import re
@@ -48,7 +48,7 @@ UNCHANGED = Normalization()
 
 
 def is_blank(text: str) -> bool:
-    r"""Whether a text holds nothing but white space and zero-width characters.
+    r"""Return whether a text holds only white space and zero-width characters.
 
     >>> is_blank("\u200b\n"), is_blank("a")
     (True, False)

@@ -1,4 +1,4 @@
-"""Prevalence: how frequent each label is where the rows come from, and among the rows that are left after balancing."""
+"""Prevalence: the frequency of each label before and after the rows are balanced."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from labeltune.runtime.files import write_json
 
 FILE = "prevalence.json"
 EQUAL = 1e-9
-"""Logarithms of ratios of shares this near to 0 are those of equal shares."""
+"""Absolute value up to which the logarithm of a ratio of shares counts as 0."""
 
 Shares = dict[str, float]
 """Label -> its share of the rows; the shares add up to 1."""
@@ -25,12 +25,12 @@ class Prevalence:
     """The shares of the labels before and after `prepare.balance`; without balancing all three are equal."""
 
     source: Shares
-    """Before balancing, duplicates and other rows that the checks drop left out."""
+    """Shares before balancing, without duplicates and other rows that the checks drop."""
     trained: Shares
-    """Of the training rows, after balancing."""
+    """Shares of the training rows after balancing."""
     measured: Shares
-    """Of the validation and test rows: those of `trained` where one table was balanced and then split, those of
-    `source` where only given training rows were balanced."""
+    """Shares of the validation and test rows: those of `trained` if one table was balanced and then split, those of
+    `source` if only given training rows were balanced."""
 
     @classmethod
     def of(cls, before: Iterable[str], after: Iterable[str], *, table: bool) -> "Prevalence":
@@ -51,7 +51,7 @@ class Prevalence:
 
     @classmethod
     def load(cls, folder: Path) -> "Prevalence":
-        """Read what `save` wrote."""
+        """Read the shares that `save` wrote."""
         return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
 
 
@@ -61,12 +61,12 @@ def _shares(labels: Iterable[str]) -> Shares:
 
 
 def in_order(shares: Shares, labels: LabelSet) -> NDArray[np.float64]:
-    """The shares in the order of the label set, `[num_labels]`; 0 for a label without one."""
+    """Return the shares in the order of the label set, `[num_labels]`; 0 for a label without one."""
     return np.array([shares.get(name, 0.0) for name in labels.names])
 
 
 def wanted(setting: str | Shares, prevalence: Prevalence, labels: LabelSet) -> Shares:
-    """The shares that `calibrate.prevalence` asks for.
+    """Return the shares that `calibrate.prevalence` asks for.
 
     Raises:
         UserError: it does not name exactly the labels.
@@ -85,9 +85,9 @@ def wanted(setting: str | Shares, prevalence: Prevalence, labels: LabelSet) -> S
 
 
 def log_ratio(shares: Shares, others: Shares, labels: LabelSet) -> list[float]:
-    """Logarithm of how much more frequent each label is in the first shares, `[num_labels]`; empty where none is.
+    """Return the log ratio of the first shares to the second, `[num_labels]`; empty if all shares are equal.
 
-    A label that either lacks is left as it is.
+    The ratio of a label that is missing from either is 1.
 
     >>> both = LabelSet(names=("ham", "spam"), words=("ham", "spam"))
     >>> [round(value, 2) for value in log_ratio({"ham": 0.9, "spam": 0.1}, {"ham": 0.5, "spam": 0.5}, both)]
@@ -102,7 +102,7 @@ def log_ratio(shares: Shares, others: Shares, labels: LabelSet) -> list[float]:
 
 
 def row_weights(labels: Indices, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights of rows with which their labels have given shares, `[rows]`, of mean 1 where no label is absent.
+    """Return weights of rows that give their labels the wanted shares, `[rows]`; their mean is 1 if no label is absent.
 
     Args:
         labels: index of each row's label, `[rows]`.
@@ -113,7 +113,7 @@ def row_weights(labels: Indices, shares: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def effective(weights: NDArray[np.float64]) -> float:
-    """How many rows of equal weight vary as little as these do (Kish 1965).
+    """Return the effective sample size of weighted rows (Kish 1965).
 
     >>> effective(np.array([1.0, 1.0, 1.0, 0.0]))
     3.0

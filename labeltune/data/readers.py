@@ -1,7 +1,7 @@
 """Reading tables row by row: CSV, TSV, JSON, JSON Lines, Parquet, Arrow and plain text.
 
 Training, prediction, `labeltune init` and `labeltune export` read rows with `open_rows`, so that a file means the same
-to all of them. Rows are read as they are asked for, in bounded memory; only a JSON document is held whole.
+to all of them. Rows are read lazily, in bounded memory; only a JSON document is read as a whole.
 """
 
 import re
@@ -26,11 +26,11 @@ FORMATS = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-"""Ending of a file -> format of its table."""
+"""Suffix of a file -> format of its table."""
 COLUMNAR = ("parquet", "arrow")
 SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
 HEAD = 512
-"""Bytes by which the kind of a file is told."""
+"""Number of first bytes that determine the kind of a file."""
 ARCHIVES = {
     b"PK\x03\x04": "a ZIP archive",
     b"7z\xbc\xaf": "a 7z archive",
@@ -49,7 +49,7 @@ FOREIGN = {
     b"ORC": "an ORC file",
     b"\x80\x04\x95": "a pickle of Python",
 }
-"""First bytes -> what the file is."""
+"""First bytes -> kind of the file."""
 FASTTEXT = "__label__"
 
 
@@ -66,14 +66,14 @@ def open_rows(
 
     Args:
         path: The file; it may be compressed with gzip, bzip2 or xz.
-        format: A format of `FORMATS`, or `txt` with a text a line.
-        encoding: Encoding of a text file; a byte order mark decides over it.
+        format: A format of `FORMATS`, or `txt` with one text per line.
+        encoding: Encoding of a text file; a byte order mark takes precedence over it.
         header: Whether the first line of CSV and TSV names the columns.
         quoting: Whether `"` quotes a field; `auto`: standard in CSV, none in TSV.
-        conf: The file with the keys that say how to read it, for messages; None on the command line.
+        conf: The file with the keys that describe the format, for messages; None on the command line.
 
     Raises:
-        UserError: The file can't be read so; a malformed row raises it when it is reached.
+        UserError: The file can't be read with these options; a malformed row raises it when it is reached.
     """
     if format in COLUMNAR:
         return open_columnar(path, format)
@@ -85,13 +85,13 @@ def open_rows(
 
 
 def detect_format(path: Path, encoding: str, conf: str | None = None) -> str:
-    """Tell the format of a table by its first bytes, its name and its first line.
+    """Detect the format of a table from its first bytes, its name and its first line.
 
     Tabs without a comma are TSV under the name .csv, too. A file of another name is taken for JSON, TSV or CSV by its
     first line.
 
     Raises:
-        UserError: The file is none of a table, or not in the encoding.
+        UserError: The file is not a table, or not in the encoding.
     """
     head = check_kind(path)
     for magic, kind in ((b"PAR1", "parquet"), (b"ARROW1", "arrow")):
@@ -112,10 +112,10 @@ def detect_format(path: Path, encoding: str, conf: str | None = None) -> str:
 
 
 def check_kind(path: Path) -> bytes:
-    """Return the first bytes of a file, and refuse what is no table by its name: spreadsheets, archives, web pages.
+    """Return the first bytes of a file, and refuse spreadsheets, archives, web pages and other files that are no table.
 
     Raises:
-        UserError: The file is one.
+        UserError: The file is one of these.
     """
     with path.open("rb") as handle:
         head = handle.read(HEAD)
@@ -138,7 +138,7 @@ def check_kind(path: Path) -> bytes:
 
 
 def format_suffix(path: Path) -> str:
-    """Return the ending that tells the format, without that of a compression.
+    """Return the suffix that names the format, without that of a compression.
 
     >>> format_suffix(Path("rows.csv.gz"))
     '.csv'

@@ -1,4 +1,4 @@
-"""Stratified sampling: parts of a table, each with the table's shares of the labels."""
+"""Stratified sampling: parts of a table with the label shares of the whole table."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,7 +17,7 @@ def stratified(frame: pd.DataFrame, shares: Sequence[float | Fraction], seed: in
 
     Args:
         frame: the rows, with a column `label`.
-        shares: share of each part but the last, which gets what they leave.
+        shares: share of each part but the last, which gets the remaining rows.
         seed: seed of the draw.
 
     Returns:
@@ -49,7 +49,7 @@ def _exact(share: float | Fraction) -> Fraction:
 
 
 def sample(labels: Sequence[int], rows: int | str, seed: int) -> list[int]:
-    """Positions of at most `rows` rows with the shares of all, ascending; `all` takes every row.
+    """Return the ascending positions of a stratified sample of at most `rows` rows; `all` takes every row.
 
     >>> sample([0, 1] * 100, 4, seed=0)
     [6, 65, 105, 168]

@@ -1,4 +1,4 @@
-"""Labels that are no single label from a fixed set: several a row, or numbers on a scale."""
+"""Detection of unsupported targets: several labels per row, or numbers on a scale."""
 
 import re
 from collections.abc import Collection
@@ -7,20 +7,20 @@ from labeltune.runtime.errors import UserError
 
 SEPARATORS = "|;,"
 MANY = 20
-"""Different numbers from which labels are taken for measurements, not for classes."""
+"""Number of distinct numbers from which labels count as measurements and not as classes."""
 SHOWN = 3
 TOGETHER = "a text with several labels is no task of this version"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def check_labels(labels: Collection[str], rows: int, where: str, advice: str) -> None:
-    """Refuse labels that look like several a row, or like numbers to be predicted.
+    """Refuse labels that look like several labels per row, or like numbers to be predicted.
 
     Args:
-        labels: The different labels.
-        rows: Rows that have them.
+        labels: The distinct labels.
+        rows: Number of rows with them.
         where: The data set or file, for the message.
-        advice: What to do where they are classes all the same.
+        advice: What to do if they are classes after all, for the message.
 
     Raises:
         UserError: One text has several labels, or the labels are measurements.

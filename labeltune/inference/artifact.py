@@ -133,7 +133,7 @@ def save(
             _save_config(network.config, partial)
         else:
             network.save_pretrained(partial, save_embedding_layers=False)
-            _settle_adapter_config(partial / ADAPTER_CONFIG, base)
+            _normalize_adapter_config(partial / ADAPTER_CONFIG, base)
             _save_config(unwrap(network).config, partial)
         _save_tokenizer(tokenizer, partial)
         if blend is not None:
@@ -331,7 +331,7 @@ def _save_config(config: "PretrainedConfig", folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def _settle_adapter_config(path: Path, base: "Base") -> None:
+def _normalize_adapter_config(path: Path, base: "Base") -> None:
     """PEFT writes its sets in the order of the process's hash seed, and the path of this machine's cache."""
     content = json.loads(path.read_text(encoding="utf-8"))
     content["base_model_name_or_path"] = base.name

@@ -19,7 +19,7 @@ from stages import configure, prepare
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        ("layers: 2", ["trunk, layers 1 to 2", "whole pass", "a training batch"]),
+        ("layers: 2", ["frozen layers, 1 to 2", "whole pass", "a training batch"]),
         ("layers: all, method: qlora", ["whole pass", "a training batch"]),
     ],
 )
@@ -39,7 +39,7 @@ def test_the_benchmark_times_every_part(
     measured_parts.main()
     shown = capsys.readouterr().out
     assert all(part in shown for part in parts)
-    assert ("trunk" in shown) == (parts[0].startswith("trunk"))
+    assert ("frozen layers" in shown) == (parts[0].startswith("frozen layers"))
     assert "rows/s" in shown
 
 

@@ -149,7 +149,7 @@ def test_a_reloaded_classifier_answers_as_the_trained_one(project: Path, head: s
     assert again.abstained == predictions["abstained"].tolist()
 
 
-def test_what_is_left_open_is_settled_recorded_and_needs_no_second_look(
+def test_what_is_left_open_is_resolved_recorded_and_needs_no_second_look(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change("conf/recipes/test.yaml", "layers: 2", "head: linear, depth: auto, layers: auto")

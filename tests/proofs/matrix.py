@@ -19,7 +19,7 @@ PROOFS = {
     "trains": "exactly the intended parameters are trained, and no other changes by a bit",
     "reload": "loaded in a new process, the logits are equal bit for bit (fp32)",
     "padding": "a row alone has the logits that it has in a batch padded on the right or on the left, within 2e-6",
-    "trunk": "cached states of the frozen layers give the logits of a whole forward pass, bit for bit (fp32)",
+    "frozen_layers": "cached states of the frozen layers give the logits of a whole forward pass, bit for bit (fp32)",
     "accumulation": "accumulated small batches give the gradient of the large batch, within 1e-5 of its norm",
     "cue": "a truncated prompt keeps its end, and the tokens removed from its middle change no logit",
     "by_hand": "an adapted layer gives W·x + (alpha/r)·B·A·x, computed by hand",

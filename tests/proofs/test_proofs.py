@@ -243,8 +243,8 @@ def test_padding(workshop: Any, cell: Cell) -> None:
         np.testing.assert_allclose(alone[0], together[row], rtol=0, atol=2e-6)
 
 
-@over("trunk")
-def test_trunk(workshop: Any, cell: Cell) -> None:
+@over("frozen_layers")
+def test_frozen_layers(workshop: Any, cell: Cell) -> None:
     done = workshop(cell, 1)
     rows = done.plan.encoder.encode(TEXTS).input_ids
     states = dataset.states(architectures.unwrap(done.network), rows, pad_id=done.pad_id)

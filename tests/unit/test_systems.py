@@ -232,14 +232,14 @@ def test_the_published_split_of_system_d_to_the_row() -> None:
     table["label"] = ["ham"] * 4827 + ["spam"] * 747
     table.loc[[0, 5000], "text"] = ["", "message 1"]
     table["id"] = [f"row {i}" for i in range(len(table))]
-    books = cleaning.DataStatistics()
-    cleaned = cleaning.clean({"all": table}, whole.prepare, whole.dataset.labels, books)
-    splits = splitting.split_rows(cleaned, whole.prepare, books)
+    statistics = cleaning.DataStatistics()
+    cleaned = cleaning.clean({"all": table}, whole.prepare, whole.dataset.labels, statistics)
+    splits = splitting.split_rows(cleaned, whole.prepare, statistics)
     assert {name: len(frame) for name, frame in splits.items()} == {"train": 1045, "validation": 149, "test": 300}
     together = pd.concat(list(splits.values()))
     assert together["label"].value_counts().to_dict() == {"ham": 747, "spam": 747}
     assert not together["id"].duplicated().any()
-    assert sum(books.found["exact_across"].values()) > 0  # counted, and kept
+    assert sum(statistics.found["exact_across"].values()) > 0  # counted, and kept
 
 
 def test_the_gates_of_system_d_can_be_brought_back() -> None:
@@ -254,8 +254,8 @@ def test_the_gates_of_system_d_can_be_brought_back() -> None:
     table["id"] = [str(i) for i in range(len(table))]
     gates = ("conflicts", "exact_inside", "exact_across", "near_across")
     settings = Prepare.model_validate(whole.prepare.model_dump() | dict.fromkeys(gates, "drop"))
-    books = cleaning.DataStatistics()
-    splits = splitting.split_rows(cleaning.clean({"all": table}, settings, None, books), settings, books)
+    statistics = cleaning.DataStatistics()
+    splits = splitting.split_rows(cleaning.clean({"all": table}, settings, None, statistics), settings, statistics)
     assert not pd.concat(list(splits.values()))["text"].duplicated().any()
 
 

@@ -1,4 +1,4 @@
-"""Reading Parquet and Arrow files, those that the datasets library saved included."""
+"""Reading Parquet and Arrow files, including those that the datasets library saved."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from labeltune.runtime.errors import UserError
 
 
 def table_schema(path: Path, format: str) -> pa.Schema:
-    """Return the columns' types of a Parquet or Arrow file.
+    """Return the schema of a Parquet or Arrow file.
 
     Raises:
         UserError: The file is damaged or in another format.
@@ -56,7 +56,7 @@ def open_columnar(path: Path, format: str) -> Rows:
     """Open a Parquet or Arrow file.
 
     Raises:
-        UserError: As `table_schema`, or two columns have one name; a damaged batch raises it when it is reached.
+        UserError: As in `table_schema`, or two columns have one name; a damaged batch raises it when it is reached.
     """
     schema = table_schema(path, format)
     check_names(schema.names, str(path))
@@ -65,7 +65,7 @@ def open_columnar(path: Path, format: str) -> Rows:
         number = 0
         batches = _batches(path, format, wanted)
         while True:
-            # What is done with a row must not pass for an error of the file.
+            # An error in the code that uses a row must not be reported as an error of the file.
             with _readable(path):
                 found = next(batches, None)
                 rows = [] if found is None else found.to_pylist()
@@ -94,7 +94,7 @@ def _batches(path: Path, format: str, wanted: Sequence[str] | None) -> Iterator[
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Read which columns hold class numbers, and the names: the datasets library keeps them in the schema."""
+    """Return the class names of columns with class numbers, which the datasets library keeps in the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {

@@ -1,4 +1,4 @@
-"""Reading CSV and TSV: the separator, quotes, the header, and where a malformed line lies."""
+"""Reading CSV and TSV: the separator, quotes, the header, and the position of malformed lines."""
 
 import csv
 import itertools
@@ -14,15 +14,15 @@ from labeltune.data.formats.rows import Place, Row, Rows, check_names
 from labeltune.runtime.errors import UserError
 
 SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
-"""The line that tells Excel the separator of a CSV file."""
+"""First line by which a CSV file declares its separator to Excel."""
 SEPARATORS = ";|"
-"""Separators of a file whose first line has no comma."""
+"""Separators to try if the first line has no comma."""
 Quoting = Literal["auto", "standard", "none"]
 
 
 @dataclass(frozen=True)
 class DelimitedFile:
-    """A CSV or TSV file, and how it is read."""
+    """A CSV or TSV file and the options to read it."""
 
     path: Path
     encoding: str
@@ -31,10 +31,10 @@ class DelimitedFile:
     quoting: Quoting
 
     def open(self, *, header: bool) -> Rows:
-        """Open it for reading; `header` tells whether its first line names the columns.
+        """Open the file for reading; `header` states whether its first line names the columns.
 
         Raises:
-            UserError: It is empty, or its first line can't be read.
+            UserError: The file is empty, or its first line can't be read.
         """
         # The module's own limit is 128 KiB a field. A C long, which has 32 bits on Windows.
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
@@ -44,7 +44,7 @@ class DelimitedFile:
         for line in lines:
             found = SEPARATOR_LINE.fullmatch(line) if declared is None and not "".join(head).strip() else None
             declared = found[1] if found else declared
-            head.append(line if line.strip() and not found else "\n")  # blank, and yet there: lines are numbered
+            head.append(line if line.strip() and not found else "\n")  # blank, but counted: lines are numbered
             if head[-1].strip():
                 break
         if not head or not head[-1].strip():
@@ -73,13 +73,13 @@ class DelimitedFile:
                 if len(row) != width:
                     raise UserError(self._ragged(f"{self.path}:{number}", row, width, quoted=quoted))
                 cells = dict(zip(columns, row, strict=True))
-                # Spreadsheets write empty columns at the right edge: only what is in them is kept.
+                # Spreadsheets write empty columns at the right edge: only their non-empty cells are kept.
                 yield number, {name: cells[name] for name in cells if cells[name] or name not in nameless}
 
         return Rows(columns=columns, header=tuple(names) if header else width, where=where, take=take)
 
     def _records(self, reader: Any, separator: str, start: int) -> Iterator[tuple[int, list[str]]]:
-        """Give the rows that are not blank, numbered by their first line."""
+        """Yield the rows that are not blank, with the number of their first line."""
         try:
             for row in reader:
                 if row:
@@ -89,7 +89,7 @@ class DelimitedFile:
             raise UserError(self._misquoted(start, separator, error)) from None
 
     def _separator(self, first: str) -> str:
-        """Spreadsheets write semicolons where the comma is the decimal mark, databases often bars."""
+        """Detect the separator; spreadsheets write semicolons if the decimal mark is a comma, databases often bars."""
         bare = re.sub(r'"[^"]*"', "", first)
         if self.tabs or "," in bare:
             return "\t" if self.tabs else ","
@@ -107,7 +107,7 @@ class DelimitedFile:
         return f"set {key}: {value} in {self.conf}" if self.conf else f"give --{key} {value}"
 
     def _quotes(self, quoting: str) -> str:
-        """What to do where a file's quotes are others than those of its format."""
+        """Return advice for a file whose quotes differ from those of its format."""
         return f"set quoting: {quoting} in {self.conf}" if self.conf else "give it as JSON Lines"
 
     def _ragged(self, where: str, row: list[str], width: int, *, quoted: bool) -> str:
@@ -120,10 +120,10 @@ class DelimitedFile:
         )
 
     def _misquoted(self, start: int, separator: str, error: csv.Error) -> str:
-        """Find the line of the quote that opened the broken field, which may lie below the record's first line."""
+        """Return the line of the quote that opened the broken field, which may follow the record's first line."""
         lines = itertools.islice(read_lines(self.path, self.encoding, self.conf), start - 1, None)
         record = "".join(lines)
-        # Complete fields from the record's start: quoted with doubled quotes inside, or plain.
+        # Complete fields from the start of the record: quoted, with doubled quotes inside, or unquoted.
         end_of_field = rf"(?:{re.escape(separator)}|(?=\r|\n))"
         plain = rf'[^"{re.escape(separator)}\r\n][^{re.escape(separator)}\r\n]*'
         complete = re.compile(rf'(?:"(?:[^"]|"")*"|{plain}|){end_of_field}')

@@ -1,4 +1,4 @@
-"""Reading JSON, JSON Lines and a text a line as records."""
+"""Reading JSON, JSON Lines and files of one text per line as records."""
 
 import itertools
 import json
@@ -12,26 +12,26 @@ from labeltune.data.formats.rows import Place, Row, Rows
 from labeltune.runtime.errors import UserError
 
 PEEKED = 1000
-"""Records of JSON whose keys are the columns: one that is null may be left out of the first."""
+"""Number of JSON records whose keys are the columns: the first one may lack a key whose value is null."""
 WHITESPACE = re.compile(r"\s*")
-# Decimals keep a number's text. Made once: json.loads would make one a line.
+# Decimals keep the text of a number. The decoder is created once; json.loads would create one per line.
 DECODER = json.JSONDecoder(parse_float=Decimal)
 
 
 def rows_of_lines(
     stream: Iterable[str], format: str, path: Path, first: int = 1, conf: str | None = None
 ) -> Iterator[tuple[Place, Row]]:
-    """Give the rows of a stream of lines.
+    """Yield the rows of a stream of lines.
 
     Args:
         stream: The lines.
-        format: `txt`, a text a line, or `jsonl`, a text or an object a line.
+        format: `txt`, one text per line, or `jsonl`, one text or object per line.
         path: The file, for messages.
         first: Number of the first line.
         conf: As in `open_rows`.
 
     Raises:
-        UserError: A line is no text or object.
+        UserError: A line is neither a text nor an object.
     """
     for number, line in enumerate(stream, first):
         if format == "txt":
@@ -49,7 +49,7 @@ def open_records(path: Path, records: Iterator[tuple[Place, Row]]) -> Rows:
 
 
 def records_of_document(path: Path, content: str) -> Iterator[tuple[Place, Row]]:
-    """Give the records of a JSON file.
+    """Return the records of a JSON file.
 
     They are an array, the value of a single key, objects one after another, or columns as pandas writes them.
 
@@ -79,7 +79,7 @@ def records_of_document(path: Path, content: str) -> Iterator[tuple[Place, Row]]
 
 
 def _records_of_columns(value: dict[str, Any]) -> list[Row] | None:
-    """Turn the ways in which pandas writes a table by columns into records; None for any other object.
+    """Convert the column formats of pandas to records; returns None for any other object.
 
     >>> _records_of_columns({"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y"}})
     [{'text': 'a', 'label': 'x'}, {'text': 'b', 'label': 'y'}]
@@ -105,7 +105,7 @@ def _records_of_columns(value: dict[str, Any]) -> list[Row] | None:
 
 
 def _flattened(record: Row) -> Row:
-    """Turn a task of Label Studio with its annotations into a record: the data, and the choices under their names.
+    """Convert a Label Studio task to a record: its data, and the choices of its annotations under their names.
 
     >>> result = {"type": "choices", "from_name": "mood", "value": {"choices": ["good"]}}
     >>> _flattened({"id": 7, "data": {"text": "fine"}, "annotations": [{"result": [result]}]})
@@ -128,7 +128,7 @@ def _flattened(record: Row) -> Row:
 
 
 def _parse(path: Path, content: str, first: int) -> Iterator[tuple[Place, Any]]:
-    """Give the JSON values of a text with the lines that they begin on, where its first line has the number `first`."""
+    """Yield the JSON values of a text and the lines on which they begin; the first line has the number `first`."""
     surrogates = "\\ud" in content or "\\uD" in content
     line, on_line, counted = first, 0, 0
     place = WHITESPACE.match(content).end()  # type: ignore[union-attr]
@@ -152,7 +152,7 @@ def _parse(path: Path, content: str, first: int) -> Iterator[tuple[Place, Any]]:
 
 
 def _check_unicode(where: str, value: Any) -> None:
-    """Refuse half of a surrogate pair, which JSON can escape and no encoded file can hold."""
+    """Refuse half of a surrogate pair, which JSON can escape but no encoded file can contain."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:

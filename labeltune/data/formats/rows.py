@@ -1,4 +1,4 @@
-"""Rows of a table as every format gives them, and their values as text."""
+"""Rows of a table, which every format returns, and the conversion of their values to text."""
 
 import datetime as dt
 import math
@@ -13,7 +13,7 @@ from labeltune.runtime.errors import UserError
 
 SPANS = "labelling parts of a text is no task of this version"
 CHUNK = 1024
-"""Rows that are held at a time: enough to sort by length, few enough to lose little when stopped."""
+"""Number of rows in memory at a time: enough to sort by length, few enough to lose little when stopped."""
 
 Row = dict[str, Any]
 Place = int | str
@@ -25,24 +25,24 @@ class Rows:
     """A table that is open for reading."""
 
     columns: tuple[str, ...]
-    """The keys of the rows in the file's order; of JSON those of the first `PEEKED` records."""
+    """The keys of the rows in the order of the file; for JSON, those of the first `PEEKED` records."""
     header: tuple[str, ...] | int
-    """The names as the file has them, empty where a column has none; their number where there is no header."""
+    """The names of the columns in the file, empty for a column without one; their number if there is no header."""
     where: str
     """File and line of the names, for messages."""
     classes: dict[str, list[str]] = field(default_factory=dict)
     """Column of class numbers -> their names, as the datasets library records them in Parquet and Arrow files."""
     take: Callable[[Sequence[str] | None], Iterator[tuple[Place, Row]]]
-    """Give the rows once: all columns, or those asked for, which saves reading the others of Parquet files."""
+    """Iterate over the rows once, with all columns or only those given; other columns of Parquet files are not read."""
 
 
 def as_text(value: object, where: str, key: str) -> str | None:
-    """Write a value as text: a string as it stands, `true`, `3` also for 3.0, other numbers as the file has them.
+    """Convert a value to text: a string as it is, `true`, `3` also for 3.0, other numbers as in the file.
 
     Args:
         value: The value.
         where: File and line of the row, for the message.
-        key: The setting that names the column, likewise.
+        key: The setting that names the column, for the message.
 
     Returns:
         None for null and NaN.
@@ -65,7 +65,7 @@ def as_text(value: object, where: str, key: str) -> str | None:
 
 
 def as_label(value: object, where: str, key: str) -> str | None:
-    """Write a raw label as text; a list of one, as annotation tools export it, is its label, an empty one is none.
+    """Convert a raw label to text; a list of one label, as annotation tools export it, is that label.
 
     Raises:
         UserError: There are several labels, or the value is an object or bytes.
@@ -96,7 +96,7 @@ def class_name(number: int | None, names: Sequence[str], where: str) -> str | No
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """Refuse names that stand twice; columns without a name are in nobody's way."""
+    """Refuse duplicate column names; several columns may have no name."""
     columns = [name.strip() for name in names]
     twice = [name for name, count in Counter(columns).items() if count > 1 and name]
     if twice:

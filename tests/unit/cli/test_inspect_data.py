@@ -154,7 +154,7 @@ def test_a_split_column_is_used_and_said(top: Path, tmp_path: Path, capsys: pyte
     dataset = start(tmp_path / "a.json").resolved.dataset
     assert (dataset.all, dataset.label, dataset.split_column) == (None, "mood", "split")
     assert [len(read_split(dataset, split)) for split in ("train", "validation", "test")] == [40, 10, 10]
-    assert "column split says which rows are for training, validation and test: it is used" in capsys.readouterr().out
+    assert "column split names the rows for training, validation and test, and is used" in capsys.readouterr().out
     (tmp_path / "b.json").write_text(json.dumps([row | {"split": "north"} for row in rows]))
     assert start(tmp_path / "b.json").resolved.dataset.all == "b.json"
     assert "column split is not used: north name no splits" in capsys.readouterr().out
@@ -192,7 +192,7 @@ def test_folders_that_the_datasets_library_saved(top: Path, tmp_path: Path) -> N
     ("name", "content", "message"),
     [
         ("a.xlsx", "PK", "a.xlsx is a spreadsheet: save the sheet as CSV"),
-        ("a.csv", "text,rude,late\na,0,1\nb,1,0\nc,1,1\n", "rude, late hold 0 and 1 alone.*name it with --label"),
+        ("a.csv", "text,rude,late\na,0,1\nb,1,0\nc,1,1\n", "rude, late contain only 0 and 1.*name it with --label"),
         ("a.csv", "premise,hypothesis,label\na,b,x\nc,d,y\n", "premise and hypothesis look like a pair.*with --text"),
         ("a.csv", "text,label\na,x\nb,y\nc,x|y\n", r"'x\|y' look like several labels"),
         ("a.csv", "text,s\n" + "".join(f"t{i},{i}.5\n" for i in range(30)), "30 different numbers .*regression"),

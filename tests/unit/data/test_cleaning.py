@@ -68,7 +68,7 @@ def test_every_line_is_kept(tmp_path: Path) -> None:
 def test_a_line_that_is_no_correction_is_refused(tmp_path: Path, spam: LabelSet, line: str) -> None:
     path = tmp_path / "corrections.jsonl"
     path.write_text(line, encoding="utf-8")
-    with pytest.raises(UserError, match=r"corrections.jsonl:1: expected .*mend or delete the line"):
+    with pytest.raises(UserError, match=r"corrections.jsonl:1: expected .*correct or delete the line"):
         cleaning.read_corrections(path.read_bytes(), path, spam)
 
 
@@ -80,7 +80,7 @@ def test_a_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> No
     first, *others = path.read_text(encoding="utf-8").splitlines()
     assert first == '{"text": "win'
     assert [json.loads(line)["text"] for line in others] == ["win cash"] * 2
-    with pytest.raises(UserError, match=r"corrections.jsonl:1: expected .*mend or delete the line"):
+    with pytest.raises(UserError, match=r"corrections.jsonl:1: expected .*correct or delete the line"):
         cleaning.read_corrections(path.read_bytes(), path, LABELS)
 
 
@@ -135,9 +135,9 @@ def frame(*rows: tuple[str, str]) -> pd.DataFrame:
 
 
 def prepared(rows: dict[str, pd.DataFrame], added: pd.DataFrame | None, **changes: Any) -> tuple[dict, DataStatistics]:
-    settings, ledger = Prepare.model_validate({"seed": 1, **changes}), DataStatistics()
-    frames = split_rows(clean(rows, settings, None, ledger), settings, ledger)
-    return (frames if added is None else cleaning.add_corrections(frames, added, settings, ledger)), ledger
+    settings, statistics = Prepare.model_validate({"seed": 1, **changes}), DataStatistics()
+    frames = split_rows(clean(rows, settings, None, statistics), settings, statistics)
+    return (frames if added is None else cleaning.add_corrections(frames, added, settings, statistics)), statistics
 
 
 NEW = [("spam", "a text that nobody has seen before"), ("ham", "quite another one, with its own words")]
@@ -148,12 +148,12 @@ NEW = [("spam", "a text that nobody has seen before"), ("ham", "quite another on
 def test_they_come_on_top_of_training_rows_and_change_nothing_else(given: str, changes: dict) -> None:
     whole = {"all": table(0, 40)} if given == "all" else {"train": table(0, 30), "test": table(100, 10)}
     without, _ = prepared(whole, None, **changes)
-    frames, ledger = prepared(whole, frame(*NEW), **changes)
+    frames, statistics = prepared(whole, frame(*NEW), **changes)
     for split in ("validation", "test"):
         pd.testing.assert_frame_equal(frames[split], without[split])
     pd.testing.assert_frame_equal(frames["train"].iloc[:-2].reset_index(drop=True), without["train"])
     assert list(zip(frames["train"]["label"], frames["train"]["text"], strict=True))[-2:] == NEW
-    assert ledger.read["corrections"] == 2
+    assert statistics.read["corrections"] == 2
 
 
 def test_what_repeats_another_split_or_a_training_row_is_dropped_and_counted() -> None:
@@ -167,17 +167,17 @@ def test_what_repeats_another_split_or_a_training_row_is_dropped_and_counted() -
         ("spam", whole["train"]["text"][2]),  # a training row under its other label
         *NEW,
     ]
-    frames, ledger = prepared(whole, frame(*rows), near_threshold=0.5)
-    assert ledger.dropped["exact_across"] == {"corrections": 2}
-    assert ledger.dropped["near_across"] == {"corrections": 1}
-    assert ledger.dropped["exact_inside"] == {"corrections": 2}
-    assert ledger.relabelled == 1
-    assert not ledger.dropped["conflicts"].total()
+    frames, statistics = prepared(whole, frame(*rows), near_threshold=0.5)
+    assert statistics.dropped["exact_across"] == {"corrections": 2}
+    assert statistics.dropped["near_across"] == {"corrections": 1}
+    assert statistics.dropped["exact_inside"] == {"corrections": 2}
+    assert statistics.relabelled == 1
+    assert not statistics.dropped["conflicts"].total()
     train = frames["train"].set_index("text")["label"]
     assert (train[whole["train"]["text"][0]], train[whole["train"]["text"][2]]) == ("ham", "spam")
     assert len(frames["train"]) == 60 + len(NEW)
-    assert sum(ledger.read.values()) == sum(map(len, frames.values())) + sum(
-        counts.total() for counts in ledger.dropped.values()
+    assert sum(statistics.read.values()) == sum(map(len, frames.values())) + sum(
+        counts.total() for counts in statistics.dropped.values()
     )
 
 
@@ -186,21 +186,21 @@ def test_a_persons_last_word_counts_whatever_the_white_space() -> None:
     known = whole["train"]["text"][0]
     assert whole["train"]["label"][0] == "ham"
     rows = [("spam", "said  twice"), ("ham", " said twice"), ("ham", f"{known}\n"), ("spam", f"  {known}")]
-    frames, ledger = prepared(whole, frame(*rows))
+    frames, statistics = prepared(whole, frame(*rows))
     train = frames["train"].set_index("text")["label"]
     assert train["said twice"] == "ham"
     assert train[known] == "spam"
-    assert ledger.relabelled == 1
+    assert statistics.relabelled == 1
     assert len(frames["train"]) == 61
-    assert ledger.dropped["exact_inside"] == {"corrections": 3}
+    assert statistics.dropped["exact_inside"] == {"corrections": 3}
 
 
 def test_the_gates_settings_hold_for_them() -> None:
     whole = {"train": table(0, 30), "validation": table(50, 5), "test": table(100, 10)}
     leak = frame(("ham", whole["test"]["text"][3]))
-    frames, ledger = prepared(whole, leak, exact_across="keep")
+    frames, statistics = prepared(whole, leak, exact_across="keep")
     assert len(frames["train"]) == 61
-    assert ledger.found["exact_across"] == {"corrections": 1}
+    assert statistics.found["exact_across"] == {"corrections": 1}
     with pytest.raises(UserError, match="prepare.exact_across is set to fail"):
         prepared(whole, leak, exact_across="fail")
 
@@ -217,10 +217,10 @@ def test_what_the_splits_hold_themselves_is_not_counted_again() -> None:
         "test": table(100, 10),
     }
     _, without = prepared(whole, None, exact_across="keep")
-    _, ledger = prepared(whole, frame(*NEW), exact_across="keep")
+    _, statistics = prepared(whole, frame(*NEW), exact_across="keep")
     assert without.found["near_inside"] == {"train": 1}
     assert without.found["exact_across"] == {"train": 1}
-    assert {reason: +counts for reason, counts in ledger.found.items()} == {
+    assert {reason: +counts for reason, counts in statistics.found.items()} == {
         reason: +counts for reason, counts in without.found.items()
     }
 

@@ -136,7 +136,7 @@ def test_without_the_folder_the_rows_come_from_the_hub(
     for split in ("train", "validation"):
         put(f"stanfordnlp/sst2/data/{split}-00000-of-00001.parquet", [{"idx": 0, "sentence": split, "label": 1}])
     located = pin_revision(find_source(shipped("sst2")))  # a folder on disk passes for one of the Hub
-    assert "data/raw/sst2 is not here: taking the rows of stanfordnlp/sst2 from the Hub" in capsys.readouterr().out
+    assert "data/raw/sst2 does not exist: using the rows of stanfordnlp/sst2 from the Hub" in capsys.readouterr().out
     assert splits_of(located) == {"train": "train", "test": "validation"}
     assert located.provenance() == {
         "source": "hub", "hub": "stanfordnlp/sst2", "revision": COMMIT, "train": "train", "test": "validation"

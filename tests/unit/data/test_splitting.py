@@ -24,22 +24,22 @@ def distinct(label: str, count: int, start: int = 0) -> list[tuple[str, str]]:
 
 
 def split(frames: dict[str, pd.DataFrame], **changes: Any) -> tuple[dict[str, pd.DataFrame], DataStatistics]:
-    ledger = DataStatistics()
+    statistics = DataStatistics()
     given = settings(**changes)
-    return split_rows(clean(frames, given, None, ledger), given, ledger), ledger
+    return split_rows(clean(frames, given, None, statistics), given, statistics), statistics
 
 
-def books_balance(ledger: DataStatistics, frames: dict[str, pd.DataFrame]) -> bool:
-    dropped = sum(sum(counts.values()) for counts in ledger.dropped.values())
-    return sum(ledger.read.values()) == sum(map(len, frames.values())) + dropped
+def counts_add_up(statistics: DataStatistics, frames: dict[str, pd.DataFrame]) -> bool:
+    dropped = sum(sum(counts.values()) for counts in statistics.dropped.values())
+    return sum(statistics.read.values()) == sum(map(len, frames.values())) + dropped
 
 
 def test_texts_are_normalised() -> None:
-    ledger = DataStatistics()
+    statistics = DataStatistics()
     rows = frame(("a", " cafe\u0301\u00a0\n\u200b x "), ("b", "２"))
-    assert clean({"all": rows}, settings(), None, ledger)["all"]["text"].tolist() == ["café x", "２"]
-    assert clean({"all": rows}, settings(unicode="NFKC"), None, ledger)["all"]["text"].tolist() == ["café x", "2"]
-    kept = clean({"all": rows}, settings(unicode="none", whitespace="keep"), None, ledger)["all"]["text"].tolist()
+    assert clean({"all": rows}, settings(), None, statistics)["all"]["text"].tolist() == ["café x", "２"]
+    assert clean({"all": rows}, settings(unicode="NFKC"), None, statistics)["all"]["text"].tolist() == ["café x", "2"]
+    kept = clean({"all": rows}, settings(unicode="none", whitespace="keep"), None, statistics)["all"]["text"].tolist()
     assert kept == rows["text"].tolist()
 
 
@@ -47,10 +47,10 @@ def test_texts_are_normalised() -> None:
 def test_missing_texts_follow_the_setting_and_are_counted(text: str | None) -> None:
     rows = {"all": frame(("a", "x"), ("a", text))}
     for action, left, dropped in (("drop", 1, 1), ("keep", 2, 0)):
-        ledger = DataStatistics()
-        assert len(clean(rows, settings(missing_text=action), None, ledger)["all"]) == left
-        assert ledger.found["missing_text"]["all"] == 1
-        assert ledger.dropped["missing_text"]["all"] == dropped
+        statistics = DataStatistics()
+        assert len(clean(rows, settings(missing_text=action), None, statistics)["all"]) == left
+        assert statistics.found["missing_text"]["all"] == 1
+        assert statistics.dropped["missing_text"]["all"] == dropped
     with pytest.raises(UserError, match=r"prepare.missing_text is set to fail, and 1 rows have it in all.*f.csv:3"):
         clean(rows, settings(missing_text="fail"), None, DataStatistics())
 
@@ -83,13 +83,13 @@ NEAR = [("a", "nearly these words and no others at all, one"), ("a", "nearly the
 def test_each_gate_drops_keeps_or_fails_and_always_counts(reason: str, extra: list, dropped: int) -> None:
     rows = {"all": frame(*distinct("a", 20), *distinct("b", 20), *extra)}
     opened = {"near_across": "keep", "exact_across": "keep", "exact_inside": "keep", reason: "drop"}
-    frames, ledger = split(rows, **opened)
-    assert ledger.found[reason].total() == dropped
-    assert ledger.dropped[reason].total() == dropped
+    frames, statistics = split(rows, **opened)
+    assert statistics.found[reason].total() == dropped
+    assert statistics.dropped[reason].total() == dropped
     assert sum(map(len, frames.values())) == 42 - dropped
-    frames, ledger = split(rows, **(opened | {reason: "keep"}))
-    assert ledger.found[reason].total() == dropped
-    assert ledger.dropped[reason].total() == 0
+    frames, statistics = split(rows, **(opened | {reason: "keep"}))
+    assert statistics.found[reason].total() == dropped
+    assert statistics.dropped[reason].total() == 0
     assert sum(map(len, frames.values())) == 42
     with pytest.raises(UserError, match=f"prepare.{reason} is set to fail"):
         split(rows, **(opened | {reason: "fail"}))
@@ -100,23 +100,25 @@ def test_a_row_that_repeats_a_test_row_leaves_training(reason: str) -> None:
     leak = EXACT if reason == "exact_across" else NEAR
     train = frame(*distinct("a", 20), *distinct("b", 20), leak[0])
     test = frame(*distinct("a", 5, 100), *distinct("b", 5, 100), leak[1])
-    frames, ledger = split({"train": train, "test": test})
+    frames, statistics = split({"train": train, "test": test})
     assert len(frames["test"]) == 11
-    assert ledger.dropped[reason].total() == 1
+    assert statistics.dropped[reason].total() == 1
     assert leak[0][1] not in [*frames["train"]["text"], *frames["validation"]["text"]]
-    assert books_balance(ledger, frames)
-    frames, ledger = split({"train": train, "test": test}, **{reason: "keep"})
-    assert ledger.found[reason].total() == 1
+    assert counts_add_up(statistics, frames)
+    frames, statistics = split({"train": train, "test": test}, **{reason: "keep"})
+    assert statistics.found[reason].total() == 1
     assert leak[0][1] in [*frames["train"]["text"], *frames["validation"]["text"]]
 
 
 def test_a_given_test_set_is_never_changed() -> None:
     test = frame(*distinct("a", 5, 100), *distinct("b", 5, 100), *EXACT, *CONFLICT, *NEAR)
-    frames, ledger = split({"train": frame(*distinct("a", 20), *distinct("b", 20)), "test": test}, near_inside="drop")
+    frames, statistics = split(
+        {"train": frame(*distinct("a", 20), *distinct("b", 20)), "test": test}, near_inside="drop"
+    )
     assert frames["test"]["text"].tolist() == test["text"].tolist()
-    assert ledger.found["exact_inside"]["test"] == 2
-    assert ledger.found["conflicts"]["test"] == 2
-    assert books_balance(ledger, frames)
+    assert statistics.found["exact_inside"]["test"] == 2
+    assert statistics.found["conflicts"]["test"] == 2
+    assert counts_add_up(statistics, frames)
 
 
 def test_validation_is_15_percent_of_train_where_a_test_set_is_given() -> None:
@@ -141,11 +143,11 @@ def test_given_splits_stay_as_they_are() -> None:
 
 
 def test_balance_takes_the_smallest_class_and_keeps_the_books() -> None:
-    frames, ledger = split({"all": frame(*distinct("a", 90), *distinct("b", 30))}, balance="smallest")
+    frames, statistics = split({"all": frame(*distinct("a", 90), *distinct("b", 30))}, balance="smallest")
     counts = pd.concat(list(frames.values()))["label"].value_counts()
     assert counts.to_dict() == {"a": 30, "b": 30}
     assert [len(frames[name]) for name in ("train", "validation", "test")] == [42, 6, 12]
-    assert books_balance(ledger, frames)
+    assert counts_add_up(statistics, frames)
 
 
 def test_balance_draws_at_random_by_the_seed() -> None:
@@ -165,12 +167,12 @@ def test_near_copies_stand_in_one_split_and_no_count_changes() -> None:
     copies = [
         ("a", f"{' '.join(words[i * 10 : i * 10 + 10])} {end}") for i in range(5) for end in ("one", "two", "3", "4")
     ]
-    frames, ledger = split({"all": frame(*copies, *distinct("a", 60), *distinct("b", 80))}, near_threshold=0.7)
+    frames, statistics = split({"all": frame(*copies, *distinct("a", 60), *distinct("b", 80))}, near_threshold=0.7)
     home = {text: name for name, part in frames.items() for text in part["text"]}
     groups = [{home[text] for _, text in copies[start : start + 4]} for start in range(0, 20, 4)]
     assert [len(group) for group in groups] == [1] * 5
-    assert ledger.moved > 0
-    assert not sum(counts.total() for counts in ledger.dropped.values())
+    assert statistics.moved > 0
+    assert not sum(counts.total() for counts in statistics.dropped.values())
     assert {name: len(part) for name, part in frames.items()} == {"train": 112, "validation": 16, "test": 32}
 
 
@@ -188,45 +190,45 @@ def test_balance_leaves_a_given_test_set_alone() -> None:
 
 def test_the_shares_before_and_after_balancing_are_kept() -> None:
     rows = frame(*distinct("a", 90), *distinct("b", 30))
-    _, ledger = split({"all": rows}, balance="smallest")
-    table = ledger.prevalence
+    _, statistics = split({"all": rows}, balance="smallest")
+    table = statistics.prevalence
     assert table is not None
     assert table.source == {"a": 0.75, "b": 0.25}
     assert table.trained == table.measured == {"a": 0.5, "b": 0.5}
-    _, ledger = split({"train": rows, "test": frame(*distinct("a", 9, 500))}, balance="smallest")
-    given = ledger.prevalence
+    _, statistics = split({"train": rows, "test": frame(*distinct("a", 9, 500))}, balance="smallest")
+    given = statistics.prevalence
     assert given is not None
     assert given.trained == {"a": 0.5, "b": 0.5}
     assert given.measured == given.source != given.trained
-    _, ledger = split({"all": rows}, train_rows=10)
-    plain = ledger.prevalence
+    _, statistics = split({"all": rows}, train_rows=10)
+    plain = statistics.prevalence
     assert plain is not None
     assert plain.source == plain.trained == plain.measured == {"a": 0.75, "b": 0.25}
 
 
 def test_train_rows_takes_a_stratified_sample() -> None:
-    frames, ledger = split({"all": frame(*distinct("a", 60), *distinct("b", 40))}, train_rows=10)
+    frames, statistics = split({"all": frame(*distinct("a", 60), *distinct("b", 40))}, train_rows=10)
     assert frames["train"]["label"].value_counts().to_dict() == {"a": 6, "b": 4}
     assert len(frames["test"]) == 20
-    assert books_balance(ledger, frames)
+    assert counts_add_up(statistics, frames)
 
 
 def test_validation_rows_that_were_split_off_are_bounded_and_given_ones_are_not() -> None:
     rows = frame(*distinct("a", 6000, 7), *distinct("b", 4000, 6007))
-    ledgers = {}
+    statistics_of = {}
     for setting, kept in (("auto", 2000), ("all", 4000), (50, 50), (9000, 4000)):
-        frames, ledger = split(
+        frames, statistics = split(
             {"all": rows}, split={"train": 0.4, "validation": 0.4, "test": 0.2}, train_rows=100,
             validation_rows=setting, near_across="keep",
         )  # fmt: skip
         assert len(frames["validation"]) == kept
         assert frames["validation"]["label"].value_counts().to_dict() == {"a": kept * 0.6, "b": kept * 0.4}
-        assert books_balance(ledger, frames)
-        ledgers[setting] = ledger
-    assert ledgers["auto"].dropped["validation_rows"] == {"validation": 2000}
+        assert counts_add_up(statistics, frames)
+        statistics_of[setting] = statistics
+    assert statistics_of["auto"].dropped["validation_rows"] == {"validation": 2000}
     validation = frame(*distinct("a", 40, 30_000), *distinct("b", 40, 31_000))
     given = {"train": rows, "validation": validation, "test": frame(*distinct("a", 9, 20_000))}
-    frames, ledger = split(given, validation_rows=10, near_across="keep")
+    frames, statistics = split(given, validation_rows=10, near_across="keep")
     assert len(frames["validation"]) == 80
 
 
@@ -263,16 +265,16 @@ def test_classes_with_few_rows_are_refused_left_out_or_merged_and_counted(given:
     total = sum(map(len, given.values()))
     with pytest.raises(UserError, match=r"at least 3 rows.*'c' \(2\).*rare_classes to drop.*or to merge"):
         split(given)
-    kept, books = split(given, rare_classes="drop")
+    kept, statistics = split(given, rare_classes="drop")
     assert {label for one in kept.values() for label in one["label"]} == {"a", "b"}
-    assert set(books.rare) == {"c", "d"}
-    assert sum(map(len, kept.values())) + sum(books.dropped["rare_classes"].values()) == total
-    labels = label_set(kept, {name: name for name in "abcd"}, {"d": "delta"}, books.rare)
+    assert set(statistics.rare) == {"c", "d"}
+    assert sum(map(len, kept.values())) + sum(statistics.dropped["rare_classes"].values()) == total
+    labels = label_set(kept, {name: name for name in "abcd"}, {"d": "delta"}, statistics.rare)
     assert labels.names == ("a", "b")
     if "all" in given:
-        merged, books = split(given, rare_classes="merge", rare_name="rest")
+        merged, statistics = split(given, rare_classes="merge", rare_name="rest")
         assert sum(int((one["label"] == "rest").sum()) for one in merged.values()) == 3
-        assert label_set(merged, {name: name for name in "abcd"}, None, books.rare).names == ("a", "b", "rest")
+        assert label_set(merged, {name: name for name in "abcd"}, None, statistics.rare).names == ("a", "b", "rest")
     else:
         with pytest.raises(UserError, match="have 2 rows together"):
             split(given, rare_classes="merge")
@@ -280,8 +282,8 @@ def test_classes_with_few_rows_are_refused_left_out_or_merged_and_counted(given:
 
 def test_rare_classes_join_a_class_of_their_name_and_more_rows_can_be_asked_for() -> None:
     given = {"all": frame(*distinct("a", 30), *distinct("b", 30), *distinct("c", 9), *distinct("other", 20))}
-    merged, books = split(given, rare_classes="merge", rare_rows=10)
+    merged, statistics = split(given, rare_classes="merge", rare_rows=10)
     assert sum(int((one["label"] == "other").sum()) for one in merged.values()) == 29
-    assert books.rare == {"c": 9}
+    assert statistics.rare == {"c": 9}
     with pytest.raises(UserError, match=r"at least 10 rows.*'c' \(9\)"):
         split(given, rare_rows=10)

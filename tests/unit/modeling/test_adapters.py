@@ -140,7 +140,7 @@ def test_adapter_dropout_acts_in_training_alone(tiny_base: Bases) -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("layers", ["all", 2])
-def test_training_mode_spares_the_trunk_and_is_set_once(
+def test_training_mode_spares_the_frozen_layers_and_is_set_once(
     tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, method: str, layers: int | str
 ) -> None:
     network = plan(tiny_base("llama"), head="linear", method=method, layers=layers).build()
@@ -156,7 +156,7 @@ def test_training_mode_spares_the_trunk_and_is_set_once(
             network.train()
             assert [layer.training for layer in stack] == [False] * (LAYERS - top) + [True] * top
             assert all(module.training for module in stack[-1].modules())
-    # Where there is a trunk, its top is switched off with it and on again.
+    # Where layers are frozen, the trained ones are switched off with them and on again.
     assert walks == ([False, True] if layers == "all" else [False, True, False, True]) * 2
 
 
@@ -256,13 +256,13 @@ def gradients(made: NetworkSpec, network: Any) -> tuple[dict[str, torch.Tensor],
     """Gradients of a training batch, and the layers in the order in which they ran."""
     runs: list[int] = []
     network.train()
-    trunk = architectures.unwrap(network).frozen_layers
+    frozen = architectures.unwrap(network).frozen_layers
     for index, layer in enumerate(layer_list(architectures.unwrap(network).backbone())):
 
         def note(module: nn.Module, given: Any, named: Any, answer: Any, index: int = index) -> None:
             runs.append(index)
             answer = answer[0] if isinstance(answer, tuple) else answer
-            assert not answer.requires_grad or index >= trunk, "the trunk's activations are kept for nothing"
+            assert not answer.requires_grad or index >= frozen, "the frozen layers' activations are kept for nothing"
 
         # What is called inside the layer: hooks of the layer itself stay outside of the recomputation.
         next(layer.children()).register_forward_hook(note, with_kwargs=True)
@@ -289,9 +289,9 @@ def test_recomputed_activations_give_the_same_gradients(
     )
     expected, runs = gradients(stored, stored.build())
     found, again = gradients(recomputed, recomputed.build())
-    trunk = LAYERS - 2 if layers == 2 else 0
+    frozen = LAYERS - 2 if layers == 2 else 0
     assert runs == [*range(LAYERS)]
-    assert again == [*range(LAYERS), *reversed(range(trunk, LAYERS))]
+    assert again == [*range(LAYERS), *reversed(range(frozen, LAYERS))]
     assert found.keys() == expected.keys()
     assert all(bool(gradient.any()) for name, gradient in expected.items() if "lora_B" in name)
     for name, gradient in expected.items():

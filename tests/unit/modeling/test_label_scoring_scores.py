@@ -36,7 +36,7 @@ def tokens(made: NetworkSpec, *texts: str) -> list[list[int]]:
     return [made.encoder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
 
-def untuned(made: NetworkSpec) -> torch.Tensor:
+def base_scores(made: NetworkSpec) -> torch.Tensor:
     return torch.from_numpy(logits(made, made.build()))
 
 
@@ -54,14 +54,14 @@ def test_a_plan_scores_words_as_its_setting_says(tiny_base: Bases, architecture:
     if how == "contextual":
         nothing = by_hand(made, made.encoder.encode(CONTENT_FREE_TEXTS).input_ids, words)
         scores -= nothing.softmax(1).mean(0).log()
-    torch.testing.assert_close(untuned(made), scores, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(base_scores(made), scores, rtol=1e-5, atol=2e-5)
 
 
 def test_the_first_token_stands_for_its_word(tiny_base: Bases) -> None:
     made = plan(tiny_base("llama"), words=WORDS, label_score="first_token")
     words = [ids[:1] for ids in tokens(made, " ham", " spam link")]
     scores = by_hand(made, made.encoder.encode(TEXTS).input_ids, words)
-    torch.testing.assert_close(untuned(made).log_softmax(1), scores.log_softmax(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(base_scores(made).log_softmax(1), scores.log_softmax(1), rtol=1e-5, atol=1e-5)
     with pytest.raises(UserError, match="the same tokens: .*ham.*; set 'verbalizer'"):
         plan(tiny_base("llama"), words=("ham it up", "ham on rye"), label_score="first_token").build()
 
@@ -122,7 +122,7 @@ def test_a_word_that_begins_another_ends_with_the_end_token(tiny_base: Bases, tm
     words = [[*ids, made.encoder.tokenizer.eos_token_id] for ids in tokens(made, " ham", " ham it up")]
     assert words[1][: len(words[0]) - 1] == words[0][:-1]
     scores = by_hand(made, made.encoder.encode(TEXTS).input_ids, words)
-    torch.testing.assert_close(untuned(made), scores, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(base_scores(made), scores, rtol=1e-5, atol=2e-5)
     network, _ = tune(made)
     answers = logits(made, network)
     assert (logits(made, reloaded(made, network, tmp_path / "saved").network) == answers).all()
@@ -138,7 +138,7 @@ def test_chinese_words_of_several_tokens(tiny_base: Bases, tmp_path: Path, how: 
         scores /= torch.tensor([len(ids) for ids in words])
     if how == "pmi":
         scores -= by_hand(made, tokens(made, "\n答案："), words)
-    torch.testing.assert_close(untuned(made), scores, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(base_scores(made), scores, rtol=1e-5, atol=2e-5)
     network, _ = tune(made)
     answers = logits(made, network)
     loaded = reloaded(made, network, tmp_path / "saved")

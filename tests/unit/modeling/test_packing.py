@@ -25,7 +25,7 @@ ANSWERS = [*tuning.ANSWERS, 1]
 
 
 def made(base: Path, **train: Any) -> tuple[Any, Any, EncodedRows]:
-    """A plan whose prompts share a prefix, its network with random adapters, and rows with their trunk's states."""
+    """A plan whose prompts share a prefix, its network with random adapters, and rows with frozen layers' states."""
     plan = tuning.plan(base, **train)
     prompt = Prompt(template="Classify the text as ham or spam. Text: {text}\nLabel:", max_length=96)
     plan = replace(plan, encoder=Encoder.of(plan.encoder.tokenizer, prompt, plan.labels))

@@ -1,4 +1,4 @@
-"""The frozen trunk's states: the same from disk, from memory and without them, and computed once for many trainings."""
+"""Cached states of the frozen layers: the same from disk, from memory and without a cache, and computed once."""
 
 import shutil
 from collections.abc import Callable
@@ -40,11 +40,11 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
     seen: Computed = []
     compute = dataset.compute_states
 
-    def watched(network: Any, ids: Any, put: Any, **named: Any) -> None:
+    def counted(network: Any, ids: Any, put: Any, **named: Any) -> None:
         seen.append(list(ids))
         compute(network, ids, put, **named)
 
-    monkeypatch.setattr(dataset, "compute_states", watched)
+    monkeypatch.setattr(dataset, "compute_states", counted)
     return seen
 
 
@@ -202,9 +202,11 @@ def test_a_reading_is_made_once_for_the_depth_and_for_the_baselines(
 ) -> None:
     made = fronted(plan(tiny_base("llama")))
     reads: list[int] = []
-    climb = layer_probes.layer_by_layer
+    layers_read = layer_probes.layer_by_layer
     monkeypatch.setattr(
-        layer_probes, "layer_by_layer", lambda model, ids, **how: reads.append(len(ids)) or climb(model, ids, **how)
+        layer_probes,
+        "layer_by_layer",
+        lambda model, ids, **how: reads.append(len(ids)) or layers_read(model, ids, **how),
     )
     input_ids = made.encoder.encode(TEXTS).input_ids
     parts = [Part(input_ids=input_ids[s], labels=np.array(ANSWERS[s])) for s in (slice(4), slice(4, None))]
@@ -231,10 +233,10 @@ def test_states_of_rows_that_the_depth_was_chosen_on_are_not_computed_again_and_
     made = plan(folder, dtype=dtype, head="linear", depth="auto", probe_rows=4, layers=1)
     made = fronted(made) if prompt == "fronted" else made
     parts = [rows(made), rows(made, TEXTS[:5], ANSWERS[:5])]
-    settled, choice = layer_selection.choose_capacity(made, *parts)
+    selected, choice = layer_selection.choose_capacity(made, *parts)
     given = replace(made, train=made.train.model_copy(update=choice.taken))  # as who writes the depth into a file
     found = []
-    for chosen in (settled, settled, given):  # after reading the layers, with everything cached, with nothing cached
+    for chosen in (selected, selected, given):  # after reading the layers, with everything cached, with nothing cached
         network = architectures.unwrap(chosen.build())
         known = with_states(chosen, network, parts)
         found.append(torch.cat([torch.cat(list(part.states or [])) for part in known]))
@@ -258,9 +260,9 @@ def test_states_of_another_network_are_not_taken(tiny_base: Bases, computed: Com
     folder = tiny_base("llama", num_hidden_layers=4)
     made = plan(folder, **({"head": "linear", "depth": "auto", "probe_rows": 4, "layers": 1} | change))
     given = rows(made)
-    settled, _ = layer_selection.choose_capacity(made, given, given)
+    selected, _ = layer_selection.choose_capacity(made, given, given)
     assert len(list(feature_cache.cache_root().glob("hidden-states-*.npy"))) == 1
-    with_states(settled, architectures.unwrap(settled.build()), [given, given])
+    with_states(selected, architectures.unwrap(selected.build()), [given, given])
     assert [len(group) for group in computed] == [8, 6]
 
 
@@ -278,9 +280,9 @@ def test_states_are_kept_for_a_layer_only_while_there_is_room(
 ) -> None:
     monkeypatch.setattr(layer_selection, "KEPT_BYTES", 0)
     made = plan(tiny_base("llama", num_hidden_layers=4), head="linear", depth="auto", probe_rows=4, layers=1)
-    settled, _ = layer_selection.choose_capacity(made, rows(made), rows(made))
+    selected, _ = layer_selection.choose_capacity(made, rows(made), rows(made))
     assert not list(feature_cache.cache_root().glob("hidden-states-*"))
-    with_states(settled, architectures.unwrap(settled.build()), [rows(made), rows(made)])
+    with_states(selected, architectures.unwrap(selected.build()), [rows(made), rows(made)])
     assert [len(group) for group in computed] == [8, 6]
 
 

@@ -1,4 +1,4 @@
-"""Footing: what a linear head begins with, against scikit-learn on states that Transformers gives."""
+"""Initialization of linear heads, against scikit-learn on states that Transformers gives."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from labeltune.cli.doctor import TRUNK_REST, Shape, attained, estimate
+from labeltune.cli.doctor import FROZEN_REST, Shape, attained, estimate
 from labeltune.config.model import Train, auto_layers
 from labeltune.evaluation.baselines import Split
 from labeltune.evaluation.probe_baseline import sampled
@@ -49,9 +49,9 @@ def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_
     train, validation = given(made, 60), given(made, 90, 120)
     states = planted(train.labels, validation.labels, layers, from_layer)
     asked: list[int] = []
-    climb = (asked.append(layer) or one for layer, one in enumerate(states))
-    monkeypatch.setattr(layer_probes, "layer_by_layer", lambda *_, **__: climb)
-    settled, choice = layer_selection.choose_capacity(made, train, validation)
+    layers_read = (asked.append(layer) or one for layer, one in enumerate(states))
+    monkeypatch.setattr(layer_probes, "layer_by_layer", lambda *_, **__: layers_read)
+    selected, choice = layer_selection.choose_capacity(made, train, validation)
 
     losses = []
     for one in states[:, :, 1].astype(float):
@@ -64,11 +64,11 @@ def test_the_shallowest_of_equal_layers_is_taken_and_reading_ends_where_none_is_
     assert shown[from_layer:].all()
     np.testing.assert_allclose(np.array(choice.probes["log_loss"])[shown], np.array(losses)[asked][shown], atol=1e-5)
     least = -(-layers // LEAST)
-    assert settled.train.depth == max(from_layer, least)
-    assert choice.reasons["depth"].startswith(f"{settled.train.depth} of {layers}: from layer {least} on")
-    assert settled.train.layers == 1
+    assert selected.train.depth == max(from_layer, least)
+    assert choice.reasons["depth"].startswith(f"{selected.train.depth} of {layers}: from layer {least} on")
+    assert selected.train.layers == 1
     assert "layers" not in choice.reasons
-    assert choice.figures()["depth"]["depth"] == settled.train.depth
+    assert choice.figures()["depth"]["depth"] == selected.train.depth
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_reading_ends_behind_two_layers_that_are_surely_worse(
     for layer in noisy:
         states[layer] = np.random.default_rng(layer).normal(size=states[layer].shape)
     monkeypatch.setattr(layer_probes, "layer_by_layer", lambda *_, **__: iter(states))
-    settled, choice = layer_selection.choose_capacity(made, train, validation)
+    selected, choice = layer_selection.choose_capacity(made, train, validation)
     assert choice.probes is not None
     assert choice.probes["layers"][-1] == last
-    assert settled.train.depth == 4
+    assert selected.train.depth == 4
 
 
 @pytest.mark.parametrize(("errors", "taken"), [(0.9, 0), (1.1, 1), (2.5, 1)])
@@ -139,12 +139,12 @@ def test_how_many_layers_train(method: str, count: int, on_gpu: bool, expected: 
 def test_no_fewer_layers_are_left_than_train_and_what_is_given_stays(tiny_base: Bases) -> None:
     folder = tiny_base("llama", num_hidden_layers=4)
     made = plan(folder, depth="auto", layers=4)
-    settled, choice = layer_selection.choose_capacity(made, given(made, 10), given(made, 15, 20))
-    assert (settled.train.depth, settled.train.layers) == (4, 4)
+    selected, choice = layer_selection.choose_capacity(made, given(made, 10), given(made, 15, 20))
+    assert (selected.train.depth, selected.train.layers) == (4, 4)
     assert choice.seconds > 0
     made = plan(folder, depth=2, layers="auto")
-    settled, choice = layer_selection.choose_capacity(made, given(made, 2), given(made, 3, 4))
-    assert (settled.train.depth, settled.train.layers) == (2, 1)
+    selected, choice = layer_selection.choose_capacity(made, given(made, 2), given(made, 3, 4))
+    assert (selected.train.depth, selected.train.layers) == (2, 1)
     assert choice.probes is None
     made = plan(folder, depth=2, layers=1)
     assert layer_selection.choose_capacity(made, given(made, 2), given(made, 3, 4)) == (
@@ -183,16 +183,16 @@ def test_every_seed_has_the_same_depth_and_the_baselines_sample(
 @pytest.mark.parametrize("pooling", ["mean", "first", "auto"])
 def test_an_encoder_is_judged_by_its_pooling_or_else_by_the_better_one(tiny_base: Bases, pooling: str) -> None:
     made = plan(tiny_base("bert"), head="linear", depth="auto", pooling=pooling, layers="auto")
-    settled, choice = layer_selection.choose_capacity(made, given(made, 20), given(made, 30, 40))
+    selected, choice = layer_selection.choose_capacity(made, given(made, 20), given(made, 30, 40))
     assert choice.probes is not None
     assert set(choice.probes["poolings"]) <= ({"mean"} if pooling == "mean" else {"mean", "last"})
-    assert settled.build() is not None
+    assert selected.build() is not None
 
 
 def test_a_family_that_is_not_known_keeps_every_layer(tiny_base: Bases) -> None:
     made = plan(tiny_base(UNKNOWN), head="linear", depth="auto", layers="auto")
-    settled, choice = layer_selection.choose_capacity(made, given(made, 2), given(made, 3, 4))
-    assert (settled.train.depth, settled.train.layers) == ("all", "all")
+    selected, choice = layer_selection.choose_capacity(made, given(made, 2), given(made, 3, 4))
+    assert (selected.train.depth, selected.train.layers) == ("all", "all")
     assert "not known here" in choice.reasons["depth"]
 
 
@@ -205,7 +205,7 @@ def test_an_estimate_takes_auto() -> None:
 
     assert seconds(layers="auto") == seconds(layers=8) < seconds()
     least = -(-32 // LEAST)
-    read = 2 * (least + 7) * 100 * 50.0 * (128 + 100) / attained(0.1, TRUNK_REST)  # a fifth of 32 is 7
+    read = 2 * (least + 7) * 100 * 50.0 * (128 + 100) / attained(0.1, FROZEN_REST)  # a fifth of 32 is 7
     assert seconds(depth="auto", layers=4) == pytest.approx(seconds(depth=least, layers=4) + read)
     assert seconds(depth="auto", layers=4, probe_rows="all") > seconds(depth="auto", layers=4)
     assert seconds(epochs="auto") == seconds(epochs=1) < seconds(epochs="auto", effort="balanced") == seconds(epochs=3)

@@ -91,8 +91,8 @@ def test_logits_and_gradients_are_transformers_and_pefts(
     for made, network in twins(tiny_base(architecture), layers=layers, lora=LORA | {"targets": targets}):
         ran.clear()
         found.append(gradients(made, network, known=known, side_by_side=side_by_side))
-    trunk = 0 if layers == "all" else 1
-    assert ran == ["layer_states"] * trunk * (1 if not known else len(ran) - 2) + ["adapted_layer"] * (3 - trunk)
+    frozen = 0 if layers == "all" else 1
+    assert ran == ["layer_states"] * frozen * (1 if not known else len(ran) - 2) + ["adapted_layer"] * (3 - frozen)
     expected, fast = found
     assert expected.keys() == fast.keys()
     for name, gradient in expected.items():

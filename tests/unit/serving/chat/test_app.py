@@ -1,4 +1,4 @@
-"""The fence: a page without anything from elsewhere, and only the page's own requests."""
+"""The security middleware: a page without anything from elsewhere, and only the page's own requests."""
 
 import asyncio
 import base64
