@@ -301,7 +301,7 @@ def _marked(path: Path, encoding: str, settings: dict[str, Any]) -> dict[str, An
     numbered = any(word.isdecimal() for word in words) and marks.strip().casefold() not in NUMBERED
     shown = ", ".join(map(str, sorted(values, key=str)[:5]))
     if None in splits or "train" not in splits or len(splits) == 1 or numbered:
-        say(f"column {marks} is not used: {shown} do not name a test split")
+        say(f"column {marks} is not used: none of its values ({shown}) names a test split")
         return settings
     if len(splits) < len(words):
         say(f"column {marks} is not used: of {shown}, several name one split; rename them train, validation and test")

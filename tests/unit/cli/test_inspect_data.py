@@ -157,7 +157,7 @@ def test_a_split_column_is_used_and_said(top: Path, tmp_path: Path, capsys: pyte
     assert "column split names the rows for training, validation and test, and is used" in capsys.readouterr().out
     (tmp_path / "b.json").write_text(json.dumps([row | {"split": "north"} for row in rows]))
     assert start(tmp_path / "b.json").resolved.dataset.all == "b.json"
-    assert "column split is not used: north name no splits" in capsys.readouterr().out
+    assert "column split is not used: none of its values (north) names" in capsys.readouterr().out
 
 
 def test_folders_of_splits_with_folders_of_classes(top: Path, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_column_of_splits_is_used_or_told_not_to_be(
     said = capsys.readouterr().out
     if splits:
         assert [len(read_split(dataset, split)) for split in ("train", "validation", "test")] == [24, 8, 8]
-        assert f"column {column} says which rows" in said
+        assert f"column {column} names the rows" in said
     else:
         assert (dataset.all, dataset.split_column) == ("films.csv", None)
         assert f"column {column} is not used" in said
