@@ -129,6 +129,7 @@ def save(
         if record.train.method == "full":
             network.save_pretrained(partial)
         elif record.train.method == "probe":
+            assert isinstance(network, PooledClassification), "a probe reads a pooled state"
             save_file(getattr(network, network.head_name).state_dict(), partial / HEAD, metadata={"format": "pt"})
             _save_config(network.config, partial)
         else:

@@ -9,7 +9,6 @@ network (linear probing, Alain and Bengio 2016, arXiv:1610.01644).
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,10 @@ from labeltune.console.terminal import bar
 from labeltune.data.labels import Indices
 from labeltune.modeling.adapters import parameter_counts
 from labeltune.modeling.builder import NetworkSpec
-from labeltune.modeling.classifiers import shared_prefix
+from labeltune.modeling.classifiers import PooledClassification, shared_prefix
 from labeltune.modeling.forward import compute_logits
 from labeltune.modeling.kernels import fused
+from labeltune.modeling.network import Network, PooledNetwork
 from labeltune.modeling.ngrams import ABSENT, Logits
 from labeltune.modeling.prompts import EncodedRows
 from labeltune.probing import layer_probes
@@ -69,7 +69,7 @@ class Head:
 
 def fit_probe(
     plan: NetworkSpec, train: EncodedRows, validation: EncodedRows, *, callbacks: Sequence[TrainerCallback] = ()
-) -> tuple[Any, History]:
+) -> tuple[Network, History]:
     """Build the network of a probe and fit its head; the strength of the penalty has the lowest validation log-loss.
 
     There is one step, over all training rows. A probe that was interrupted finds its states in the feature cache.
@@ -79,7 +79,8 @@ def fit_probe(
         callbacks: callbacks of Transformers' Trainer, which receive the figures.
     """
     started = time.perf_counter()
-    network: Any = plan.build()
+    network = plan.build()
+    assert isinstance(network, PooledClassification), "a probe reads a pooled state"
     states = [pooled_states(plan, network, part) for part in (train, validation)]
     answers = [np.array(part.labels) for part in (train, validation)]
     with single_threaded():
@@ -112,7 +113,7 @@ def fit_heads(states: States, labels: Indices, num_labels: int) -> list[Head]:
     return [Head.of(layer_probes.fit(states, labels, num_labels, c=c), c) for c in STRENGTHS]
 
 
-def pooled_states(plan: NetworkSpec, network: Any, rows: EncodedRows) -> States:
+def pooled_states(plan: NetworkSpec, network: PooledNetwork, rows: EncodedRows) -> States:
     """Return the states that a network's head reads, `[rows, size]`, from the feature cache where they are there.
 
     Args:

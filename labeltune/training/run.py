@@ -142,12 +142,12 @@ def training(task: Task, *, curves: Path) -> Iterator[Trained]:
     plan, record, fingerprint = finetune.as_interrupted(plan, record)
     with (
         checkpoints.open_store(fingerprint, keep=plan.train.checkpoints) as store,
-        tracking.tracking(plan.train.report_to, record.run_name(fingerprint), fingerprint.configuration) as told,
+        tracking.tracking(plan.train.report_to, record.run_name(fingerprint), fingerprint.configuration) as callbacks,
     ):
         if plan.train.method == "probe":
-            network, history = probe.fit_probe(plan, **splits, callbacks=told)
+            network, history = probe.fit_probe(plan, **splits, callbacks=callbacks)
         else:
-            network, history = finetune.fine_tune(plan, **splits, store=store, curves=curves, callbacks=told)
+            network, history = finetune.fine_tune(plan, **splits, store=store, curves=curves, callbacks=callbacks)
         blended = blending.choose_blend(history.logits, plan.train, **labelled(task.rows, task.labels))
         yield Trained(
             record=replace(
