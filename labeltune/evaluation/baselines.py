@@ -17,7 +17,7 @@ from labeltune.probing.regression import figures
 from labeltune.runtime.environment import KIB_PER_MIB, peak_memory
 
 SHOWN = ("label", "ngrams", "layer", "pooling", "C", "label_score")
-"""Choices that are printed."""
+"""Settings of a baseline that are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Split:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, labels: LabelSet) -> "Split":
-        """The rows of a prepared table."""
+        """Return the rows of a prepared table."""
         names = frame["label"].tolist()
         return cls(ids=frame["id"].tolist(), texts=frame["text"].tolist(), labels=np.array(labels.index(names)))
 
@@ -49,18 +49,18 @@ class Costs:
     """Time and memory of a model, which vary from run to run."""
 
     train_seconds: float
-    """Choosing and fitting, without loading; 0 where nothing is fitted."""
+    """Seconds of model selection and fitting, without loading; 0 if nothing is fitted."""
     rows_per_second: float
-    """Test rows answered in a second."""
+    """Test rows predicted per second."""
     peak_memory_mib: int
-    """Largest resident memory of the process until the model had answered, libraries included. It can only grow: the
-    models run lightest first."""
+    """Largest resident memory of the process until the predictions were complete, libraries included. It can only grow,
+    so the lightest model runs first."""
     size_mib: float
     """Size of the model on disk, including its base model."""
 
     @classmethod
     def of(cls, *, train_seconds: float, rows: int, seconds: float, size: int) -> "Costs":
-        """Costs of a model of `size` bytes that has just answered `rows` rows in `seconds`."""
+        """Return the costs of a model of `size` bytes that has just predicted `rows` rows in `seconds`."""
         return cls(
             train_seconds=round(train_seconds, 3),
             rows_per_second=round(rows / max(seconds, 1e-9), 2),
@@ -76,15 +76,15 @@ class Baseline:
     name: str
     """`majority`, `tfidf`, `hidden_states` or `zero_shot`."""
     probabilities: Probabilities
-    """`[rows, num_labels]`."""
+    """Probabilities, `[rows, num_labels]`."""
     chosen: dict[str, Any]
-    """Entry of metrics/baselines.json."""
+    """Entry in metrics/baselines.json."""
     costs: Costs
     """Time and memory."""
 
 
 def majority(splits: Splits, labels: LabelSet) -> Baseline:
-    """Answer the most frequent training label, with the labels' training shares as probabilities."""
+    """Predict the most frequent training label, with the training shares of the labels as probabilities."""
     started = time.perf_counter()
     shares = np.bincount(splits["train"].labels, minlength=len(labels)) / len(splits["train"])
     fitted = time.perf_counter()
@@ -110,7 +110,7 @@ def majority(splits: Splits, labels: LabelSet) -> Baseline:
 
 
 def answers(found: Sequence[Baseline], test: Split, labels: LabelSet) -> pd.DataFrame:
-    """One row per model and test row: model, id, label, prediction and p_NAME."""
+    """Return a table with a row per model and test row: model, id, label, prediction and p_NAME."""
     parts = []
     for baseline in found:
         given = baseline.probabilities
@@ -146,7 +146,7 @@ def show(found: Sequence[Baseline], missing: str | None, path: Path) -> None:
     table("cheaper models", ["model", "chosen", "validation accuracy", "seconds"], rows)
     if missing:
         say(f"no zero_shot: {missing}")
-    say(f"their answers to the test rows in {path}")
+    say(f"their predictions for the test rows are in {path}")
 
 
 def tfidf(splits: Splits, labels: LabelSet) -> Baseline:

@@ -20,25 +20,25 @@ from labeltune.runtime.errors import UserError
 SPREAD = math.log(2) / 2
 """Standard deviation of the logarithm of a temperature before any row is seen: 95% of them lie between 1/2 and 2.
 Fine-tuned transformers are nearly calibrated on texts like those of their training (Desai and Durrett 2020,
-arXiv:2003.07892), so that a temperature further off takes evidence: the prior weighs as much as 19 answers of 90%
+arXiv:2003.07892), so a temperature far from 1 needs evidence: the prior weighs as much as 19 predictions of 90%
 confidence, each of which adds p(1 - p) times its squared log-odds, 0.43, to the information about the logarithm."""
 STEEPEST = math.log(20)
-"""Largest logarithm of a temperature, or of its inverse, that is tried."""
+"""Bound of the absolute logarithm of a temperature in the optimization."""
 PRECISION = EQUAL = 1e-9
 SHOWN = 8
-"""Labels whose shares are shown."""
+"""Maximum number of labels whose shares are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """How frequent the labels are where a classifier is measured, and where it is used."""
+    """Label shares of the rows on which a classifier is measured, and of the texts on which it is used."""
 
     measured: list[float]
-    """Logarithm of each label's share of the validation rows over that of the training rows, `[num_labels]`."""
+    """Log ratio of each label's share of the validation rows to that of the training rows, `[num_labels]`."""
     used: list[float]
-    """Likewise where it is used."""
+    """Log ratio of each label's share in use to that of the training rows, `[num_labels]`."""
     shares: dict[str, float]
-    """Label -> share where it is used."""
+    """Label -> share in use."""
 
     @classmethod
     def of(cls, setting: str | dict[str, float], prevalence: Prevalence, labels: LabelSet) -> "World":
@@ -67,15 +67,14 @@ def calibrate(
     Args:
         logits: `[rows, num_labels]`.
         labels: index of each row's label, `[rows]`.
-        weights: of the labels in the loss that was trained, `[num_labels]`; None where all were equal.
-        world: None where the labels are as frequent everywhere as among the training rows.
+        weights: weights of the labels in the training loss, `[num_labels]`; None if all were equal.
+        world: shares of the labels; None if they are the same everywhere as among the training rows.
 
     Returns:
-        The calibration for the shares where the classifier is used, which holds the one for the validation rows where
-        their shares differ.
+        The calibration for the shares in use; it contains the one for the validation rows if their shares differ.
 
     Raises:
-        UserError: no threshold reaches the accuracy that was asked for.
+        UserError: no threshold reaches the required accuracy.
     """
     fitted = Calibration(rows=len(labels), shift=world.measured if world else [])
     if settings.temperature == "fit":
@@ -92,7 +91,7 @@ def calibrate(
 def _decided(
     fitted: Calibration, logits: Logits, labels: Indices, settings: Calibrate, rows: NDArray[np.float64]
 ) -> Calibration:
-    """Choose the thresholds by rows that are weighted, `[rows]`."""
+    """Choose the thresholds by weighted rows."""
     given = fitted.probabilities(logits)
     confidence = fitted.confidence(given)
     right = fitted.answers(given) == labels
@@ -115,7 +114,7 @@ def _decided(
 
 
 def trained_weights(train: Train, labels: LabelSet, prevalence: Prevalence) -> NDArray[np.float64] | None:
-    """Weight of each label in the loss that was trained, `[num_labels]`; None where all were equal."""
+    """Return the weight of each label in the training loss, `[num_labels]`; None if all were equal."""
     given = train.class_weights
     if isinstance(given, dict):
         return np.array([given[name] for name in labels.names])
@@ -128,26 +127,27 @@ def fit_temperature(
     weights: NDArray[np.float64] | None = None,
     shift: Sequence[float] = (),
 ) -> tuple[float, list[float]]:
-    """Temperature of the largest posterior probability, and a bias of each label where the loss had class weights.
+    """Return the temperature of maximum posterior probability, and label biases if the loss had class weights.
 
     The likelihood is that of temperature scaling (Guo et al. 2017, arXiv:1706.04599), with biases that of
     bias-corrected temperature scaling (Alexandari et al. 2020, arXiv:1901.06852). The prior of the logarithm of the
     temperature is normal about 0 with deviation `SPREAD`, so that few rows leave the logits nearly as they are.
 
-    Weights w that are followed in full add log w to the logits; networks follow them in part (Byrd and Lipton 2019,
-    arXiv:1812.03372). The prior of a bias is normal about -log(w)/2, and its deviation half the root mean square of
-    log w: from not at all to in full.
+    Class weights w add log w to the logits of a model that fits them fully; networks do so partly (Byrd and Lipton
+    2019, arXiv:1812.03372). The prior of a bias is normal about -log(w)/2, and its deviation half the root mean square
+    of log w: from not at all to in full.
 
     Args:
         logits: `[rows, num_labels]`.
         labels: index of each row's label, `[rows]`.
-        weights: of the labels in the loss that was trained, `[num_labels]`; None where all were equal.
-        shift: of the rows' labels against the training rows', `[num_labels]`; empty for none.
+        weights: weights of the labels in the training loss, `[num_labels]`; None if all were equal.
+        shift: log ratio of the label shares of these rows to those of the training rows, `[num_labels]`; empty for
+            none.
 
     Returns:
         The temperature, and the biases, `[num_labels]`, adding up to 0; none without weights.
     """
-    from scipy.optimize import minimize  # half a second, which who applies a temperature need not wait for
+    from scipy.optimize import minimize  # takes half a second to import, and is not needed to apply a temperature
 
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     count = shifted.shape[1]
@@ -191,25 +191,26 @@ def choose_threshold(
     certainty: float,
     weights: NDArray[np.float64] | None = None,
 ) -> float:
-    """The confidence from which to answer, so that the target is met with a certainty on texts like these rows.
+    """Return the confidence threshold with which the target is met, with the certainty, on texts like these rows.
 
-    It lies half-way between two rows' confidences, so that rounding doesn't turn an answer; 0 answers all.
+    It is half-way between the confidences of two rows, so that rounding does not change a decision; 0 never abstains.
 
-    A share of at most `1 - target` misses is certain where so few misses among the rows would be less probable than
-    `1 - certainty` were it larger (the binomial bound of learn-then-test, Angelopoulos et al. 2021, arXiv:2110.01052).
+    A share of at most `1 - target` misses is certain if so few misses among the rows would be less probable than `1 -
+    certainty` with a larger share (the binomial bound of learn-then-test, Angelopoulos et al. 2021, arXiv:2110.01052).
     For `coverage` that is the order statistic of a conformal set that holds given its calibration rows (Vovk 2012). For
-    `accuracy` the thresholds are tested one after another, more and more answers, from the best half, quarter, eighth
-    and so on of the rows, as far as their numbers can tell anything: each sequence ends with its first failure and has
-    its part of the error probability, so that all that precede a failure hold together.
+    `accuracy` the thresholds are tested in turn, with more and more answers, starting from the best half, quarter,
+    eighth and so on of the rows, as long as these are enough for a test: each sequence ends with its first failure and
+    has its share of the error probability, so that all thresholds before a failure hold simultaneously.
 
     Args:
-        confidence: of each validation row, `[rows]`.
-        right: whether its answer is, `[rows]`.
+        confidence: confidence of each validation row, `[rows]`.
+        right: whether the prediction of each row is right, `[rows]`.
         rule: `never`; `coverage`: answer the fewest rows that are `target` of all; `accuracy`: answer the most rows
             of which `target` are right.
         target: share to reach.
         certainty: probability, over draws of the rows, with which it is to be reached.
-        weights: of the rows, `[rows]`; None for equal ones. Of unequal ones, as many rows count as `effective` tells.
+        weights: weights of the rows, `[rows]`; None for equal ones. With unequal ones, the number of rows is
+            `effective`.
 
     Raises:
         UserError: no threshold reaches the accuracy.
@@ -219,7 +220,7 @@ def choose_threshold(
     order = np.argsort(-confidence, kind="stable")
     sorted_confidence = confidence[order]
     weights = (np.ones(len(order)) if weights is None else weights)[order]
-    # Rows of a tie stay together.
+    # Rows with equal confidence are answered together.
     ends = np.flatnonzero(np.append(sorted_confidence[1:] < sorted_confidence[:-1], True))
     if rule == "coverage":
         missed = 1 - np.cumsum(weights)[ends] / weights.sum()
@@ -235,10 +236,10 @@ def choose_threshold(
 def _accurate(
     weights: NDArray[np.float64], right: NDArray[np.bool_], ends: NDArray[np.int64], target: float, certainty: float
 ) -> int:
-    """The last row to answer, of rows in descending order of confidence."""
+    """Return the last row to answer, of rows in descending order of confidence."""
     sums = np.cumsum(weights)[ends]
     known = sums > 0
-    counts = np.zeros(len(ends))  # effective rows up to each end
+    counts = np.zeros(len(ends))  # effective number of rows up to each end
     np.divide(sums**2, np.cumsum(weights**2)[ends], out=counts, where=known)
     errors = np.zeros(len(ends))
     np.divide(np.cumsum(weights * ~right)[ends], sums, out=errors, where=known)
@@ -261,7 +262,7 @@ def _accurate(
 
 
 def _starts(rows: float, target: float, certainty: float) -> list[float]:
-    """From how many answers on thresholds are tested: a half, a quarter and so on of the rows, where that is enough."""
+    """Return the numbers of answers from which thresholds are tested: a half, a quarter and so on of the rows."""
     for count in range(math.ceil(math.log2(rows + 1)), 0, -1):
         starts = [rows / 2**place for place in range(1, count + 1)]
         if starts[-1] >= _fewest(target, (1 - certainty) / count):
@@ -270,12 +271,12 @@ def _starts(rows: float, target: float, certainty: float) -> list[float]:
 
 
 def _fewest(target: float, chance: float) -> float:
-    """Fewest rows that can be certain of a share: without a miss, they are less probable than the chance otherwise."""
+    """Return the smallest number of rows that can establish a share with certainty, if none of them is a miss."""
     return math.log(chance) / math.log(target)
 
 
 def _probability(misses: NDArray[np.float64], rows: NDArray[np.float64] | float, allowed: float) -> NDArray[np.float64]:
-    """Probability of a share of misses this small or smaller among rows where each is one with the allowed probability.
+    """Return the probability of at most this share of misses, if each row is a miss with the allowed probability.
 
     The binomial distribution function, continued to any number of rows by the incomplete beta function.
     """
@@ -287,16 +288,16 @@ def _probability(misses: NDArray[np.float64], rows: NDArray[np.float64] | float,
 def choose_set_threshold(
     given: NDArray[np.float64], coverage: float, certainty: float, weights: NDArray[np.float64] | None = None
 ) -> float:
-    """Least probability of a label in a conformal prediction set (Sadinle et al. 2019, arXiv:1609.00451).
+    """Return the minimum probability of a label in a conformal prediction set (Sadinle et al. 2019, arXiv:1609.00451).
 
-    It is the largest one of those that validation rows give to their true label under which so few of them lie that
-    sets would miss at most `1 - coverage` of texts like them, with the certainty (Vovk 2012, arXiv:1209.2673). The
-    answer itself is always in the set, which makes it no rarer: a sure classifier's sets would else be empty.
+    It is the largest probability of a validation row's true label for which, with the certainty, the sets miss at most
+    `1 - coverage` of texts like these rows (Vovk 2012, arXiv:1209.2673). The predicted label is always in the set;
+    otherwise the sets of a confident classifier would be empty.
 
     Args:
         given: probability of each validation row's true label, `[rows]`.
-        coverage: share of the sets that are to hold the true label.
-        certainty: probability, over draws of the rows, with which they do.
+        coverage: share of the sets that must contain the true label.
+        certainty: probability of that, over draws of the rows.
         weights: as in `choose_threshold`.
 
     >>> choose_set_threshold(np.array([0.9, 0.2, 0.8, 0.7]), coverage=0.6, certainty=0.5)
@@ -312,7 +313,7 @@ def choose_set_threshold(
 
 def show_calibration(fitted: Calibration, folder: Path) -> None:
     """Print the summary of `calibrate`."""
-    how = f"temperature {fitted.temperature:.3f}" if fitted.fitted else "no temperature, as the settings ask"
+    how = f"temperature {fitted.temperature:.3f}" if fitted.fitted else "no temperature, as set"
     biased = " and a bias of each label" if fitted.bias else ""
     say(f"{how}{biased}, from {fitted.rows:,} validation rows")
     if fitted.on_rows:
@@ -324,4 +325,4 @@ def show_calibration(fitted: Calibration, folder: Path) -> None:
         say(
             f"abstains below a confidence of {fitted.threshold:.3f}: answers {fitted.coverage:.1%} of these rows{right}"
         )
-    say(f"the classifier lies in {folder}/")
+    say(f"the classifier is in {folder}/")

@@ -19,9 +19,9 @@ FINE_TUNED = "fine-tuned"
 BASELINE = "zero_shot"
 """Name of the base model before fine-tuning."""
 SIGNIFICANT = 0.05
-"""Below this p value of the paired test one model counts as more accurate than another."""
+"""Significance level: below this p value of the paired test, one model counts as more accurate than another."""
 FEWEST_ROWS = 50
-"""With fewer test rows there is no verdict: even models that differ by 10 points are then rarely told apart."""
+"""Minimum number of test rows for a verdict; with fewer, a test rarely detects a difference of even 10 points."""
 Outcome = Literal["better", "as_good", "none", "too_few_rows", "unmeasured"]
 NAMES = {"zero_shot": "zero-shot", "hidden_states": "hidden states", "tfidf": "TF-IDF", "majority": "majority class"}
 """Model -> name in messages."""
@@ -46,11 +46,11 @@ class Answers:
     probabilities: Probabilities
     """`[rows, num_labels]`."""
     guesses: Indices
-    """Index of the label that is answered, `[rows]`."""
+    """Index of the predicted label, `[rows]`."""
 
     @classmethod
     def of(cls, frame: pd.DataFrame, labels: LabelSet) -> "Answers":
-        """The answers of a table with the columns id, label, prediction and p_NAME."""
+        """Return the predictions in a table with the columns id, label, prediction and p_NAME."""
         return cls(
             ids=frame["id"].tolist(),
             labels=np.array(labels.index(frame["label"].tolist())),
@@ -73,11 +73,11 @@ class Verdict:
     better. `none`: the fine-tuned model is more accurate than each. `too_few_rows`: fewer than `FEWEST_ROWS`.
     `unmeasured`: there is no cheaper model."""
     models: list[str]
-    """The models that `better` or `as_good` is about, else the most accurate one; best first."""
+    """The models that are better or as good, best first; otherwise the most accurate one."""
     significance: float = SIGNIFICANT
-    """Largest p value that counts as a difference, exclusive."""
+    """Significance level; p values below it count as a difference."""
     fewest_rows: int = FEWEST_ROWS
-    """Fewest test rows of a verdict."""
+    """Minimum number of test rows for a verdict."""
 
     def record(self) -> dict[str, Any]:
         """Return the entry of baseline_comparison.json."""
@@ -85,11 +85,11 @@ class Verdict:
 
 
 def decide(models: Mapping[str, Any], rows: int) -> Verdict:
-    """Decide by the paired tests whether a cheaper model is as good.
+    """Decide by paired tests whether a cheaper model is as good.
 
     Args:
         models: name -> figures of a cheaper model, with `paired`: the fine-tuned model's test against it.
-        rows: test rows.
+        rows: number of test rows.
     """
     ranked = sorted(models, key=lambda name: _rank(name, models[name]))
     if not ranked:
@@ -104,10 +104,10 @@ def decide(models: Mapping[str, Any], rows: int) -> Verdict:
 
 
 def read_answers(predictions: Path, baselines: Path, labels: LabelSet) -> tuple[Answers, dict[str, Answers]]:
-    """Read the fine-tuned model's answers and those of the cheaper ones.
+    """Read the predictions of the fine-tuned model and of the cheaper ones.
 
     Raises:
-        UserError: they are not of the same rows.
+        UserError: they are not for the same rows.
     """
     ours = Answers.of(read_predictions(predictions), labels)
     long = read_predictions(baselines)
@@ -130,19 +130,19 @@ def compare(
     seed: int,
     resamples: int,
 ) -> dict[str, Any]:
-    """Everything that baseline_comparison.json holds.
+    """Return the content of baseline_comparison.json.
 
     `as_good` names the models against which the fine-tuned one is not significantly better: it is not more accurate,
-    or the exact McNemar test gives at least 0.05. That is no proof that they are equal. With few test rows little can
-    be significant: of 20 rows on which only one of two models is right, one of them has to win 15. The interval of the
-    difference says how much better the fine-tuned model may still be.
+    or the exact McNemar test gives at least 0.05. That does not prove that they are equal. With few test rows few
+    differences are significant: if only one of two models is right on 20 rows, it must be the same one on 15 of them.
+    The interval of the difference shows how much better the fine-tuned model may be.
 
     Args:
-        ours: the fine-tuned model's answers.
-        others: name -> a cheaper model's answers to the same rows.
+        ours: predictions of the fine-tuned model.
+        others: name -> predictions of a cheaper model for the same rows.
         chosen: metrics/baselines.json: how many training rows each model saw, and why one is missing.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
     """
     options = {"seed": seed, "resamples": resamples}
     found: dict[str, Any] = {}
@@ -170,7 +170,7 @@ def compare(
 
 
 def figures(answers: Answers, labels: LabelSet, *, seed: int, resamples: int) -> dict[str, Any]:
-    """One model's accuracy, macro F1 and ROC-AUC with their intervals, as metrics.json has them."""
+    """Return a model's accuracy, macro F1 and ROC-AUC with their intervals, as in metrics.json."""
     points = metrics.summarise(answers.labels, answers.probabilities, labels.names, answers.guesses)
     sure = metrics.intervals(answers.labels, answers.probabilities, answers.guesses, seed=seed, resamples=resamples)
     return {"n": points["n"]} | {
@@ -179,7 +179,7 @@ def figures(answers: Answers, labels: LabelSet, *, seed: int, resamples: int) ->
 
 
 def improvement(accuracy: float, before: float) -> dict[str, float | None]:
-    """Accuracy gained over another model's, and as a share of that; None of nothing."""
+    """Return the gain in accuracy over another model, absolute and relative; None for a share of 0."""
     return {"absolute": accuracy - before, "relative": (accuracy - before) / before if before else None}
 
 
@@ -193,12 +193,12 @@ def _significant(model: Mapping[str, Any]) -> bool:
 
 
 def _rank(name: str, model: Mapping[str, Any]) -> tuple[float, float, str]:
-    """Best first."""
+    """Sort key that puts the best model first."""
     return -model["accuracy"], -model["macro_f1"], name
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """The verdict in one sentence, for the terminal."""
+    """Return the verdict as a sentence for the terminal."""
     verdict, tuned = found["verdict"], found["fine_tuned_model"]
     if not verdict["models"]:
         return "There is no cheaper model to compare with."
@@ -214,7 +214,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     return {
         "better": f"A cheaper model is better than the fine-tuned model: {against}.",
         "as_good": f"A cheaper model is as good, as far as these rows can tell: {against}.",
-        "none": f"No cheaper model is as good as the fine-tuned model. The best of them: {against}.",
+        "none": f"No cheaper model is as good as the fine-tuned model. The best one: {against}.",
         "too_few_rows": f"{tuned['n']:,} test rows are too few to tell whether a cheaper model is as good; a verdict "
         f"takes {verdict['fewest_rows']}. The most accurate: {against}.",
     }[verdict["outcome"]]

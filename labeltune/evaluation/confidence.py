@@ -16,23 +16,23 @@ from labeltune.inference.calibration import Calibration, Logits
 from labeltune.probing.regression import row_losses
 
 BINS = 10
-"""Bins of confidence, of equal width."""
+"""Number of confidence bins, which have equal width."""
 HIGH, LOW = 0.9, 0.6
-"""Above the first a confidence counts as high, below the second as low."""
+"""A confidence above the first counts as high, below the second as low."""
 
 Confidence = NDArray[np.float64]
 Weights = NDArray[np.float64]
-"""How much each row counts, `[rows]`."""
+"""Weight of each row, `[rows]`."""
 
 
 def analyse(logits: Logits, labels: Indices, calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
-    """Everything that confidence_analysis.json holds, of the test rows.
+    """Return the content of confidence_analysis.json, measured on the test rows.
 
-    It is of the calibration for the shares of these rows. Where the classifier is used at other shares, `prevalence`
-    has what its answers there are worth, the rows counting by importance.
+    The figures are for the calibration at the label shares of these rows. If other shares are expected in use,
+    `prevalence` has the figures at those shares, for which the rows are weighted by importance.
 
     Args:
-        logits: before the temperature, `[rows, num_labels]`.
+        logits: logits before the temperature, `[rows, num_labels]`.
         labels: index of each row's label, `[rows]`.
         names: label names, `[num_labels]`.
     """
@@ -69,7 +69,7 @@ def analyse(logits: Logits, labels: Indices, calibration: Calibration, names: Se
 
 
 def _at_prevalence(logits: Logits, labels: Indices, calibration: Calibration, names: Sequence[str]) -> dict[str, Any]:
-    """Figures of the calibration for other shares of the labels, the rows weighted to them."""
+    """Return the figures at other label shares, to which the rows are weighted."""
     weights = row_weights(labels, np.array([calibration.shares[name] for name in names]))
     given = calibration.probabilities(logits)
     guesses, confidence = calibration.answers(given), calibration.confidence(given)
@@ -90,18 +90,18 @@ def calibration_figures(
     names: Sequence[str],
     weights: Weights | None = None,
 ) -> dict[str, Any]:
-    """Calibration error, Brier score, log-loss and reliability curve, and how calibrated each label's answers are.
+    """Return calibration error, Brier score, log-loss, reliability curve, and the calibration of each label.
 
-    Errors of two labels can cancel in the calibration error of all answers: `per_label` looks at the rows that are
-    answered with a label, and at the probability of each label over all rows, right where the row has that label
-    (class-wise calibration, Kull et al. 2019, arXiv:1910.12656).
+    Errors of two labels can cancel in the overall calibration error. `per_label` therefore has the calibration of the
+    rows that are predicted as a label, and that of each label's probability over all rows (class-wise calibration, Kull
+    et al. 2019, arXiv:1910.12656).
 
     Args:
         labels: index of each row's label, `[rows]`.
         given: `[rows, num_labels]`.
-        guesses: index of the label that is answered, `[rows]`.
+        guesses: index of the predicted label, `[rows]`.
         names: label names, `[num_labels]`.
-        weights: of the rows, `[rows]`; None for equal ones.
+        weights: weights of the rows, `[rows]`; None for equal ones.
     """
     weights = np.ones(len(labels)) if weights is None else weights
     confidence, right = given[np.arange(len(labels)), guesses], guesses == labels
@@ -128,13 +128,13 @@ def calibration_figures(
 
 
 def _share(flags: Flags, weights: Weights, chosen_by: float = 0.0) -> tuple[float | None, dict[str, Any] | None]:
-    """Weighted share of the flags, and its interval; None of no rows.
+    """Return the weighted share of the flags and its interval; None without rows.
 
     Args:
         flags: `[rows]`.
         weights: `[rows]`.
-        chosen_by: rows that chose what the flags tell of. With them the interval is that of what such a choice gives:
-            both samples vary, as if the share were of 1 / (1 / rows + 1 / chosen_by) rows. 0 for no choice.
+        chosen_by: number of rows by which a threshold was chosen; 0 for none. Both samples vary then, so the interval
+            is that of a share of 1 / (1 / rows + 1 / chosen_by) rows.
     """
     if not len(flags) or not weights.any():
         return None, None
@@ -148,7 +148,7 @@ def _share(flags: Flags, weights: Weights, chosen_by: float = 0.0) -> tuple[floa
 
 
 def reliability(confidence: Confidence, right: Flags, weights: Weights | None = None) -> list[dict[str, Any]]:
-    """Mean confidence and accuracy of the rows of each bin of confidence; a bin without rows has None for both."""
+    """Return the mean confidence and the accuracy of each confidence bin; both are None for an empty bin."""
     weights = np.ones(len(right)) if weights is None else weights
     places = _places(confidence)
     curve = []
@@ -170,13 +170,13 @@ def reliability(confidence: Confidence, right: Flags, weights: Weights | None = 
 
 
 def expected_calibration_error(confidence: Confidence, right: Flags, weights: Weights | None = None) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighted by their rows (Naeini et al. 2015)."""
+    """Return the mean distance of confidence and accuracy, weighted by the rows of each bin (Naeini et al. 2015)."""
     curve = reliability(confidence, right, weights)
     return sum(abs(part["confidence"] - part["accuracy"]) * part["weight"] for part in curve if part["weight"])
 
 
 def brier(labels: Indices, given: Probabilities) -> float:
-    """Mean squared distance to the true label's unit vector, summed over the labels: 0 to 2 (Brier 1950)."""
+    """Return the Brier score: the mean squared distance to the one-hot true label, 0 to 2 (Brier 1950)."""
     return float(_squares(labels, given).mean())
 
 
@@ -186,9 +186,9 @@ def _squares(labels: Indices, given: Probabilities) -> NDArray[np.float64]:
 
 
 def risk_coverage(confidence: Confidence, right: Flags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Selective risk: the share of errors among the most confident rows, for every number of them.
+    """Return the selective risk, the share of errors among the most confident rows, for every coverage.
 
-    Rows of equal confidence are taken in random order: their errors are spread evenly over them.
+    Rows of equal confidence have no order, so their errors are spread evenly over them.
 
     Returns:
         coverage and risk, `[rows]` each, ascending in coverage (El-Yaniv and Wiener 2010).
@@ -200,12 +200,12 @@ def risk_coverage(confidence: Confidence, right: Flags) -> tuple[NDArray[np.floa
 
 
 def aurc(confidence: Confidence, right: Flags) -> float:
-    """Area under the risk-coverage curve: the mean selective risk (Geifman et al. 2019, arXiv:1805.08206)."""
+    """Return AURC, the mean selective risk over all coverages (Geifman et al. 2019, arXiv:1805.08206)."""
     return float(risk_coverage(confidence, right)[1].mean())
 
 
 def best_aurc(errors: int, rows: int) -> float:
-    """The area if every error had less confidence than every right answer."""
+    """Return the area if every error had a lower confidence than every right prediction."""
     taken = np.arange(1, rows + 1)
     return float((np.maximum(taken - (rows - errors), 0) / taken).mean())
 
@@ -213,7 +213,7 @@ def best_aurc(errors: int, rows: int) -> float:
 def _abstention(
     confidence: Confidence, right: Flags, calibration: Calibration, weights: Weights | None = None
 ) -> dict[str, Any]:
-    """What is answered, and how much of it rightly; the intervals allow for the rows that chose the threshold."""
+    """Return coverage and selective accuracy; the intervals account for the rows that chose the threshold."""
     weights = np.ones(len(right)) if weights is None else weights
     answered = confidence >= calibration.threshold
     chosen_by = calibration.effective_rows
@@ -276,7 +276,7 @@ def _edges() -> tuple[list[float], list[float]]:
 
 
 def _places(confidence: Confidence) -> NDArray[np.int64]:
-    """Bin of each row; a confidence on an edge belongs to the upper bin."""
+    """Return the bin of each row; a confidence on an edge belongs to the upper bin."""
     return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
 
 
@@ -285,15 +285,15 @@ def _per_bin(confidence: Confidence) -> list[int]:
 
 
 def show_confidence(figures: dict[str, Any], path: Path) -> None:
-    """Print the summary of what confidence is worth."""
+    """Print the summary of the confidence analysis."""
     fitted = figures["calibration"]
     before, after = fitted["before"]["ece"], fitted["after"]["ece"]
-    how = f"temperature {fitted['temperature']:.2f}" if fitted["fitted"] else "no temperature, as the settings ask"
+    how = f"temperature {fitted['temperature']:.2f}" if fitted["fitted"] else "no temperature, as set"
     say(f"confidence: {how}; calibration error {before:.3f} before, {after:.3f} after")
     there = figures["prevalence"]
     if there:
         error = there["calibration"]["ece"]
-        say(f"where labels are as frequent as in use: calibration error {error:.3f}, and what follows")
+        say(f"at the label shares in use: calibration error {error:.3f}, and the following")
     abstention, sets = ((there or figures)[name] for name in ("abstention", "prediction_sets"))
     test = abstention["test"]
     if abstention["rule"] != "never":

@@ -19,12 +19,12 @@ from labeltune.probing.regression import row_losses
 
 LEVEL = 0.95
 CELLS = 5_000_000
-"""Most row positions that are resampled at once."""
+"""Maximum number of row positions that are resampled at once."""
 LOST = 0.01
-"""From this share of resamples without a value, no interval is given."""
+"""Share of resamples without a value from which no interval is given."""
 
 EDGE = 1e-12
-"""A difference this near to -1 or 1 is at the end of its range."""
+"""Distance from -1 or 1 within which a difference is at the end of its range."""
 
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -43,7 +43,7 @@ class Interval:
     `paired`: for a difference of two shares of the same rows."""
 
     def record(self) -> dict[str, Any]:
-        """What the metrics files hold."""
+        """Return the entry of the metrics files."""
         return asdict(self)
 
 
@@ -53,16 +53,16 @@ def bootstrap(
     """Percentile bootstrap over rows (Efron and Tibshirani 1993, chapter 13).
 
     Args:
-        statistic: from positions of rows `[..., count]` to one figure each, `[...]`; NaN where it is undefined.
-        count: rows there are.
+        statistic: maps positions of rows, `[..., count]`, to a figure each, `[...]`; NaN if it is undefined.
+        count: number of rows.
 
     Returns:
-        None where the figure is undefined in more than one resample of a hundred, or does not vary: an interval
-        without a width would claim a certainty that there is not.
+        None if the figure is undefined in more than one resample of a hundred, or does not vary: an interval of
+        width 0 would claim certainty.
     """
     if count < 2:
         return None
-    with warnings.catch_warnings(action="ignore", category=stats.DegenerateDataWarning):  # NaN is looked at below
+    with warnings.catch_warnings(action="ignore", category=stats.DegenerateDataWarning):  # NaN is handled below
         result = stats.bootstrap(
             (np.arange(count),),
             lambda rows, axis: statistic(np.moveaxis(rows, axis, -1)),
@@ -82,7 +82,7 @@ def bootstrap(
 
 
 def share_interval(hits: int, count: int, level: float = LEVEL) -> Interval | None:
-    """Exact interval of a share (Clopper and Pearson 1934); None of no rows."""
+    """Return the exact interval of a share (Clopper and Pearson 1934); None without rows."""
     if count == 0:
         return None
     found = stats.binomtest(hits, count).proportion_ci(level, method="exact")
@@ -90,11 +90,11 @@ def share_interval(hits: int, count: int, level: float = LEVEL) -> Interval | No
 
 
 def effective_interval(share: float, rows: float) -> Interval | None:
-    """Clopper and Pearson's interval continued to a number of rows that need not be whole; None of no rows.
+    """Return the Clopper-Pearson interval for an effective number of rows, which need not be whole; None without rows.
 
     Args:
-        share: that was measured.
-        rows: how many rows of equal weight tell as much as those that it was measured on.
+        share: measured share.
+        rows: effective number of rows that it was measured on.
     """
     if rows <= 0:
         return None
@@ -106,28 +106,28 @@ def effective_interval(share: float, rows: float) -> Interval | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """One model against another on the same rows."""
+    """Comparison of two models on the same rows."""
 
     difference: float
-    """Accuracy of the first less that of the second."""
+    """Accuracy of the first model minus that of the second."""
     interval: Interval
-    """Of the difference; it excludes 0 exactly where `p_value` is below 0.05."""
+    """Interval of the difference; it excludes 0 if and only if `p_value` is below 0.05."""
     only_first: int
     """Number of rows that only the first model classifies correctly."""
     only_second: int
     """Number of rows that only the second model classifies correctly."""
     p_value: float
-    """Exact McNemar test: how likely the two are to differ by this much or more if they are equally good."""
+    """p value of the exact McNemar test: probability of a difference at least this large if both are equally good."""
 
     def record(self) -> dict[str, Any]:
-        """What the metrics files hold."""
+        """Return the entry of the metrics files."""
         return asdict(self)
 
 
 def paired_test(first: Flags, second: Flags) -> Paired:
     """Compare two models by the rows that each classifies correctly, `[rows]` in the same order, at least one.
 
-    The exact test takes the rows on which only one is right as throws of a fair coin (McNemar 1947).
+    Under the null hypothesis of the exact test, either model is equally likely to be the only right one (McNemar 1947).
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     disagreeing = only_first + only_second
@@ -141,18 +141,18 @@ def paired_test(first: Flags, second: Flags) -> Paired:
 
 
 def paired_interval(only_first: int, only_second: int, count: int, level: float = LEVEL) -> Interval:
-    """Interval of the difference of two shares of the same rows, consistent with the exact McNemar test.
+    """Return the interval of the difference of two shares of the same rows, consistent with the exact McNemar test.
 
     Each end is the outer one of two intervals: Tango's score interval (Tango 1998, doi:10.1002/(SICI)1097-0258
-    (19980430)17:8<891::AID-SIM780>3.0.CO;2-B), which knows that the number of disagreements varies too, and the
-    Clopper-Pearson interval of the first's share among the disagreements, which inverts the exact test. The second
-    contains 0 exactly where p is 0.05 or more, and where it does not, the first does not either.
+    (19980430)17:8<891::AID-SIM780>3.0.CO;2-B), which accounts for the variance of the number of disagreements, and the
+    Clopper-Pearson interval of the first model's share of the disagreements, which inverts the exact test. The second
+    contains 0 if and only if p is 0.05 or more, and if it does not, the first does not either.
 
     Args:
-        only_first: rows that the first alone answers rightly.
-        only_second: rows that the second alone answers rightly.
-        count: all rows.
-        level: of confidence; the test that it agrees with is at 1 - level.
+        only_first: number of rows that only the first model classifies correctly.
+        only_second: number of rows that only the second model classifies correctly.
+        count: number of rows.
+        level: confidence level; the significance level of the matching test is 1 - level.
     """
     low, high = _score_ends(only_first, only_second, count, level)
     disagreeing = only_first + only_second
@@ -164,7 +164,7 @@ def paired_interval(only_first: int, only_second: int, count: int, level: float 
 
 
 def _score_ends(only_first: int, only_second: int, count: int, level: float) -> tuple[float, float]:
-    """Ends of Tango's interval: the differences at which the score statistic is at the level's quantile."""
+    """Return the ends of Tango's interval, at which the score statistic equals the quantile of the level."""
     found, quantile = (only_first - only_second) / count, float(stats.norm.ppf((1 + level) / 2))
     if not only_first and not only_second:
         end = quantile**2 / (count + quantile**2)
@@ -186,22 +186,22 @@ def _score_ends(only_first: int, only_second: int, count: int, level: float) -> 
 
 
 def accuracy(labels: Indices, guesses: Indices) -> float:
-    """Share of rows whose guess is the label."""
+    """Return the share of rows whose prediction is the label."""
     return float((labels == guesses).mean())
 
 
 def macro_f1(labels: Indices, guesses: Indices, num_labels: int) -> float:
-    """Mean F1 over the classes that occur among the labels or the guesses."""
+    """Return the mean F1 over the classes that occur among the labels or the predictions."""
     return _macro(labels, guesses, num_labels)[2]
 
 
 def log_loss(labels: Indices, probabilities: Probabilities) -> float:
-    """Mean negative natural logarithm of the probability given to the label, `[rows, num_labels]`."""
+    """Return the mean negative natural logarithm of the label's probability; probabilities are `[rows, num_labels]`."""
     return float(row_losses(labels, probabilities).mean())
 
 
 def roc_auc(labels: Indices, probabilities: Probabilities) -> list[float | None]:
-    """Area under each one-vs-rest ROC curve, `[num_labels]`; None where no row, or every row, is of the class."""
+    """Return the area under each one-vs-rest ROC curve, `[num_labels]`; None if no row or every row has the class."""
     areas: list[float | None] = []
     for label in range(probabilities.shape[1]):
         positive = labels == label
@@ -213,18 +213,18 @@ def roc_auc(labels: Indices, probabilities: Probabilities) -> list[float | None]
 def summarise(
     labels: Indices, probabilities: Probabilities, names: Sequence[str], guesses: Indices | None = None
 ) -> dict[str, Any]:
-    """Everything that metrics.json holds.
+    """Return the content of metrics.json.
 
-    Macro figures are means over the classes that occur among the labels or the guesses, a class that is never
-    guessed counting with a precision of 0, as scikit-learn has it. The AUC of two classes is that of the last one,
-    of several the mean over those for which it is defined; it is given as `roc_auc` and under the name that published
-    results of Chinese sentiment classification have, `auc`. What is undefined is None.
+    Macro figures are means over the classes that occur among the labels or the guesses, and a class that is never
+    predicted has a precision of 0, as in scikit-learn. With two classes, the AUC is that of the last one; with
+    more, it is the mean over those for which it is defined. It is given as `roc_auc` and also as `auc`, its name in
+    published results of Chinese sentiment classification. Undefined figures are None.
 
     Args:
         labels: index of each row's label, `[rows]`.
         probabilities: `[rows, num_labels]`.
         names: label names, `[num_labels]`.
-        guesses: index of the label that is answered, `[rows]`; None for the likeliest one.
+        guesses: index of the predicted label, `[rows]`; None for the most probable one.
     """
     guesses = probabilities.argmax(axis=1) if guesses is None else guesses
     count = len(names)
@@ -260,13 +260,13 @@ def summarise(
 
 
 def summary(figures: dict[str, Any], confidence: dict[str, Any]) -> dict[str, float]:
-    """The figures that DVC's tables show of a run, so few that the settings beside them fit on a screen.
+    """Return the few figures that DVC's tables show of a run, so that the settings fit on the screen as well.
 
-    All of them are of one stage: of an experiment that ends with it, no figure is one of the run before.
+    All of them come from one stage, so that an experiment that ends with it shows no figure of the previous run.
 
     Args:
-        figures: what metrics.json holds.
-        confidence: what confidence_analysis.json holds.
+        figures: content of metrics.json.
+        confidence: content of confidence_analysis.json.
     """
     return {
         "accuracy": figures["accuracy"],
@@ -280,14 +280,14 @@ def summary(figures: dict[str, Any], confidence: dict[str, Any]) -> dict[str, fl
 def intervals(
     labels: Indices, probabilities: Probabilities, guesses: Indices | None = None, *, seed: int, resamples: int
 ) -> dict[str, dict[str, Any] | None]:
-    """95% intervals of accuracy, macro F1 and ROC-AUC as `summarise` defines them; None where there is none.
+    """Return 95% intervals of accuracy, macro F1 and ROC-AUC as `summarise` defines them; None if undefined.
 
     Args:
         labels: index of each row's label, `[rows]`.
         probabilities: `[rows, num_labels]`.
         guesses: as in `summarise`.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
     """
     guesses = probabilities.argmax(axis=1) if guesses is None else guesses
     count, rows = probabilities.shape[1], len(labels)
@@ -306,7 +306,7 @@ def intervals(
 
 
 def _resampled_f1(labels: Indices, guesses: Indices, num_labels: int) -> Callable[[Rows], Probabilities]:
-    """Macro F1 of rows at the positions `[..., rows]`."""
+    """Return the macro F1 of the rows at the positions `[..., rows]`."""
     cells = labels * num_labels + guesses
 
     def statistic(rows: Rows) -> Probabilities:
@@ -322,20 +322,21 @@ def _resampled_f1(labels: Indices, guesses: Indices, num_labels: int) -> Callabl
 
 
 def _resampled_auc(rankings: Sequence[tuple[NDArray[np.bool_], Probabilities]]) -> Callable[[Rows], Probabilities]:
-    """Mean area under the ROC curves, each of positives and scores `[rows]`, of rows at the positions `[..., rows]`.
+    """Return the mean area under the ROC curves of the rows at the positions `[..., rows]`.
 
-    The area is the chance that a positive outscores a negative, ties counting half (Hanley and McNeil 1982).
+    The area is the probability that a positive has a higher score than a negative, with ties counted half (Hanley and
+    McNeil 1982).
     """
     prepared = []
     for positive, scores in rankings:
         order = np.argsort(scores, kind="stable")
-        starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))  # rows of one score stand together
+        starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))  # rows of equal score are adjacent
         prepared.append((positive[order], order, starts))
 
     def statistic(rows: Rows) -> Probabilities:
         flat = rows.reshape(-1, rows.shape[-1])
         places = flat + rows.shape[-1] * np.arange(len(flat))[:, None]
-        times = np.bincount(places.ravel(), minlength=flat.size).reshape(flat.shape)  # each row is taken so often
+        times = np.bincount(places.ravel(), minlength=flat.size).reshape(flat.shape)  # how often each row is drawn
         areas = np.full((len(flat), len(prepared)), np.nan)
         for i, (positive, order, starts) in enumerate(prepared):
             taken = times[:, order]
@@ -355,7 +356,7 @@ def _resampled_auc(rankings: Sequence[tuple[NDArray[np.bool_], Probabilities]]) 
 
 
 def _macro(labels: Indices, guesses: Indices, num_labels: int) -> tuple[float, float, float]:
-    """Macro precision, recall and F1."""
+    """Return macro precision, recall and F1."""
     present = sorted(set(labels.tolist()) | set(guesses.tolist()))
     figures = precision_recall_fscore_support(labels, guesses, labels=present, average="macro", zero_division=0)
     return float(figures[0]), float(figures[1]), float(figures[2])

@@ -1,4 +1,4 @@
-"""Figures of the test rows where labels are as frequent as in use, rather than as among the test rows."""
+"""Figures at the label shares that are expected in use, instead of those of the test rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from labeltune.probing.regression import row_losses
 def in_use(
     logits: Logits, labels: Indices, calibration: Calibration, names: Sequence[str], *, seed: int, resamples: int
 ) -> dict[str, Any] | None:
-    """Figures of the answers that a classifier gives in use, as `at_shares`; None where the rows have those shares."""
+    """Return a classifier's figures at the shares in use, as in `at_shares`; None if the rows have those shares."""
     if calibration.on_rows is None:
         return None
     given = calibration.probabilities(logits)
@@ -34,19 +34,19 @@ def at_shares(
     seed: int,
     resamples: int,
 ) -> dict[str, Any]:
-    """What metrics.json holds under `prevalence`: figures where the labels have other shares than among the test rows.
+    """Return the entry `prevalence` of metrics.json: figures at other label shares than those of the test rows.
 
-    Test rows count by importance: each with its label's share there over that among the test rows. A label without a
-    test row can't be weighted up: the figures then leave it out, and `missing` names it.
+    Each test row is weighted by the ratio of its label's share to that among the test rows (importance weighting). A
+    label without a test row can't be weighted: the figures leave it out, and `missing` names it.
 
     Args:
         labels: index of each row's label, `[rows]`.
-        probabilities: for those shares, `[rows, num_labels]`.
-        guesses: index of the label that is answered with them, `[rows]`.
+        probabilities: probabilities at those shares, `[rows, num_labels]`.
+        guesses: index of the label predicted with them, `[rows]`.
         names: label names, `[num_labels]`.
         shares: label -> share.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
     """
     weights = row_weights(labels, np.array([shares[name] for name in names]))
     right = guesses == labels

@@ -1,4 +1,4 @@
-"""Probe baselines: logistic regression on one layer's hidden states, and zero-shot answers from the same pass."""
+"""Probe baselines: logistic regression on one layer's hidden states, and zero-shot predictions from the same pass."""
 
 import time
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def choose(probes: LayerProbes, states: dict[str, States], splits: Splits, num_l
 def answer(
     model: ProbedModel, splits: Splits, compared_on: Splits, encoder: Encoder, num_labels: int, settings: Train
 ) -> tuple[list[Baseline], dict[str, Features]]:
-    """Predict the test rows by a probe, and by label scoring where the model can, in one pass.
+    """Predict the test rows by a probe and, if the model supports it, by label scoring, in one pass.
 
     The probe's rows per second are those of a base model that ends with the probe's layer; its size is that of the
     whole base model.
@@ -100,7 +100,7 @@ def answer(
         settings: its effort decides how many layers are compared; its budget is that of the feature cache.
 
     Returns:
-        The answers, and the features of every split's rows.
+        The predictions, and the features of every split's rows.
 
     Raises:
         UserError: states of so many rows do not fit in memory.

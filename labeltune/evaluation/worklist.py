@@ -21,7 +21,7 @@ from labeltune.runtime.files import read_predictions
 
 
 def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Indices:
-    """A number for each text, the same as that of its first near copy among the texts before it, `[rows]`."""
+    """Return a group number for each text, shared with its first near duplicate among the earlier texts, `[rows]`."""
     matches = find_near_duplicates(texts, range(len(texts)), threshold, inside=False)
     family = np.arange(len(texts))
     for row in np.flatnonzero(matches >= 0):
@@ -30,7 +30,7 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Indices:
 
 
 def assign_folds(labels: Indices, groups: Indices, *, folds: int, seed: int) -> Indices:
-    """Give each row a fold, `[rows]`: rows of a group the same one, and each label's groups to the folds in turn.
+    """Return the fold of each row, `[rows]`; a group is in one fold, and each label's groups are distributed evenly.
 
     >>> assign_folds(np.array([0, 0, 0, 0, 1, 1]), np.array([0, 1, 2, 2, 4, 5]), folds=2, seed=0).tolist()
     [1, 0, 0, 0, 0, 1]
@@ -46,18 +46,18 @@ def assign_folds(labels: Indices, groups: Indices, *, folds: int, seed: int) -> 
 def out_of_fold(
     features: Any, labels: Indices, fold: Indices, num_labels: int, *, c: float, standardise: bool
 ) -> tuple[Probabilities, Flags]:
-    """Judge each fold by a regression on features of the others.
+    """Predict each fold by a logistic regression that is fitted to the others.
 
     Args:
         features: `[rows, size]`, dense or sparse.
         labels: index of each row's label, `[rows]`.
-        fold: of each row, `[rows]`.
+        fold: fold of each row, `[rows]`.
         c: inverse strength of the regression's penalty.
-        standardise: give every feature mean 0 and deviation 1; not for sparse ones.
+        standardise: whether to scale every feature to mean 0 and deviation 1; not for sparse ones.
 
     Returns:
-        Probabilities `[rows, num_labels]`, and for which rows they say something: those whose label the regression
-        has seen in another row, `[rows]`.
+        Probabilities, `[rows, num_labels]`, and the rows for which they are meaningful, `[rows]`: those whose label
+        also occurs in the other folds.
     """
     given, judged = np.zeros((len(labels), num_labels)), np.zeros(len(labels), dtype=bool)
     for part in np.unique(fold):
@@ -70,27 +70,27 @@ def out_of_fold(
 
 
 def likely_label_errors(labels: Indices, given: Probabilities) -> Flags:
-    """Which labels are likely wrong, `[rows]`, by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
+    """Return which labels are likely wrong, `[rows]`, by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
-    As many rows of each label are named as the confident joint counts for each other label, those with the largest
-    margin first; a row whose own label is the likeliest is never named. The counts suppose that the probabilities are
-    of models that did not see the row.
+    For each pair of labels, as many rows are returned as the confident joint counts, those with the largest margin
+    first; a row whose own label is the most probable one is never returned. The counts assume that the probabilities
+    come from models that were not trained on the row.
 
     Args:
         labels: index of each row's label, `[rows]`.
         given: `[rows, num_labels]`.
     """
-    if len(np.unique(labels)) < 2:  # with one label there is no other one to be confident in
+    if len(np.unique(labels)) < 2:  # with one label there is no other one to predict
         return np.zeros(len(labels), dtype=bool)
     with warnings.catch_warnings():
-        # It says so of labels with one row or none; the row is then never named.
+        # It warns so for labels with at most one row; such a row is never returned.
         warnings.filterwarnings("ignore", "May not flag all label issues in class", UserWarning)
         found = find_label_issues(labels, given, filter_by="prune_by_noise_rate", n_jobs=1)
     return np.asarray(found)
 
 
 COLUMNS = ["kind", "split", "id", "label", "suggested", "confidence", "other_id", "text"]
-"""`suggested` and `confidence` are a model's answer; of a near duplicate the other row's label where it differs."""
+"""`suggested` and `confidence` are a model's prediction; for a near duplicate, the other row's label if it differs."""
 ACROSS = "across"
 Frames = Mapping[str, pd.DataFrame]
 
@@ -106,20 +106,20 @@ def label_errors(
     seed: int,
     threshold: float,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Rows whose label is likely wrong, the most confident suggestion first, and split -> how many rows were judged.
+    """Return rows whose label is likely wrong, the most confident suggestion first, and the number of rows per split.
 
-    Training and validation rows are judged by regressions that are fitted to the other folds alone, near copies of a
-    text in one fold: on the untuned base model's states where a row has some, else on its TF-IDF. Test rows are judged
-    by the fine-tuned model, which never saw them.
+    Training and validation rows are predicted by regressions that are fitted to the other folds, on the hidden states
+    of the base model if a row has them, otherwise on TF-IDF; near duplicates are in one fold. Test rows are predicted
+    by the fine-tuned model, which was not trained on them.
 
     Args:
         frames: split -> rows with the columns id, label and text.
         features: split -> states of rows.
         answers: the fine-tuned model's predictions of the test rows.
-        chosen: what metrics/baselines.json holds.
-        folds: parts that are judged in turn.
-        seed: of the folds.
-        threshold: similarity from which texts are near copies.
+        chosen: content of metrics/baselines.json.
+        folds: number of folds.
+        seed: seed of the folds.
+        threshold: similarity from which texts are near duplicates.
     """
     learnt = pd.concat([frames[split].assign(split=split) for split in ("train", "validation")], ignore_index=True)
     given = np.array(labels.index(learnt["label"].tolist()))
@@ -153,7 +153,7 @@ def read_answers(path: Path, test: pd.DataFrame) -> pd.DataFrame:
     """Read the fine-tuned model's predictions of the test rows.
 
     Raises:
-        UserError: they are of other rows.
+        UserError: they are for other rows.
     """
     answers = read_predictions(path)
     if answers["id"].tolist() != test["id"].tolist() or answers["label"].tolist() != test["label"].tolist():
@@ -162,7 +162,7 @@ def read_answers(path: Path, test: pd.DataFrame) -> pd.DataFrame:
 
 
 def confident_mistakes(answers: pd.DataFrame, confident: float) -> pd.DataFrame:
-    """Test rows that are answered wrongly with at least this confidence, the most confident first."""
+    """Return misclassified test rows with at least this confidence, the most confident first."""
     wrong = answers[(answers["prediction"] != answers["label"]) & (answers["confidence"] >= confident)]
     rows = wrong.assign(kind="confident_mistake", split="test", suggested=wrong["prediction"], other_id="")
     return rows.sort_values("confidence", ascending=False, kind="stable")[COLUMNS]
@@ -171,12 +171,12 @@ def confident_mistakes(answers: pd.DataFrame, confident: float) -> pd.DataFrame:
 def near_duplicates(
     frames: Frames, threshold: float, progress: Progress | None = None
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Rows whose text nearly is that of an earlier row, those under another label first, and how many there are.
+    """Return near duplicates of an earlier row, those with another label first, and their numbers.
 
-    Inside a split the first of two rows is the earlier one; across splits the test row, then the validation row.
+    Within a split, the first of two rows is the earlier one; across splits, the test row and then the validation row.
 
     Returns:
-        The rows, and split -> how many inside it, with the number across splits under `across`.
+        The rows, and split -> number within it; the number across splits is under `across`.
     """
     ranked = pd.concat([frames[split].assign(split=split) for split in reversed(list(frames))], ignore_index=True)
     groups = pd.factorize(ranked["split"])[0].tolist()
@@ -203,7 +203,7 @@ def near_duplicates(
 def figures(
     errors: pd.DataFrame, judged: dict[str, int], mistakes: pd.DataFrame, copies: dict[str, int], frames: Frames
 ) -> dict[str, Any]:
-    """Everything that worklist.json holds; label errors are counted among the rows that were judged."""
+    """Return the content of worklist.json; label errors are counted among the rows that were checked."""
     suspected = errors["split"].value_counts()
     return {
         "label_errors": {split: int(suspected.get(split, 0)) for split in frames},
@@ -220,15 +220,15 @@ def show(found: dict[str, Any], path: Path) -> None:
         [split, total, found["rows_judged"][split], found["label_errors"][split], found["near_duplicates"][split]]
         for split, total in found["rows"].items()
     ]
-    table("worth a second look", ["split", "rows", "judged", "likely label errors", "near duplicates"], rows)
+    table("to review", ["split", "rows", "judged", "likely label errors", "near duplicates"], rows)
     say(
         f"{found['confident_mistakes']:,} confident mistakes in test, {found['near_duplicates'][ACROSS]:,} near "
-        f"duplicates across splits; all to work through in {path}"
+        f"duplicates across splits; all rows to review are in {path}"
     )
 
 
 def _states(learnt: pd.DataFrame, features: Mapping[str, Features]) -> tuple[Indices, NDArray[np.float64]]:
-    """Which of the rows have states, `[rows]`, and these, `[rows, size]`."""
+    """Return which rows have states, `[rows]`, and the states, `[rows, size]`."""
     place = {(split, id_): row for row, (split, id_) in enumerate(zip(learnt["split"], learnt["id"], strict=True))}
     keys = [(split, id_) for split in ("train", "validation") for id_ in features[split].ids]
     if not set(keys) <= place.keys():
@@ -240,7 +240,7 @@ def _states(learnt: pd.DataFrame, features: Mapping[str, Features]) -> tuple[Ind
 def _suspected(
     rows: pd.DataFrame, likely: NDArray[np.float64], known: Flags, labels: LabelSet
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows whose label is likely wrong, and those that were judged."""
+    """Return the rows whose label is likely wrong, and those that were checked."""
     rows, likely = rows[known], likely[known]
     given = np.array(labels.index(rows["label"].tolist()), dtype=np.int64)
     if len(np.unique(given)) < 2:

@@ -1,4 +1,4 @@
-"""`labeltune export`: a classifier in a form that needs no labeltune, kept only if it gives the same answers."""
+"""`labeltune export`: write a classifier in a form that does not need labeltune, and verify its predictions."""
 
 import json
 import os
@@ -35,7 +35,7 @@ from labeltune.serving.tables import Table
 
 PROGRAM = "predict.py"
 ALONE = "import runpy, sys; sys.modules['labeltune'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-"""Runs a file in a process that can't import labeltune, installed or not."""
+"""Program that runs a file in a process in which labeltune can't be imported."""
 ENDING = 2000
 """Maximum number of characters to show of a failed process's output."""
 
@@ -51,11 +51,11 @@ class Bounds:
 
 
 EXACT = Bounds(agreement=0.999, probability=1e-3)
-"""For the same arithmetic in another order, where one row in a thousand may be a tie."""
+"""Tolerances for the same arithmetic in another order, in which one row in a thousand may be a tie."""
 HALF = Bounds(agreement=0.98, probability=0.1)
-"""For arithmetic in bf16 or fp16 on either side, where logits near 20 are rounded to multiples of 0.125."""
+"""Tolerances for bf16 or fp16 on either side, in which logits near 20 are rounded to multiples of 0.125."""
 INT8 = Bounds(agreement=0.98, probability=1.0)
-"""For 8-bit weights, where only predictions are compared."""
+"""Tolerances for 8-bit weights, for which only predictions are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +100,10 @@ class Comparison:
 
 
 def answers(folder: Path, texts: Sequence[str], progress: Callable[[int], None]) -> list[dict[str, Any]]:
-    """Let an export's own program answer texts, in a process of its own.
+    """Return the predictions of an export's own program, which runs in a separate process.
 
     Raises:
-        UserError: it fails, with its last words.
+        UserError: it fails; the message has the end of its output.
     """
     found = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -132,7 +132,7 @@ def answers(folder: Path, texts: Sequence[str], progress: Callable[[int], None])
 
 
 def compare(expected: Predictions, found: Sequence[dict[str, Any]]) -> Comparison:
-    """Put an export's answers beside the classifier's own."""
+    """Compare the predictions of an export with those of the classifier."""
     given, labels = expected.probabilities, np.array([answer["label"] for answer in found])
     other = np.array([list(answer["probabilities"].values()) for answer in found])
     apart = _centred(expected.calibration.scores(expected.logits)) - _centred(
@@ -154,11 +154,11 @@ def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 TEST_ROWS = Path("data/prepared/test.csv")
 CHECKED = "verification.json"
 REWRITTEN = 32
-"""Texts that an export is verified with in another spelling as well."""
+"""Number of texts with which an export is also verified in another spelling."""
 
 
 def as_written(text: str) -> str:
-    """The text as a form or a mail may have it: accents apart from their letters, and wrapped lines."""
+    """Return a text as it may be written in a form or an e-mail: with combining accents and wrapped lines."""
     return "\n" + unicodedata.normalize("NFD", text).replace(" ", "  \n") + "\u200b"
 
 
@@ -175,14 +175,14 @@ class Rows:
 
     @classmethod
     def read(cls, path: Path | None, text: str | None, examples: Sequence[str]) -> "Rows":
-        """Read the rows of a file; None takes the project's test rows, else the classifier's examples.
+        """Read the rows of a file; None takes the project's test rows or, without any, the classifier's examples.
 
         Args:
             text: the column with the text; None finds it by its usual names.
-            examples: the classifier's.
+            examples: example texts of the classifier.
 
         Raises:
-            UserError: there are none of them.
+            UserError: there are no rows.
         """
         path = path or (TEST_ROWS if TEST_ROWS.is_file() else None)
         if path is None:
@@ -214,10 +214,10 @@ class Rows:
 
 
 def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: str | None = None) -> None:
-    """The work of `labeltune export`: write, verify, and keep the folder or leave none.
+    """Run `labeltune export`: write and verify an export; a folder that fails is not kept.
 
     Raises:
-        UserError: what this classifier has no form for, rows that are not usable, or an export that answers otherwise.
+        UserError: the form is not supported for this classifier, the rows can't be used, or the predictions differ.
     """
     _require_free(out)
     if to.startswith("onnx"):
@@ -227,7 +227,7 @@ def export(folder: Path, *, to: str, out: Path, rows: Path | None, text_column: 
     given = Rows.read(rows, text_column, classifier.record.examples)
     _require_labels(given, classifier, needed=to == "hub-folder")
     terminal.say(f"{len(given.texts):,} texts to verify with: {given.source}; the first also as people may write them")
-    # Prepared rows are normalized already; the same rows as users may write them show that the export does it too.
+    # Prepared rows are normalized already; rewritten ones test that the export normalizes texts too.
     texts = given.texts + [as_written(text) for text in given.texts[:REWRITTEN]]
     with terminal.progress("the classifier", len(texts)) as progress:
         expected = classifier.predict(texts, progress=progress)
@@ -269,7 +269,7 @@ def _require_network(classifier: Classifier, folder: Path) -> None:
 
 
 def _require_free(out: Path) -> None:
-    """An export may replace an export, never another folder."""
+    """Check that the target is a new folder or an earlier export, which may be replaced."""
     if out.exists() and not (out / CHECKED).is_file():
         raise UserError(f"{out} exists and is no export; name another folder with --out")
 
@@ -291,20 +291,21 @@ def _require_labels(rows: Rows, classifier: Classifier, *, needed: bool) -> None
 
 
 def write(classifier: Classifier, source: Path, to: str, folder: Path) -> bool:
-    """Write a loaded classifier, which is used up by this, with all that is needed to ask it; nothing is verified yet.
+    """Write a loaded classifier, whose weights are modified, and everything that predicting needs, unverified.
 
     Args:
         source: folder of the classifier.
 
     Returns:
-        Whether a class of our own had to go with the weights.
+        Whether a custom class is part of the export.
 
     Raises:
-        UserError: what this classifier has no form for.
+        UserError: the form is not supported for this classifier.
     """
     _describe(classifier, source, to, folder)
     calibration = classifier.record.calibration
-    if classifier.blend is not None:  # what the network's logits count goes into its weights, with the temperature
+    if classifier.blend is not None:
+        # The weight of the network's logits and the temperature are folded into the weights.
         scale = calibration.temperature / classifier.blend.weights.network
         calibration = replace(calibration, temperature=scale)
     if not to.startswith("onnx"):
@@ -318,7 +319,7 @@ def write(classifier: Classifier, source: Path, to: str, folder: Path) -> bool:
 
 
 def _describe(classifier: Classifier, source: Path, to: str, folder: Path) -> None:
-    """Write all that is needed beside the weights: tokenizer, prompt, and the program that knows how to use them."""
+    """Write everything but the weights: tokenizer, prompt, and the program that uses them."""
     tokenizer = load_tokenizer(source)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder)

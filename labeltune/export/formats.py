@@ -181,16 +181,16 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def write(network: Any, calibration: Calibration, folder: Path) -> None:
-    """Write model.onnx in fp32, any number of rows and tokens long.
+    """Write model.onnx in fp32 for any number of rows and tokens.
 
     Inputs are `input_ids` and `attention_mask`, int64 `[batch, length]`, padded on the right; outputs `logits` and
     `probabilities`, fp32 `[batch, num_labels]`, both calibrated.
 
     Args:
-        network: a loaded classifier whose adapter is merged; it is used up by this.
+        network: a loaded classifier with a merged adapter; its weights are modified.
     """
     network = network.cpu().compute_in_fp32()
-    ids = torch.zeros((2, 16), dtype=torch.long)  # neither 0 nor 1, which would be taken for constants
+    ids = torch.zeros((2, 16), dtype=torch.long)  # neither 0 nor 1, which the exporter would treat as constants
     size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     weight = sum(parameter.nbytes for parameter in network.parameters())
     with quiet(), _quiet_exporter(), torch.no_grad():
@@ -209,9 +209,9 @@ def write(network: Any, calibration: Calibration, folder: Path) -> None:
 
 
 def quantise(folder: Path) -> None:
-    """Give the matrices of model.onnx, which is replaced, weights of 8 bits; embeddings keep theirs.
+    """Quantize the matrices of model.onnx, which is replaced, to 8 bits; embeddings are not changed.
 
-    Weights alone: states in 8 bits as well would lose their outliers, and with them many answers.
+    Only weights are quantized: hidden states in 8 bits would lose their outliers, which changes many predictions.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer

@@ -42,11 +42,11 @@ def export_card(
     """Return the card of an export as Markdown with the header that the Hugging Face Hub reads.
 
     Args:
-        onnx: whether it is a graph, not a Transformers folder.
-        own: whether the Transformers folder brings its class along.
-        texts: that it was verified with; the language is told by them.
-        compared: what the verification found, in a sentence.
-        figures: of `metrics.summarise` and, as `intervals`, of `metrics.intervals`, on labelled rows.
+        onnx: whether the export is an ONNX graph and not a Transformers folder.
+        own: whether the Transformers folder contains a custom class.
+        texts: texts of the verification, from which the language is detected.
+        compared: result of the verification, as a sentence.
+        figures: figures of `metrics.summarise` and, as `intervals`, of `metrics.intervals`, on labelled rows.
     """
     template = Template.of(record.prompt, record.labels)
     return render(
@@ -113,7 +113,7 @@ def _rounded(interval: dict[str, Any]) -> list[float]:
 
 
 def _license(name: str | None) -> tuple[str, str | None]:
-    """The Hub's name of a licence, and its own name where the Hub has none.
+    """Return the name of a license on the Hub, or its own name if the Hub has none.
 
     >>> _license("Apache-2.0"), _license("LicenseRef-Gemma-Terms-of-Use"), _license("LicenseRef-Mine")
     (('apache-2.0', None), ('gemma', None), ('other', 'mine'))
@@ -127,7 +127,7 @@ def _license(name: str | None) -> tuple[str, str | None]:
 
 
 def spoken(texts: Sequence[str]) -> str | None:
-    """ISO code of the texts' language where it is English or Chinese, else None.
+    """Return the ISO code of the texts' language if it is English or Chinese, otherwise None.
 
     >>> spoken(["call the doctor", "win a prize"]), spoken(["房间太小"]), spoken(["rufen Sie uns an"])
     ('en', 'zh', None)

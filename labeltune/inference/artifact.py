@@ -46,7 +46,7 @@ arrays of an n-gram model, which are read without pickle."""
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What labeltune.json holds: all that predicting needs beside the weights, and where they come from."""
+    """Content of labeltune.json: what prediction needs in addition to the weights, and their provenance."""
 
     labels: LabelSet
     """The classes."""
@@ -61,29 +61,29 @@ class Record:
     machine: "Machine | None"
     """What the training computed with; None where n-grams answer alone."""
     data: dict[str, str]
-    """sha256 of each split that was trained with."""
+    """sha256 of each split."""
     rows: dict[str, int]
-    """How many rows each split has."""
+    """Number of rows of each split."""
     dataset: str
     """Name of the data set."""
     license: str | None
-    """Licence of the data set."""
+    """License of the data set."""
     source: dict[str, Any] = field(default_factory=dict)
-    """Where its rows came from, with the commit where that is the Hub."""
+    """Source of the rows, with the commit if it is the Hub."""
     chosen: dict[str, str] = field(default_factory=dict)
-    """Setting that was left open -> what was taken, and why; `train` holds the numbers."""
+    """Setting that was `auto` -> value that was chosen, and why; `train` has the values."""
     prior: list[float] | None = None
-    """What is taken off each label's score, where `train.label_score` asks for it."""
+    """Prior that is subtracted from each label's score, if `train.label_score` asks for it."""
     blend: Weights | None = None
-    """Weights of the network's logits and of those of the n-gram model beside it; None where it answers alone."""
+    """Weights of the logits of the network and of the n-gram model; None without an n-gram model."""
     validation: dict[str, float] = field(default_factory=dict)
-    """Figures of the classifier on the validation rows, once there is one."""
+    """Figures of the classifier on the validation rows; empty before training."""
     calibration: Calibration = NONE
-    """What its confidence means."""
+    """Calibration of the probabilities."""
     examples: list[str] = field(default_factory=list)
-    """Texts to try it with."""
+    """Example texts."""
     normalization: Normalization = UNCHANGED
-    """What is done to a text before it is put into the prompt; nothing in classifiers of labeltune 0.1.0."""
+    """Normalization of a text before it is put into the prompt; none in classifiers of labeltune 0.1.0."""
 
     @classmethod
     def of(cls, plan: "NetworkSpec", model: Model, prompt: Prompt, dataset: Dataset, **more: Any) -> "Record":
@@ -95,7 +95,7 @@ class Record:
         )  # fmt: skip
 
     def run_name(self, fingerprint: Fingerprint) -> str:
-        """What trackers call this training."""
+        """Name of this training in trackers."""
         train = self.train
         network = () if self.model is None else (self.model.name, train.method, train.head)
         return "-".join(map(str, (self.dataset, *(network or (train.method,)), train.seed, fingerprint.digest[:8])))
@@ -109,7 +109,7 @@ def save(
     record: Record,
     blend: Blend | None = None,
 ) -> None:
-    """Write the artefact whole or not at all; the same weights give the same bytes.
+    """Write the artefact completely or not at all; the same weights give the same bytes.
 
     Args:
         blend: what answers beside the network.
@@ -187,12 +187,12 @@ def save_calibrated(folder: Path, source: Path, record: Record, card: str) -> No
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
-    except OSError:  # another file system, or one that has no links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 
 def _describe(folder: Path, record: Record) -> None:
-    """Write record and manifest beside the weights."""
+    """Write the record and the manifest to the folder of the weights."""
     write_json(
         folder / RECORD,
         {
@@ -224,7 +224,7 @@ def _describe(folder: Path, record: Record) -> None:
 
 
 def fingerprint(record: Record) -> Fingerprint:
-    """What the result of this training depends on; to be asked for once everything is imported."""
+    """Return everything that the result of this training depends on; call it after all imports."""
     train = record.train.model_dump(
         exclude={"resume", "checkpoints", "report_to", "probe_rows", "feature_cache_budget", "blend"}
     )
@@ -351,7 +351,7 @@ def open_same_base(record: Record, folder: Path) -> "Base":
     """Open the base model that a classifier was trained on.
 
     Raises:
-        UserError: its files are others than they were.
+        UserError: its files have changed.
     """
     from labeltune.modeling.base_models import open_base
 
@@ -406,7 +406,7 @@ def load_adapter(network: "PreTrainedModel", folder: Path) -> "PeftModel":
     """Put the saved adapter around the network.
 
     Raises:
-        UserError: some of its weights did not arrive, bit for bit.
+        UserError: a loaded weight differs from the saved one.
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict  # a second, which a full model need not wait for
@@ -417,7 +417,7 @@ def load_adapter(network: "PreTrainedModel", folder: Path) -> "PeftModel":
 
     with quiet():
         config = LoraConfig.from_pretrained(str(folder))
-        config.fan_in_fan_out = transposed(network)  # GPT-2 in 4 bits isn't, merged it is again
+        config.fan_in_fan_out = transposed(network)  # not for GPT-2 in 4 bits, but again after merging
         try:
             adapted = PeftModel.from_pretrained(network, str(folder), config=config)
         except RuntimeError as error:

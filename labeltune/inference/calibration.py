@@ -1,4 +1,4 @@
-"""Applying calibration: from logits to calibrated probabilities, answers and prediction sets."""
+"""Applying calibration: from logits to calibrated probabilities, predictions and prediction sets."""
 
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -14,63 +14,63 @@ Given = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What turns logits into probabilities and answers, answers into abstentions, and probabilities into label sets."""
+    """Parameters that turn logits into probabilities, predictions, abstentions and prediction sets."""
 
     temperature: float = 1.0
-    """The logits are divided by it."""
+    """Divisor of the logits."""
     bias: list[float] = field(default_factory=list)
-    """Added to the logits after that, `[num_labels]`: it takes what `train.class_weights` added to them out of the
-    probabilities, while answers stay those of the weighted labels. Empty: nothing is added."""
+    """Added to the logits after the division, `[num_labels]`: it removes the effect of `train.class_weights` from the
+    probabilities, while predictions stay those of the weighted loss. Empty: nothing is added."""
     shift: list[float] = field(default_factory=list)
-    """Also added, `[num_labels]`: the logarithm of how much more frequent each label is in `shares` than among the
-    training rows (Saerens et al. 2002). Unlike the bias it counts in the answers. Empty: nothing is added."""
+    """Also added, `[num_labels]`: the log ratio of each label's share in `shares` to that among the training rows
+    (Saerens et al. 2002). Unlike the bias, it also changes the predictions. Empty: nothing is added."""
     shares: dict[str, float] = field(default_factory=dict)
-    """Label -> share of the texts that the probabilities are right for; empty: that of the validation rows."""
+    """Label -> share of the texts for which the probabilities are calibrated; empty: that of the validation rows."""
     on_rows: "Calibration | None" = None
-    """The calibration for the shares of the validation and test rows, where `shares` are others."""
+    """The calibration for the shares of the validation and test rows, if `shares` differ from them."""
     fitted: bool = False
     """Whether temperature and bias were fitted."""
     rows: int = 0
-    """Validation rows that they were fitted on."""
+    """Number of validation rows of the fit."""
     effective_rows: float = 0.0
-    """How many rows of equal weight tell as much as those do, weighted to the shares."""
+    """Effective number of these rows after weighting them to the shares."""
     abstain: str = "never"
-    """Target that set the threshold: never, coverage or accuracy."""
+    """Kind of target of the threshold: never, coverage or accuracy."""
     target: float | None = None
-    """Its level."""
+    """Coverage or accuracy to reach."""
     certainty: float | None = None
-    """How probable it is that the classifier meets the target, and prediction sets theirs, on texts like these."""
+    """Probability that the classifier and the prediction sets meet their targets on texts like the validation rows."""
     threshold: float = 0.0
-    """An answer of less confidence is marked as abstained."""
+    """Confidence below which a prediction is marked as abstained."""
     coverage: float = 1.0
-    """Share of the validation rows that are answered."""
+    """Share of the validation rows on which the classifier does not abstain."""
     accuracy: float | None = None
-    """Share of those that are answered rightly; None where none is."""
+    """Accuracy on those rows; None without rows."""
     set_coverage: float | None = None
-    """Share of rows whose prediction set is to hold the true label."""
+    """Share of rows whose prediction set must contain the true label."""
     set_threshold: float = 0.0
-    """A prediction set holds the answer, and every label of at least this probability."""
+    """Minimum probability of the labels in a prediction set, which always contains the predicted label."""
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> Self:
-        """Read what `dataclasses.asdict` made of one."""
+        """Build a calibration from the content that `dataclasses.asdict` returned."""
         inner = content.get("on_rows")
         return cls(**content | {"on_rows": None if inner is None else cls.read(inner)})
 
     @property
     def measured(self) -> "Calibration":
-        """The calibration that figures on validation and test rows are of, whose labels have other shares perhaps."""
+        """The calibration for validation and test rows, whose label shares may differ."""
         return self.on_rows or self
 
     @property
     def offset(self) -> list[float] | None:
-        """What is added to the logits after the temperature, `[num_labels]`; None where nothing is."""
+        """Return the sum that is added to the logits after the temperature, `[num_labels]`; None if there is none."""
         if self.bias and self.shift:
             return np.add(self.bias, self.shift).tolist()
         return self.bias or self.shift or None
 
     def scores(self, logits: Logits) -> NDArray[np.float64]:
-        """Logarithms of the probabilities up to one constant a row, `[rows, num_labels]`."""
+        """Return the log-probabilities up to a constant per row, `[rows, num_labels]`."""
         scaled: NDArray[np.float64] = logits.astype(np.float64) / self.temperature
         return scaled if self.offset is None else scaled + self.offset
 
@@ -80,24 +80,24 @@ class Calibration:
         return shares
 
     def answers(self, given: Given) -> NDArray[np.int64]:
-        """Index of the label that is answered, `[rows]`: the likeliest one, but after a training with class weights.
+        """Return the index of the predicted label, `[rows]`: the most probable one, except after class weights.
 
-        Class weights say that an error on one label costs more than on another, so that the answer of least cost need
-        not be the likeliest label (Elkan 2001). There the network's own answer stays, which was trained to be of least
-        cost, and its confidence, less than a half perhaps, is how likely it is.
+        With class weights, errors on some labels cost more than on others, so the label of least expected cost need not
+        be the most probable one (Elkan 2001). The prediction is then that of the network, which was trained to
+        minimize the cost, and its confidence, which may be below one half, is the probability of that label.
 
         Args:
-            given: what `probabilities` gave.
+            given: probabilities, as `probabilities` returns them.
         """
         if not self.bias:
             return given.argmax(axis=1)
-        with np.errstate(divide="ignore"):  # a probability of 0 is never the answer
+        with np.errstate(divide="ignore"):  # a label of probability 0 is never predicted
             return (np.log(given) - self.bias).argmax(axis=1)
 
     def confidence(self, given: Given) -> NDArray[np.float64]:
-        """Probability of the label that is answered, `[rows]`."""
+        """Return the probability of the predicted label, `[rows]`."""
         return given[np.arange(len(given)), self.answers(given)]
 
 
 NONE = Calibration()
-"""What a classifier has before it is calibrated: the model's own probabilities, and it never abstains."""
+"""Calibration that changes nothing: uncalibrated probabilities, and no abstention."""

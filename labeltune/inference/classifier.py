@@ -1,4 +1,4 @@
-"""Predicting with a trained classifier; its folder is all that is needed."""
+"""Prediction with a trained classifier, which is loaded from its folder."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ BLANK = "is blank"
 
 
 def unanswerable(text: object) -> str | None:
-    """Why there is no answer to a text, None where there is one.
+    """Return why a text can't be labelled, or None if it can.
 
     >>> unanswerable(" "), unanswerable("free entry")
     ('is blank', None)
@@ -47,56 +47,56 @@ if TYPE_CHECKING:
     from labeltune.modeling.prompts import Encoder
 
 STREAMED = 1024
-"""Texts of a stream that are answered together."""
+"""Number of texts of a stream that are predicted together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the classifier says of one text."""
+    """The prediction for one text."""
 
     label: str
-    """The likeliest label; after a training with class weights, the label of least expected cost."""
+    """The most probable label; after a training with class weights, the label of least expected cost."""
     confidence: float
-    """Its calibrated probability."""
+    """Calibrated probability of the label."""
     probabilities: dict[str, float]
     """Label -> calibrated probability, in the order of the label set; they add up to 1."""
     abstained: bool
-    """Whether the answer is too unsure to be relied on."""
+    """Whether the confidence is below the abstention threshold."""
     truncated: bool
-    """Whether the model saw less than the whole text."""
+    """Whether the text was truncated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions(Sequence[Answer]):
-    """Answers for several texts, in their order: a sequence of `Answer`, and arrays over all of them."""
+    """Predictions for several texts in their order: a sequence of `Answer`, and arrays over all texts."""
 
     names: tuple[str, ...]
     """The labels, in the order of the columns."""
     logits: NDArray[np.float32]
-    """`[rows, num_labels]`, before calibration."""
+    """Logits before calibration, `[rows, num_labels]`."""
     truncated: list[bool]
-    """Whether the model saw less than the whole text."""
+    """Whether the text was truncated."""
     calibration: Calibration
-    """What the confidence is computed with."""
+    """Calibration from which the confidence is computed."""
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """`[rows, num_labels]`, calibrated, each row adding up to 1."""
+        """Calibrated probabilities, `[rows, num_labels]`; each row sums to 1."""
         return self.calibration.probabilities(self.logits)
 
     @property
     def guesses(self) -> NDArray[np.int64]:
-        """Index of the label that is answered, `[rows]`."""
+        """Index of the predicted label, `[rows]`."""
         return self.calibration.answers(self.probabilities)
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """Probability of the label that is answered, `[rows]`."""
+        """Probability of the predicted label, `[rows]`."""
         return self.calibration.confidence(self.probabilities)
 
     @property
     def abstained(self) -> list[bool]:
-        """Whether an answer is too unsure to be relied on."""
+        """Whether each confidence is below the abstention threshold, `[rows]`."""
         return (self.confidence < self.calibration.threshold).tolist()
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class Predictions(Sequence[Answer]):
             )
 
     def table(self, rows: "pd.DataFrame") -> "pd.DataFrame":
-        """One row per text: id, text, label, prediction, confidence, abstained, truncated, p_NAME and logit_NAME."""
+        """Return a table of id, text, label, prediction, confidence, abstained, truncated, p_NAME and logit_NAME."""
         given, names = self.probabilities, self.names
         columns = {f"p_{name}": given[:, i] for i, name in enumerate(names)}
         columns |= {f"logit_{name}": self.logits[:, i].astype(np.float64) for i, name in enumerate(names)}
@@ -151,22 +151,23 @@ class Classifier:
     prefix: "PromptPrefix | None" = None
     """What every prompt begins with."""
     folders: tuple[Path, ...]
-    """Where its files lie: the artefact, and the base model where that is not a part of it."""
+    """Folders of its files: the artefact, and the base model if the artefact does not contain it."""
     blend: Blend | None = None
     """The n-gram model that answers beside the network; None where there is none."""
     ngrams: Ngrams | None = None
     """The n-gram model that answers alone; None where there is a network."""
     turn: Lock = field(default_factory=Lock, repr=False)
-    """Held during a forward pass, which may use every core: threads that share a classifier take turns."""
+    """Lock for forward passes: threads that share a classifier run one after another, since a pass may use every
+    core."""
 
     @classmethod
     def load(cls, folder: str | Path, *, merge: bool | None = None) -> "Classifier":
         """Load an artefact.
 
         Args:
-            merge: True leaves an ordinary Transformers model, the adapter added into weights that are as they were
-                saved; None adds it but where they are in 4 bits, which that would make whole again, and holds them in
-                the type of the arithmetic.
+            merge: True merges the adapter into the weights, which keep their saved type, and leaves an ordinary
+                Transformers model. None merges it unless the weights have 4 bits, and converts them to the type of the
+                arithmetic.
 
         Raises:
             UserError: a file is missing or was changed, or the base model is not the one it was trained on.
@@ -221,7 +222,7 @@ class Classifier:
         return cls(record=record, network=network, encoder=encoder, prefix=prefix, folders=folders, blend=blend)
 
     def on_rows(self) -> "Classifier":
-        """The classifier as it is measured: calibrated for the shares of the labels among validation and test rows."""
+        """Return the classifier calibrated for the label shares of the validation and test rows."""
         return replace(self, record=replace(self.record, calibration=self.record.calibration.measured))
 
     def predict(
@@ -232,7 +233,7 @@ class Classifier:
         batch_tokens: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Predictions:
-        """Answer every text, in their order; threads may share a classifier.
+        """Predict the label of every text, in their order; threads may share a classifier.
 
         >>> classifier = Classifier.load("models/classifier")  # doctest: +SKIP
         >>> classifier.predict(["free entry, text WIN"])[0].label  # doctest: +SKIP
@@ -289,7 +290,7 @@ class Classifier:
     def stream(
         self, texts: Iterable[str], *, together: int = STREAMED, batch_tokens: int | None = None
     ) -> Iterator[Answer]:
-        """Answer texts without end, in their order, with no more of them in memory than are answered together.
+        """Predict an unbounded stream of texts in their order; only one batch of them is in memory.
 
         >>> classifier = Classifier.load("models/classifier")  # doctest: +SKIP
         >>> with open("texts.txt") as lines:  # doctest: +SKIP

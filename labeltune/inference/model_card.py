@@ -1,4 +1,4 @@
-"""The model card: what a classifier is, what it was made from, how well it did, and where not to trust it.
+"""The model card: description, provenance, evaluation and limits of a classifier.
 
 The card's text is templates/model_card.md.
 """

@@ -17,7 +17,7 @@ from labeltune.runtime.errors import UserError
 
 
 def quantization_config(compute: torch.dtype, skipped: list[str]) -> BitsAndBytesConfig:
-    """NF4 with double quantisation; the arithmetic is done in `compute`, and the modules `skipped` stay as they are."""
+    """Return the configuration of NF4 with double quantization and arithmetic in `compute`, except for `skipped`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -28,10 +28,10 @@ def quantization_config(compute: torch.dtype, skipped: list[str]) -> BitsAndByte
 
 
 def prepare_quantized(network: Network) -> None:
-    """Keep 4-bit weights in the one layout in which they can be trained, merged and saved.
+    """Keep 4-bit weights in the layout in which they can be trained, merged and saved.
 
     On CPUs with avx512_bf16 bitsandbytes 0.50 repacks them in the first pass without gradients. After that a BERT
-    can't train, and merging an adapter reads the repacked bytes as if they were not: logits came out 1.8 off.
+    can't be trained, and merging an adapter misreads the repacked bytes: logits differed by 1.8.
     """
     module: Any
     for module in network.modules():
@@ -40,9 +40,10 @@ def prepare_quantized(network: Network) -> None:
 
 
 def dequantize_from(network: Network, quantized: Network) -> None:
-    """Give a network of the same architecture the weights that another one's 4-bit weights stand for.
+    """Copy dequantized weights of a 4-bit network to a network of the same architecture.
 
-    Merged into these, an adapter answers as it was trained; merged into the base model's own it would not (peft#2321).
+    An adapter that is merged into these weights predicts as it was trained; merged into the weights of the base model
+    it would not (peft#2321).
     """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Linear4bit
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 
 
 def adapt(network: Network, settings: Train, base_name: str) -> Network:
-    """Leave exactly the weights to train that the method names; the others never move.
+    """Make exactly the weights trainable that the method names; the others never change.
 
     `full`: the top `layers` layers, the norm after them, and the head; with every layer also the embeddings.
     `lora` and `qlora`: adapters in those layers, and the head unless it scores label words at the model's full depth.
@@ -96,20 +97,20 @@ def adapt(network: Network, settings: Train, base_name: str) -> Network:
 
 
 def label_prior(network: Network) -> list[float] | None:
-    """What a network takes off each label's score, None for most."""
+    """Return the prior that a network subtracts from each label's score, or None."""
     return getattr(unwrap(network), "prior", None)
 
 
 def trainable_parameters(network: Network) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name."""
+    """Return the trainable parameters by name."""
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
 def parameter_counts(network: Network) -> dict[str, int]:
-    """How many parameters train, and how many there are, however few bits each has."""
+    """Return the numbers of trainable and of all parameters, which do not depend on their bits."""
     trainable = total = 0
     for name, weight in network.named_parameters():
-        if ".original_module." not in name:  # what PEFT keeps of the head from before
+        if ".original_module." not in name:  # PEFT's copy of the original head
             count = prod(weight.quant_state.shape) if hasattr(weight, "quant_state") else weight.numel()
             total += count
             trainable += count * weight.requires_grad
@@ -131,7 +132,7 @@ def _unfreeze(network: Network) -> None:
 
 
 def transposed(network: Network) -> bool:
-    """Whether linear layers keep their weights as `[inputs, outputs]`, as GPT-2's do unless they are in 4 bits."""
+    """Return whether linear layers store `[inputs, outputs]`, as GPT-2's do unless they are in 4 bits."""
     return any(isinstance(module, Conv1D) for module in network.modules())
 
 
@@ -157,22 +158,23 @@ def _with_adapters(network: Network, settings: Train, base_name: str) -> "PeftMo
                 fan_in_fan_out=transposed(network),
                 target_modules=adapter_targets(backbone, lora.targets, base_name),
                 layers_to_transform=layers,
-                # The last name alone: PEFT matches ends of names, and saves by the same.
+                # Only the last part of the name, because PEFT matches and saves modules by the ends of their names.
                 modules_to_save=None if scoring else [part.rsplit(".", 1)[-1] for part in head_parts(network)],
             ),
         )
-    # A label's row is the model's own word, saved so that the adapter is complete by itself; a shortened model's states
-    # are not those that it was the word for, so that there the rows are where training begins.
+    # At full depth a label's row is the language model's output embedding and stays fixed; it is saved so that the
+    # adapter
+    # is complete. The states of a shortened model do not match these rows, which are then trained from there.
     words = settings.head == "label_scoring" and not network.truncated
     for name, parameter in adapted.named_parameters():
-        # What PEFT keeps of the head from before is never used, but `bias: all` would unfreeze it.
+        # PEFT's copy of the original head is not used, but `bias: all` would unfreeze it.
         if ".original_module." in name or (words and ".modules_to_save." in name):
             parameter.requires_grad_(False)
     return adapted
 
 
 def _require_intended(network: Network, settings: Train) -> None:
-    """Refuse to train when anything but adapters, biases that were asked for, and a trainable head would change."""
+    """Check that only adapters, the biases that were asked for, and a trainable head would change."""
     if settings.method == "full":
         return
     biases = (".bias",) if settings.lora.bias != "none" else ()

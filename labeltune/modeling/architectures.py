@@ -1,4 +1,4 @@
-"""Architectures: where a model family keeps its layers, embeddings and attention projections."""
+"""Architectures: the paths of layers, embeddings and attention projections in each model family."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -26,11 +26,11 @@ class Architecture:
     norm: str | None = "norm"
     """Norm after the top layer; None if each layer ends with its own."""
     stem: str | None = None
-    """Module that adds positions and norms to token embeddings, where there is one besides the embedding itself."""
+    """Module that adds positions and norms to token embeddings, if it is separate from the embedding."""
     positions: str | None = None
-    """Position embedding that the backbone adds by itself."""
+    """Position embedding that the backbone adds."""
     dropout: str | None = None
-    """Dropout that the backbone applies to embeddings by itself."""
+    """Dropout that the backbone applies to embeddings."""
     attention: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Linear layers of a layer's attention."""
     mlp_output: str = "down_proj"
@@ -79,7 +79,7 @@ ARCHITECTURES = {
 
 
 def architecture_of(config: PretrainedConfig) -> Architecture | None:
-    """The known architecture of a configuration, or None."""
+    """Return the known architecture of a configuration, or None."""
     return ARCHITECTURES.get(config.model_type)
 
 
@@ -115,7 +115,7 @@ def truncate_config(config: PretrainedConfig, base_name: str, depth: int | str, 
 
 
 def layer_list(backbone: Any) -> nn.ModuleList:
-    """The layers of a backbone of a known architecture."""
+    """Return the layers of a backbone of a known architecture."""
     found = backbone.get_submodule(ARCHITECTURES[backbone.config.model_type].layers)
     assert isinstance(found, nn.ModuleList)
     return found
@@ -136,11 +136,10 @@ class _Zero(nn.Module):
 
 
 def view(backbone: Any, start: int | None, stop: int) -> Any:
-    """The backbone with the layers from `start` to before `stop`, sharing every weight.
+    """Return the backbone with the layers from `start` to before `stop`, sharing every weight.
 
-    It is called with `inputs_embeds`, the states that the layers before `start` gave, and goes on from there; with
-    tokens where `start` is None. Unless `stop` is the top, its last hidden state is that of layer `stop - 1`, before
-    the final norm.
+    It is called with `inputs_embeds`, the states after the layers before `start`, or with tokens if `start` is None.
+    Unless `stop` is the top, its last hidden state is that of layer `stop - 1`, before the final norm.
     """
     parts = ARCHITECTURES[backbone.config.model_type]
     layers = layer_list(backbone)
@@ -163,12 +162,12 @@ def view(backbone: Any, start: int | None, stop: int) -> Any:
 
 
 def without_pooler(backbone: Any) -> Any:
-    """The backbone without the part of the head that some families keep in it; shares every weight."""
+    """Return the backbone without the pooler that belongs to the head; it shares every weight."""
     return backbone if getattr(backbone, "pooler", None) is None else replaced(backbone, "pooler", None)
 
 
 def replaced(module: nn.Module, path: str, child: nn.Module | None) -> Any:
-    """A shallow copy of a module in which the one at `path` is another; it shares every weight."""
+    """Return a shallow copy of a module in which the submodule at `path` is replaced; it shares every weight."""
     name, _, rest = path.partition(".")
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
@@ -178,7 +177,7 @@ def replaced(module: nn.Module, path: str, child: nn.Module | None) -> Any:
 
 
 def adapter_targets(backbone: Any, wanted: str | list[str], base_name: str) -> list[str]:
-    """Names of the layers that get an adapter; PEFT matches them with the ends of the modules' full names.
+    """Return the names of the layers that get an adapter; PEFT matches them with the ends of the modules' full names.
 
     Args:
         backbone: the model without its head.
@@ -224,5 +223,5 @@ def is_encoder(config: PretrainedConfig) -> bool:
 
 
 def unwrap(network: Network) -> Network:
-    """The Transformers model inside a PEFT model, or the model itself."""
+    """Return the Transformers model inside a PEFT model, or the model itself."""
     return network.get_base_model() if hasattr(network, "get_base_model") else network

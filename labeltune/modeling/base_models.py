@@ -1,4 +1,4 @@
-"""Base models on disk: fetched, converted once, and hashed."""
+"""Base models on disk: download, conversion and hashes."""
 
 import json
 import logging
@@ -36,10 +36,10 @@ HUB_LEFT_OUT = ["*.bin", "*.py", "*.pt", "*.pkl", "*.msgpack", "onnx/*", "openvi
 
 
 def model_folder(model: Model) -> Path:
-    """Return a folder of Transformers files, or a single GGUF file, fetched if need be.
+    """Return a folder of Transformers files or a single GGUF file, downloading it if necessary.
 
     Raises:
-        UserError: It can't be had, or is not what `sha256` says.
+        UserError: It can't be downloaded, or its hash is not `sha256`.
     """
     if model.source == "hub":
         return _snapshot(model)
@@ -118,7 +118,7 @@ def _weights(folder: Path, key: str) -> Path:
 
 
 def _snapshot(model: Model) -> Path:
-    """Fetch a model of the Hub into the Hub's own cache, which also serves without a network."""
+    """Download a model of the Hub into the Hub's cache, which also works without a network."""
     key = f"conf/models/{model.name}.yaml: hub: {model.hub}"
     revision = model.revision or "main"
     try:
@@ -135,7 +135,7 @@ def _snapshot(model: Model) -> Path:
         raise UserError(f"{key}: it has no revision {revision!r}: check the key 'revision'") from error
     except errors.HFValidationError as error:
         raise UserError(f"{key} is no name of a model, as in openai-community/gpt2: {error}") from error
-    # What is missing in its cache, and most of what a server answers, is an OSError there.
+    # Files missing from its cache and most errors of the server are an OSError in the Hub's client.
     except (OSError, httpx2.HTTPError) as error:
         raise UserError(
             f"{key} (revision {revision}) is not complete in the Hub's cache and could not be fetched: {error}\n"
@@ -143,7 +143,7 @@ def _snapshot(model: Model) -> Path:
             "cache is the folder HF_HOME, which can be copied."
         ) from error
     for file in Path(folder).iterdir():
-        # There a large file is a link to one whose name is its sha256.
+        # In the cache, a large file is a link to a file that is named by its sha256.
         named = file.resolve().name
         if re.fullmatch("[0-9a-f]{64}", named) and known_digest(file) != named:
             raise UserError(f"{key}: {file.resolve()} is damaged: delete it, then run `labeltune fetch RECIPE`")
@@ -155,20 +155,20 @@ class Base:
     """A base model on disk, in Transformers' format."""
 
     name: str
-    """What the records call it: its Hub name, or the archives it came from."""
+    """Name in records: the name on the Hub, or the archives of the model."""
     folder: Path
-    """Where config.json, the weights and the tokenizer lie."""
+    """Folder of config.json, the weights and the tokenizer."""
     files: dict[str, str]
-    """File name -> sha256 of what decides the logits: weights, configuration, tokenizer."""
+    """File name -> sha256 of the files that determine the logits: weights, configuration, tokenizer."""
     revision: str | None = None
-    """Commit on the Hub that it is."""
+    """Commit on the Hub."""
 
 
 def open_base(model: Model) -> Base:
-    """Fetch the base model, converting a GGUF file once into safetensors in the cache.
+    """Download the base model; a GGUF file is converted to safetensors in the cache once.
 
     Raises:
-        UserError: it can't be fetched, or isn't what the pinned hashes say.
+        UserError: it can't be downloaded, or does not have the pinned hashes.
     """
     source = model_folder(model)
     folder = _converted(source, model) if source.suffix == ".gguf" else source
@@ -180,7 +180,7 @@ def open_base(model: Model) -> Base:
 
 
 def _converted(file: Path, model: Model) -> Path:
-    """Convert a GGUF file into a Transformers folder, kept under the file's hash and the converter's version."""
+    """Convert a GGUF file to a Transformers folder, which is cached by the file's hash and the converter's version."""
 
     def convert(partial: Path) -> None:
         print(f"converting {model.name} to safetensors, once", flush=True)
@@ -200,10 +200,10 @@ def _converted(file: Path, model: Model) -> Path:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Let Transformers parse the file once; it does so for the tokenizer, the configuration and the weights each.
+    """Let Transformers parse the file once instead of separately for tokenizer, configuration and weights.
 
-    With it, opening a 98 MB file for the first time took 19 seconds instead of 25. Its bar, which no setting of
-    Transformers stops, is for terminals.
+    Opening a 98 MB file for the first time took 19 seconds instead of 25. Transformers' bar can't be disabled by a
+    setting; it is shown on terminals only.
     """
     reader = gguf.GGUFReader
     gguf.GGUFReader = lru_cache(reader)
@@ -222,7 +222,7 @@ def _forget_origin(config: Path) -> None:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """Load the configuration of a model; code that lies in its folder is never run.
+    """Load the configuration of a model; code in its folder is never run.
 
     Raises:
         UserError: The installed Transformers has no class for the model, or config.json is damaged.
@@ -235,7 +235,7 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
     """Load a tokenizer that has a pad token; decoders without one pad with the end-of-text token.
 
     Raises:
-        UserError: The tokenizer needs code that lies in its folder, which is never run, or its files are damaged.
+        UserError: The tokenizer needs code in its folder, which is never run, or its files are damaged.
     """
     with _own_classes_only(folder, "tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -246,7 +246,7 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
 
 @contextmanager
 def _own_classes_only(folder: Path, name: str) -> Iterator[None]:
-    """Turn what Transformers raises where it lacks a class of its own into a message that names the file.
+    """Turn the errors that Transformers raises for unsupported classes into a message that names the file.
 
     Raises:
         UserError: A class is missing, or the file is damaged.
@@ -256,8 +256,8 @@ def _own_classes_only(folder: Path, name: str) -> Iterator[None]:
     except (ValueError, KeyError, OSError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"{folder / name}: auto_map: this model brings Python code of its own, which labeltune never runs, and "
-                f"Transformers {transformers.__version__} has no class of its own for it; choose another model"
+                f"{folder / name}: auto_map: this model needs Python code from its folder, which labeltune never runs, "
+                f"and Transformers {transformers.__version__} has no class for it; choose another model"
             ) from error
         why = str(error).partition("\n")[0]
         raise UserError(f"{folder / name}: Transformers {transformers.__version__} can't read it: {why}") from error
@@ -265,7 +265,7 @@ def _own_classes_only(folder: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Transformers and PEFT say about a head that is replaced right after, and their loading bars."""
+    """Silence the warnings of Transformers and PEFT about a head that is replaced later, and their progress bars."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)

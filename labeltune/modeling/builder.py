@@ -1,4 +1,4 @@
-"""Building a network: a base model cut to a depth, with a head, in the dtype and bits that the method asks for."""
+"""Building a network: a base model truncated to a depth, with a head, in the dtype and bits of the method."""
 
 import json
 from collections.abc import Iterable
@@ -55,19 +55,19 @@ def load_network(
     prior: list[float] | None = None,
     all_states: bool = False,
 ) -> Network:
-    """Load the base model cut to `settings.depth`, with a fresh head; nothing of it is adapted yet.
+    """Load the base model truncated to `settings.depth`, with a fresh head and without adapters.
 
     Args:
-        dtype: fp32, bf16 or fp16: of the arithmetic, and of the weights unless all of them train; heads are fp32.
-        kernels: `fused` has the layers of families that the kernels know computed by them.
+        dtype: type of the arithmetic, and of the weights unless all of them train: fp32, bf16 or fp16; heads are fp32.
+        kernels: with `fused`, the kernels compute the layers of the families that they support.
         cue: the end of the prompt, after which label words are scored.
-        max_length: most tokens of a prompt.
-        fresh: whether `base` is a base model; else it is a trained classifier, whose head the caller loads.
+        max_length: maximum number of tokens of a prompt.
+        fresh: whether `base` is a base model; otherwise it is a trained classifier, whose head the caller loads.
         prior: subtracted from the scores of label words, `[num_labels]`.
-        all_states: compute the top layer for every token, also where the head reads one alone.
+        all_states: whether to compute the top layer for every token, even if the head reads only one.
 
     Raises:
-        UserError: a setting that this model can't do, with what to set instead.
+        UserError: a setting that this model does not support; the message says what to set instead.
     """
     config = load_config(base.folder)
     whole = config.num_hidden_layers
@@ -107,7 +107,7 @@ def load_network(
 
 
 def _pooling(config: PretrainedConfig, settings: Train) -> str:
-    """The pooling that the settings ask for; `auto` depends on the family and on the head."""
+    """Return the pooling that the settings ask for; `auto` depends on the family and on the head."""
     if settings.pooling != "auto":
         return settings.pooling
     if not is_encoder(config):
@@ -118,12 +118,12 @@ def _pooling(config: PretrainedConfig, settings: Train) -> str:
 
 
 def _head_name(config: PretrainedConfig) -> str:
-    """Attribute that Transformers' classifiers of this kind give their head."""
+    """Return the attribute of the head in Transformers' classifiers of this kind."""
     return "classifier" if is_encoder(config) else "score"
 
 
 def is_linear(words: LabelWords, settings: Train) -> bool:
-    """Whether scoring the label words is a linear head: one token each, and no prior to take off."""
+    """Return whether label scoring is a linear head: each word has one token, and no prior is subtracted."""
     return all(len(tokens) == 1 for tokens in words.tokens) and settings.label_score not in ("pmi", "contextual")
 
 
@@ -153,7 +153,7 @@ def _load(
             skipped = [*head_parts(kind(config)), "lm_head"]
         options["quantization_config"] = quantization_config(DTYPES[dtype], skipped)
     with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # for the parts of a head that the base model lacks
+        torch.manual_seed(settings.seed)  # for parts of a head that are missing in the base model
         network, report = network_class.from_pretrained(
             base.folder,
             config=config,
@@ -164,7 +164,7 @@ def _load(
             **options,
             **attributes,
         )
-    fresh = [] if scoring else head_parts(network)  # a language model's own output is no head to be made anew
+    fresh = [] if scoring else head_parts(network)  # a language model's output embeddings are not a head to be replaced
     misfits = sorted(name for name, *_ in report["mismatched_keys"] if not _inside(name, fresh))
     if misfits:
         raise UserError(f"model: weights of {base.name} have other sizes than its config.json says: {misfits[:3]}")
@@ -176,10 +176,10 @@ def _load(
 
 
 def _attention(base: Base, kind: Any, attention: str, settings: Train) -> str:
-    """Return the attention kernel, or eager where Transformers has no other for this class and the setting is `auto`.
+    """Return the attention kernel; with `auto`, eager if Transformers has no other for this class.
 
     Raises:
-        UserError: a kernel is asked for that Transformers does not have for this class.
+        UserError: Transformers does not have the requested kernel for this class.
     """
     able = {"eager": True, "sdpa": kind._supports_sdpa, "flash_attention_2": kind._supports_flash_attn}
     if able[attention]:
@@ -199,11 +199,11 @@ def _inside(name: str, parts: Iterable[str]) -> bool:
 def _describe(
     config: PretrainedConfig, labels: LabelSet, tokenizer: transformers.PreTrainedTokenizerBase
 ) -> PretrainedConfig:
-    """Note the labels and the pad token in a configuration."""
+    """Write the labels and the pad token to a configuration."""
     config.id2label = dict(enumerate(labels.names))
     config.label2id = {name: i for i, name in enumerate(labels.names)}
     config.problem_type = "single_label_classification"
-    # An encoder's own stays: RoBERTa counts positions from its pad id.
+    # An encoder keeps its own pad token: RoBERTa counts positions from its id.
     if config.pad_token_id is None or not is_encoder(config):
         config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False
@@ -211,7 +211,7 @@ def _describe(
 
 
 def is_finetuned(base: Base) -> bool:
-    """Whether a base model was saved with a classifier, whose labels are not those of this task."""
+    """Return whether a base model was saved with a classifier, whose labels are not those of this task."""
     return _stored_class(base).endswith("ForSequenceClassification")
 
 
@@ -234,22 +234,22 @@ def _require_positions(base: Base, config: PretrainedConfig, max_length: int, wo
     positions = getattr(config, "max_position_embeddings", None)
     if positions:
         positions -= architectures.first_position(config)
-    behind = max((node.depth for node in words.nodes), default=0) if words else 0
-    if positions and max_length + behind > positions:
+    extra = max((node.depth for node in words.nodes), default=0) if words else 0
+    if positions and max_length + extra > positions:
         raise UserError(
             f"prompt.max_length: {max_length} is more than {base.name} can read; it has {positions} positions"
-            f"{f', {behind} of them for the label words' if behind else ''}; set it to at most {positions - behind}"
+            f"{f', {extra} of them for the label words' if extra else ''}; set it to at most {positions - extra}"
         )
 
 
 def _set_head(
     base: Base, network: PooledNetwork, labels: LabelSet, settings: Train, words: LabelWords | None, *, fresh: bool
 ) -> None:
-    """Replace the network's head by that of the settings; its initial weights depend on the seed alone."""
+    """Replace the network's head by that of the settings; its initial weights depend only on the seed."""
     if network.pooling != NATIVE_HEADS:
         for part in head_parts(network):
             parent, _, name = part.rpartition(".")
-            setattr(network.get_submodule(parent), name, None)  # BERT's own way of having no pooler
+            setattr(network.get_submodule(parent), name, None)  # as BERT does without a pooler
         rows = None
         if words is not None:
             first = [tokens[0] for tokens in words.tokens]
@@ -260,7 +260,7 @@ def _set_head(
 
 
 def _renew_output(network: PooledNetwork, labels: LabelSet, settings: Train) -> None:
-    """Draw the weights of a native head's output layer anew: those that it has belong to other labels."""
+    """Initialize the output layer of a native head, whose weights belong to other labels."""
     if network.pooling != NATIVE_HEADS:
         return  # it has been replaced as a whole
     generator = torch.Generator().manual_seed(settings.seed)
@@ -282,12 +282,12 @@ def _build_head(network: Network, labels: LabelSet, settings: Train, rows: torch
         return classifiers.probe_head(size, len(labels))
     if settings.head == "mlp":
         return classifiers.mlp_head(size, len(labels), settings.head_dropout, generator)
-    # Some families, such as OPT, call it otherwise; this is what Transformers then takes.
+    # Some families, such as OPT, have another name for it; 0.02 is the default of Transformers.
     return classifiers.linear_head(size, len(labels), generator, getattr(network.config, "initializer_range", 0.02))
 
 
 def _output_rows(base: Base, network: Network, tokens: list[int]) -> torch.Tensor:
-    """Rows of the language model's output embedding, `[num_labels, size]`, mostly without loading the rest of it."""
+    """Return output embeddings of the language model, `[num_labels, size]`, if possible without loading the rest."""
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(network.config)]
     with torch.device("meta"):
         model = kind(network.config)
@@ -316,7 +316,7 @@ def _output_rows(base: Base, network: Network, tokens: list[int]) -> torch.Tenso
 
 
 def measure_prior(network: Network, encoder: Encoder, how: str) -> list[float] | None:
-    """Return the prior of a network that scores label words by `how`, before fine-tuning; None where it needs none.
+    """Return the prior of a network that scores label words by `how`, before fine-tuning; None if it needs none.
 
     Raises:
         UserError: a prompt without a cue, for `pmi`.
@@ -334,24 +334,24 @@ def measure_prior(network: Network, encoder: Encoder, how: str) -> list[float] |
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """A base model, and what to make of it."""
+    """Specification of a network: a base model and the settings of the network that is built from it."""
 
     base: Base
-    """The base model, or the folder of a classifier of which every weight was trained."""
+    """The base model, or the folder of a fully fine-tuned classifier."""
     labels: LabelSet
     """The classes."""
     train: Train
-    """Method, head, depth."""
+    """Settings of the training, such as method, head and depth."""
     encoder: Encoder
     """Tokenizer and prompt."""
     machine: Machine
-    """What it computes with."""
+    """Device, types and threads."""
 
     def load(self, *, fresh: bool = True, prior: list[float] | None = None, all_states: bool = False) -> Network:
         """Load the network with a fresh head and without adapters.
 
         Args:
-            fresh: False where the caller loads every weight.
+            fresh: False if the caller loads every weight.
             prior, all_states: as in `load_network`.
         """
         return load_network(
@@ -370,7 +370,7 @@ class NetworkSpec:
         )
 
     def build(self) -> Network:
-        """Load the network on its device, so that exactly the weights that the method names train."""
+        """Load the network on its device, with exactly the weights trainable that the method names."""
         if is_finetuned(self.base):
             say(f"{self.base.name} was fine-tuned for other labels: its head is replaced by a fresh one")
         network = self.load().to(device())

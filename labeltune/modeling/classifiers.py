@@ -58,14 +58,14 @@ def last_position(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 def linear_head(size: int, num_labels: int, generator: torch.Generator, spread: float) -> nn.Linear:
-    """Transformers' own classification head: one matrix, normal with deviation `spread`, in fp32."""
+    """Return a linear head as in Transformers: one matrix, normal with deviation `spread`, in fp32."""
     head = nn.Linear(size, num_labels, bias=False, dtype=torch.float32)
     nn.init.normal_(head.weight, std=spread, generator=generator)
     return head
 
 
 def probe_head(size: int, num_labels: int) -> nn.Linear:
-    """The head of a logistic regression with an intercept, all zeros until it is fitted, in fp32."""
+    """Return the head of a logistic regression with an intercept, zero until it is fitted, in fp32."""
     head = nn.Linear(size, num_labels, dtype=torch.float32)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -73,7 +73,7 @@ def probe_head(size: int, num_labels: int) -> nn.Linear:
 
 
 def mlp_head(size: int, num_labels: int, dropout: float, generator: torch.Generator) -> nn.Sequential:
-    """Three layers, size -> 512 -> 256 -> num_labels, with ReLU and dropout between; Xavier uniform, in fp32."""
+    """Return an MLP head, size -> 512 -> 256 -> num_labels, with ReLU and dropout; Xavier uniform, in fp32."""
     layers: list[nn.Module] = []
     for width in MLP_SIZES:
         layers += [nn.Linear(size, width), nn.ReLU(), nn.Dropout(dropout)]
@@ -87,18 +87,18 @@ def mlp_head(size: int, num_labels: int, dropout: float, generator: torch.Genera
 
 
 def label_scoring_head(rows: torch.Tensor) -> nn.Linear:
-    """Score label words with the language model's own output rows, `[num_labels, size]`, in fp32."""
+    """Return a head that scores label words by their output embeddings, `[num_labels, size]`, in fp32."""
     head = nn.Linear(rows.shape[1], rows.shape[0], bias=False, dtype=torch.float32)
     head.weight.data.copy_(rows.float())
     return head
 
 
 NATIVE_HEADS = "own"
-"""Pooling of the heads of Transformers' own classifiers, which pool in their own way."""
+"""Pooling of the heads of Transformers' classifiers, which depends on the architecture."""
 
 
 def native_head_logits(network: Any, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Logits, `[batch, num_labels]`, of a classifier whose backbone gave hidden states, `[batch, length, size]`."""
+    """Return logits, `[batch, num_labels]`, from the hidden states of the backbone, `[batch, length, size]`."""
     pooler = getattr(network.backbone(), "pooler", None)
     twin = copy.copy(network)
     twin._modules = {**network._modules, network.base_model_prefix: _KnownBackbone(hidden, pooler)}
@@ -109,7 +109,7 @@ def native_head_logits(network: Any, hidden: torch.Tensor, attention_mask: torch
 
 
 class _KnownBackbone(nn.Module):
-    """A backbone that returns last hidden states which are known already."""
+    """A backbone that returns given last hidden states."""
 
     def __init__(self, hidden: torch.Tensor, pooler: nn.Module | None) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class _Network:
         """Return the states after the frozen layers, `[batch, length + extra_tokens, size]`.
 
         Args:
-            prefix: what the tokens continue, with the keys and values of the frozen layers.
+            prefix: prefix that the tokens continue, with the keys and values of the frozen layers.
         """
         mask, past = continue_prefix(prefix, attention_mask)
         return self.run(input_ids, mask, None, stop=self.frozen_layers, **past)
@@ -206,7 +206,7 @@ class _Network:
         """
         first = 0 if states is None else (self.frozen_layers if start is None else start)
         last = self.config.num_hidden_layers if stop is None else stop
-        whole = last if positions is None else last - 1  # up to here every position is needed
+        whole = last if positions is None else last - 1  # all positions are needed up to this layer
         if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 and first < whole:
             cache = inputs.get("past_key_values")
             computed = fused.padded_states(self, range(first, whole), input_ids, attention_mask, states, cache)
@@ -232,7 +232,7 @@ class _Network:
         return fused.supports_last_token(self.config) and not self.all_states
 
     def arithmetic(self: Any) -> AbstractContextManager[Any]:
-        """Return an autocast context where the weights are in fp32 and the arithmetic is done in another type."""
+        """Return an autocast context if the weights are in fp32 and the arithmetic is done in another type."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
 
@@ -240,7 +240,7 @@ def continue_prefix(prefix: PromptPrefix | None, attention_mask: torch.Tensor) -
     """Return the mask of prefix and rows, `[batch, prefix + length]`, and the options that pass on the prefix's cache.
 
     Args:
-        attention_mask: of the rows' own tokens, `[batch, length]`.
+        attention_mask: mask of the rows without the prefix, `[batch, length]`.
     """
     if prefix is None:
         return attention_mask, {}
@@ -254,7 +254,7 @@ def pad_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[to
     >>> pad_right(torch.tensor([[0, 0, 7, 8]]), torch.tensor([[0, 0, 1, 1]]))[0].tolist()
     [[7, 8, 0, 0]]
     """
-    # A graph that is exported can't branch by values; it is fed rows padded on the right.
+    # An exported graph can't branch on values; its inputs are padded on the right.
     if torch.compiler.is_exporting() or bool(attention_mask[:, 0].all()):
         return input_ids, attention_mask
     order = attention_mask.argsort(dim=1, descending=True, stable=True)
@@ -289,7 +289,7 @@ class PooledClassification(_Network):
 
         Args:
             states: states after the frozen layers, `[batch, length, size]`, instead of tokens.
-            prefix: what the tokens continue.
+            prefix: prefix that the tokens continue.
             owners, position_ids, pooling_weights: of packed rows, as `SequencePacking.collate` returns them.
         """
         if owners is not None and position_ids is not None and pooling_weights is not None:
@@ -329,7 +329,7 @@ class LabelScoring(_Network):
     Args:
         label_words: the label words as tokens.
         score_by: `sum` or `mean`, or the prior that the sum is corrected by.
-        pad_id: token that fills batches up.
+        pad_id: id of the padding token.
         prior: subtracted from the scores of every row, `[num_labels]`; None subtracts nothing.
     """
 
@@ -383,7 +383,7 @@ class LabelScoring(_Network):
         """
         assert attention_mask is not None, "padding can't be told from tokens without the mask"
         if states is not None or input_ids is None:
-            input_ids = torch.zeros_like(attention_mask)  # not read: the states are their result
+            input_ids = torch.zeros_like(attention_mask)  # not read, because the states are given
         else:
             input_ids, attention_mask = pad_right(input_ids, attention_mask)
         packed = pack_tree(input_ids, attention_mask, self.label_words, self.pad_id)
@@ -399,7 +399,7 @@ class LabelScoring(_Network):
     def _run_packed(
         self: Any, packed: PackedTree, attention_mask: torch.Tensor, states: torch.Tensor | None, **options: Any
     ) -> torch.Tensor:
-        # Without a tree the usual mask is enough, which every attention kernel takes.
+        # Without a tree the usual mask suffices, which every attention kernel supports.
         tree = bool(self.label_words.nodes)
         dtype = self.autocast or self.dtype
         masks = model_masks(self.config, packed.visible, packed.position_ids, dtype) if tree else attention_mask
@@ -421,13 +421,13 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 def shared_prefix(network: Network, encoder: Encoder, *, stop: int | None = None) -> PromptPrefix | None:
-    """Run the layers once over the tokens that every prompt begins with, and keep their keys, values and states.
+    """Run the layers once over the common prefix of all prompts, and keep its keys, values and states.
 
     Args:
         stop: the layer to stop before; None runs all of them.
 
     Returns:
-        None where these tokens are few, and for encoders, whose states depend on the tokens that follow.
+        None if the prefix is short, and for encoders, whose states depend on the tokens that follow.
     """
     inner = unwrap(network)
     parts = architecture_of(inner.config)

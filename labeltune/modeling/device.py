@@ -1,4 +1,4 @@
-"""Devices: what the machine can do, and the device, dtype, attention and threads that follow."""
+"""Devices: the capabilities of the machine, and the choice of device, dtype, attention and threads."""
 
 import json
 import os
@@ -34,16 +34,16 @@ GPU_TOKENS = 16384
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a run computes with; another choice gives other last bits."""
+    """Hardware choices of a run; the last bits of its results depend on them."""
 
     dtype: str
     """fp32, bf16 or fp16: the type of the arithmetic."""
     attention: str
     """Attention kernel."""
     kernels: str
-    """`fused` or `transformers`: what computes the layers of families that the first know."""
+    """`fused` or `transformers`: implementation of the layers, for families that the fused kernels support."""
     threads: int
-    """CPU threads."""
+    """Number of CPU threads."""
 
     def __str__(self) -> str:
         if device().type == "cuda":
@@ -81,7 +81,7 @@ def computing_as(machine: Machine, hardware: Mapping[str, Any]) -> Machine:
 
 
 def device() -> torch.device:
-    """The first CUDA GPU, else the CPU."""
+    """Return the first CUDA GPU, or the CPU if there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -91,12 +91,12 @@ def apple_gpu() -> bool:
 
 
 def device_name() -> str:
-    """What the GPU, else the CPU, calls itself."""
+    """Return the name of the GPU, or of the CPU if there is none."""
     return torch.cuda.get_device_name() if device().type == "cuda" else cpu_name()
 
 
 def choose_dtype(setting: str) -> str:
-    """Return fp32, bf16 or fp16; `auto` takes bf16 where the hardware is measurably faster in it, else fp32.
+    """Return fp32, bf16 or fp16; `auto` is bf16 if it is measurably faster on this hardware, otherwise fp32.
 
     Raises:
         UserError: fp16 on a CPU, where training in it loses small gradients.
@@ -116,10 +116,10 @@ def choose_dtype(setting: str) -> str:
 
 
 def matmul_rates() -> dict[str, float]:
-    """GFLOP/s of a matrix product in fp32 and bf16, measured once per CPU and kept in the cache.
+    """Return GFLOP/s of a matrix product in fp32 and bf16, measured once per CPU and cached.
 
-    The CPU's flags don't tell: among CPUs with avx512_bf16, bf16 was measured at 0.5 and at 4.5 times the rate of
-    fp32. Kept, so that a noisy second measurement can't turn a repeated run into another one.
+    The flags of the CPU do not determine the rate: on CPUs with avx512_bf16, bf16 had 0.5 to 4.5 times the rate of
+    fp32. It is cached so that a noisy second measurement can't change a repeated run.
     """
     name = re.sub(r"[^\w.()@+,-]+", "-", cpu_name())
     kept = cache_dir() / "matmul" / f"{name}-torch-{torch.__version__}.json"
@@ -135,7 +135,7 @@ def matmul_rates() -> dict[str, float]:
 
 
 def measure_matmul() -> dict[str, float]:
-    """GFLOP/s of a matrix product in fp32 and bf16, now."""
+    """Measure GFLOP/s of a matrix product in fp32 and bf16."""
     rates = {}
     for name in ("fp32", "bf16"):
         square = torch.ones(MATMUL_SIZE, MATMUL_SIZE, dtype=DTYPES[name])
@@ -149,7 +149,7 @@ def measure_matmul() -> dict[str, float]:
 
 
 def cpu_name() -> str:
-    """What the CPU calls itself."""
+    """Return the name of the CPU."""
     return str(torch.cpu.get_capabilities().get("cpu_name", platform.processor() or platform.machine()))
 
 
@@ -184,19 +184,19 @@ def able(machine: Machine) -> Machine:
 
 
 def choose_kernels(setting: str) -> str:
-    """Return what computes the layers; `auto` is fused on a CPU, and not on a GPU, where that was not measured."""
+    """Return the implementation of the layers; `auto` is fused on a CPU only, because GPUs were not measured."""
     return setting if setting != "auto" else ("transformers" if device().type == "cuda" else "fused")
 
 
 def inference_tokens() -> int:
-    """Tokens of a batch without gradients: on a CPU few enough for its caches."""
+    """Return the number of tokens of a batch without gradients; on a CPU it fits into the caches."""
     return GPU_TOKENS if device().type == "cuda" else CPU_TOKENS
 
 
 def choose_threads(setting: int | str) -> int:
     """Return the CPU threads of this process; `auto` shares the cores between the queue's running workers.
 
-    Two trainings with all cores each slow one another down by 5 to 20 times (measured on 2 cores).
+    Two trainings with all cores each slow each other down by a factor of 5 to 20 (measured on 2 cores).
     """
     if isinstance(setting, int):
         return setting
@@ -206,7 +206,7 @@ def choose_threads(setting: int | str) -> int:
 
 
 def queue_workers() -> int:
-    """Workers of `dvc queue start -j N` or `dvc exp run --run-all -j N` that are alive on this machine."""
+    """Return the number of live workers of `dvc queue start` or `dvc exp run --run-all` on this machine."""
     workers = 0
     for process in psutil.process_iter(["cmdline"]):
         workers += "queue-worker" in (process.info["cmdline"] or [])
@@ -214,7 +214,7 @@ def queue_workers() -> int:
 
 
 def costs(seconds: float, rows: int, folders: Iterable[Path]) -> dict[str, float]:
-    """What predicting took: seconds, rows per second, memory, and the size of the folders that it needs, in MiB."""
+    """Return the costs of predicting: seconds, rows per second, memory in MiB, and size of the folders in MiB."""
     size = sum(file.stat().st_size for folder in folders for file in folder.iterdir() if file.is_file())
     return {
         "seconds": round(seconds, 3),
@@ -225,5 +225,5 @@ def costs(seconds: float, rows: int, folders: Iterable[Path]) -> dict[str, float
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or where the system refuses a CPU's allocation."""
+    """Return whether an error means that the memory of the GPU or of the CPU ran out."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -23,8 +23,8 @@ Result = TypeVar("Result")
 
 LENGTH_MULTIPLE = 8
 FIRST_USED = (torch.cos, torch.sin, torch.exp, torch.tanh, torch.erf)
-"""Called once before several threads call them: where two threads were the first to ask for a cosine, one of them now
-and then got other last bits."""
+"""Functions that are called once before several threads call them: when two threads computed the first cosine at the
+same time, the last bits of one of them sometimes differed."""
 
 
 def length_multiple(network: Network) -> int:
@@ -47,10 +47,10 @@ def round_up(length: int, multiple: int) -> int:
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, multiple: int = 1) -> Tensors:
-    """Right-pad token ids to the longest row; the attention mask, not the pad id, tells what is padding.
+    """Right-pad token ids to the longest row; the attention mask, not the pad id, marks the padding.
 
     Args:
-        multiple: what the length is to be a multiple of.
+        multiple: the length is a multiple of this.
 
     Returns:
         `input_ids` and `attention_mask`, both `[batch, length]`.
@@ -92,9 +92,9 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 SHORTEST = 4
-"""Fewest tokens of a prefix that is worth a pass of its own."""
+"""Minimum number of tokens of a prefix for which a separate pass pays off."""
 PREFIX_SAMPLE = ("a", "Z", "7", "中", "-")
-"""Texts that begin differently: the tokens that their prompts have in common are the template's."""
+"""Texts that begin differently, so that the common tokens of their prompts belong to the template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def starts_with(prefix: Sequence[int], row: Sequence[int]) -> bool:
 
 
 def prefix_tokens(encoder: Encoder) -> list[int]:
-    """Return the tokens that every prompt begins with; none where they are too few to be worth a pass of their own."""
+    """Return the tokens that every prompt begins with; none if they are too few for a separate pass to pay off."""
     rows = encoder.encode(PREFIX_SAMPLE).input_ids
     length = next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), 0)
     return rows[0][:length] if length >= SHORTEST else []
@@ -138,8 +138,8 @@ def row_batches(
     Args:
         prefix: the prefix of the prompts, or None.
         extra: tokens that each row has in the layers in addition to its prompt.
-        batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
-        multiple: what the length of a batch will be a multiple of.
+        batch_tokens: maximum number of tokens of a batch, padding included; a longer row is a batch of its own.
+        multiple: the length of a batch is a multiple of this.
 
     Returns:
         The rows of each batch, and the number of tokens of each row that the prefix covers.
@@ -166,9 +166,9 @@ def compute_logits(
     """Return the logits of every row in the order given, `[rows, num_labels]`.
 
     Args:
-        network: a classifier whose output has `logits`; its mode (train or eval) is put back afterwards.
+        network: a classifier whose output has `logits`; its mode (train or eval) is restored afterwards.
         input_ids: token ids per row, not padded.
-        batch_tokens: most tokens of a batch, padding included; a longer row is a batch of its own.
+        batch_tokens: maximum number of tokens of a batch, padding included; a longer row is a batch of its own.
         states: states after the frozen layers per row, `[length, size]`, to start from instead of the tokens.
         prefix: the prefix of the prompts, whose keys and values the rows that begin with it continue.
         progress: called with the number of rows done since the last call.
@@ -202,7 +202,7 @@ def compute_logits(
 
 @contextmanager
 def evaluating(network: Network) -> Iterator[None]:
-    """Switch dropout off in the block, and round the weights once instead of in every pass."""
+    """Context in which dropout is off and the weights are rounded once instead of in every pass."""
     was_training = network.training
     network.eval()
     held = round_weights(network)
@@ -218,7 +218,7 @@ def round_weights(network: Network) -> list[tuple[nn.Module, str, nn.Parameter]]
     """Replace the layers' weights by what autocast would convert them to in every pass; no logit changes by a bit.
 
     Returns:
-        The module, name and value of each weight that was replaced; none where the arithmetic has the weights' type.
+        The module, name and value of each weight that was replaced; none if the arithmetic has the type of the weights.
     """
     dtype, held = getattr(network, "autocast", None), []
     if dtype is None or architecture_of(network.config) is None:
@@ -237,8 +237,8 @@ def run_in_threads(
 ) -> Iterator[Result]:
     """Run several batches at once, one CPU thread each; yields the results in the order of the batches.
 
-    Threads that share a batch wait for one another at every operation; with a batch each they don't, and the last bits
-    don't depend on how many there are. A GPU takes one batch after the other.
+    Threads that share a batch wait for one another at every operation; with one batch per thread they do not, and the
+    last bits do not depend on the number of threads. A GPU runs one batch after another.
 
     Args:
         sharing: whether several threads may share a lone batch, so that its last bits depend on how many there are.
@@ -246,7 +246,7 @@ def run_in_threads(
     threads = torch.get_num_threads()
 
     def infer(rows: list[int]) -> Result:
-        with torch.inference_mode():  # each thread has its own
+        with torch.inference_mode():  # the setting is per thread
             return work(rows)
 
     if device.type != "cpu" or threads == 1 or (len(batches) == 1 and sharing):
@@ -260,4 +260,4 @@ def run_in_threads(
         yield from pool.map(infer, batches)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # a part of it holds for all threads
+        torch.set_num_threads(threads)  # some of its state is shared by all threads

@@ -22,7 +22,7 @@ Project = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A proper prefix of a label's tokens, of which it adds the last token."""
+    """A node of the tree of label words: a proper prefix of a label's tokens, one token longer than its parent's."""
 
     token: int
     """Token id that the model reads at this node."""
@@ -80,7 +80,7 @@ def label_words(
     ` spam link`, every word gets the end-of-text token: p(spam link) could never exceed p(spam) without it.
 
     Args:
-        first_token: let the first token of each word stand for it.
+        first_token: whether to score only the first token of each word.
 
     Raises:
         UserError: words without tokens, with the same tokens, or in need of an end token that the tokenizer lacks.
@@ -161,7 +161,7 @@ def log_probabilities(states: torch.Tensor, project: Project, words: LabelWords)
         logits = project(part).float()  # [rows, 1 + nodes, vocabulary]
         return logits[:, edge_states, edge_tokens] - logits.logsumexp(2)[:, edge_states]  # [rows, edges]
 
-    # A graph has no gradient to keep anything for, and must not depend on the batch's size.
+    # An exported graph has no gradients, and must not depend on the batch size.
     whole = torch.compiler.is_exporting()
     parts = [states] if whole else states.chunk(-(-states.shape[0] * states.shape[1] // STATES_AT_ONCE))
     # Logits are the largest tensors by far: of 256 states and Gemma's vocabulary 268 MB, so keep none for the gradient.
@@ -176,7 +176,7 @@ def log_probabilities(states: torch.Tensor, project: Project, words: LabelWords)
 def normalise(scores: torch.Tensor, words: LabelWords, how: str) -> torch.Tensor:
     """Turn log probabilities `[batch, num_labels]` into scores: their `sum` as it is, or the `mean` of the tokens.
 
-    The mean, which the end token counts in too, takes from long words the disadvantage of having more factors.
+    The mean, which includes the end token, removes the disadvantage of long words, whose probability has more factors.
 
     >>> normalise(torch.tensor([[-6.0, -4.0]]), LabelWords.of([[7, 8, 9], [5]]), "mean").tolist()
     [[-2.0, -4.0]]
@@ -229,7 +229,7 @@ def pack_tree(input_ids: torch.Tensor, attention_mask: torch.Tensor, words: Labe
     >>> packed.visible[0].long().tolist()  # 5 does not see 7
     [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 1]]
     """
-    if not torch.compiler.is_exporting():  # a graph can't ask
+    if not torch.compiler.is_exporting():  # an exported graph can't branch
         assert bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()), "prompts must be padded on the right"
     device, nodes = input_ids.device, words.nodes
     count, total = len(nodes), input_ids.shape[1] + len(nodes)
@@ -262,7 +262,7 @@ CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "")
 
 
 def contextual_prior(scores: torch.Tensor) -> torch.Tensor:
-    """Return the log of the labels' mean probability, `[num_labels]`, given texts that say nothing.
+    """Return the log of the labels' mean probability, `[num_labels]`, given content-free texts.
 
     Contextual calibration (Zhao et al. 2021, arXiv:2102.09690) with its three content-free inputs.
 
@@ -276,7 +276,7 @@ def contextual_prior(scores: torch.Tensor) -> torch.Tensor:
 
 
 def pmi_prompt(back: str) -> str:
-    """Return the prompt without text or instruction: the end of the template, which alone says what comes next.
+    """Return the prompt without text or instruction: the end of the template, which asks for the label.
 
     Raises:
         UserError: the template ends with the text.
@@ -293,7 +293,7 @@ def pmi_prior(scores: torch.Tensor) -> torch.Tensor:
     """Return log p(label | cue), `[num_labels]`.
 
     Domain-conditional pointwise mutual information (Holtzman et al. 2021, arXiv:2104.08315), a ratio of two
-    probabilities of the same word, so that a word is not preferred for being common.
+    probabilities of the same word, so that common words are not preferred.
 
     Args:
         scores: of `pmi_prompt` alone, `[1, num_labels]`.

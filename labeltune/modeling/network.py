@@ -1,4 +1,4 @@
-"""The interface of a network: what forward passes, kernels, probes and training use of it."""
+"""The interface of a network for forward passes, kernels, probes and training."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,13 +12,13 @@ from labeltune.modeling.label_scoring import LabelWords
 
 
 class Network(Protocol):
-    """A Transformers model whose output has one logit per label; `classifiers` has the two kinds of it.
+    """A Transformers model whose output has one logit per label; `classifiers` has both kinds.
 
-    A PEFT model around one has the same attributes, and `architectures.unwrap` gives the one inside.
+    A PEFT model of a network has the same attributes; `architectures.unwrap` returns the network inside.
     """
 
     config: PretrainedConfig
-    """Transformers' configuration, cut to the network's depth."""
+    """Transformers' configuration, truncated to the network's depth."""
     training: bool
     """Whether dropout is on."""
     trained_layers: int
@@ -26,9 +26,9 @@ class Network(Protocol):
     truncated: bool
     """Whether the base model has layers above this network's depth."""
     autocast: torch.dtype | None
-    """Type of the arithmetic where it differs from the type of the weights, else None."""
+    """Type of the arithmetic if it differs from the type of the weights, otherwise None."""
     all_states: bool
-    """Whether the top layer is computed for every token, also where the head reads one token alone."""
+    """Whether the top layer is computed for every token, even if the head reads only one."""
     base_model_prefix: str
     """Attribute of the backbone."""
     transformers_class: Any

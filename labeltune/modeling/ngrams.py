@@ -1,4 +1,4 @@
-"""A linear model of n-grams, TF-IDF and a logistic regression, and its blend with a network."""
+"""A linear n-gram model, TF-IDF and logistic regression, and its blend with a network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from labeltune.runtime.files import read_json, replacing, write_json
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 FIRST = 10.0
-"""C with which the kinds of n-grams are compared."""
+"""Value of C at which the kinds of n-grams are compared."""
 MOST = 50_000
-"""Most n-grams of a kind, the frequent ones: with 100,000 SMS Spam gained nothing (docs/log.md), and the weights of
-a dozen labels take 5 MB."""
+"""Maximum number of n-grams of a kind; the most frequent ones are kept. 100,000 were not better on SMS Spam
+(docs/log.md), and the weights of a dozen labels take 5 MB."""
 KINDS = {"words": ("words",), "characters": ("characters",), "words and characters": ("words", "characters")}
 ROUNDS = 1000
-"""Most iterations of the solver, many more than it needs."""
+"""Maximum number of iterations of the solver, many more than it needs."""
 ABSENT = -50.0
 """Logit of a label that no training row has."""
 VOCABULARY, WEIGHTS = "ngrams.json", "ngrams.npz"
@@ -33,20 +33,20 @@ Logits = NDArray[np.float32]
 
 
 def vectorizers(vocabularies: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    """Return what turns texts into n-grams of words and of characters.
+    """Return the vectorizers of word and character n-grams.
 
-    Scripts without spaces, such as Chinese, have their words among the characters' n-grams; in others these are parts
-    of words, which a misspelt word has too.
+    In scripts without spaces, such as Chinese, character n-grams include the words; in others they are parts of words,
+    which a misspelt word has too.
 
     Args:
         vocabularies: kind of n-gram -> the n-grams, in the order of their columns; None leaves them to be fitted.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # two seconds, which a network alone need not wait for
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes two seconds
 
     options: dict[str, Any] = {"sublinear_tf": True, "max_features": MOST}
     given = vocabularies or {}
     return {
-        # Punctuation makes words of its own, so that no text with a character is without one.
+        # Punctuation marks are words, so that every text that is not blank has one.
         "words": TfidfVectorizer(
             token_pattern=r"\w+|[^\w\s]+", ngram_range=(1, 2), vocabulary=given.get("words"), **options
         ),
@@ -69,9 +69,9 @@ class Ngrams:
     idf: NDArray[np.float32]
     """Inverse document frequency of each n-gram, `[n-grams]`."""
     weights: NDArray[np.float32]
-    """`[n-grams, num_labels]`."""
+    """Weights of the regression, `[n-grams, num_labels]`."""
     intercept: NDArray[np.float32]
-    """`[num_labels]`."""
+    """Intercept of the regression, `[num_labels]`."""
 
     @cached_property
     def _vectorizers(self) -> list[Any]:
@@ -83,7 +83,7 @@ class Ngrams:
         return [made[name] for name in names]
 
     def logits(self, texts: Sequence[str]) -> Logits:
-        """Return the logits of texts, `[rows, num_labels]`; each row's do not depend on the other rows."""
+        """Return the logits of texts, `[rows, num_labels]`; those of a row do not depend on the other rows."""
         features = sparse.hstack([one.transform(texts) for one in self._vectorizers], format="csr")
         return self._scored(features)
 
@@ -95,20 +95,20 @@ class Ngrams:
         return probabilities(self.logits(texts))
 
     def save(self, folder: Path) -> None:
-        """Write the model as JSON and arrays; nothing of it is a pickle, and the same model gives the same bytes."""
+        """Write the model as JSON and arrays without pickle; the same model gives the same bytes."""
         write_json(folder / VOCABULARY, {"kind": self.kind, "c": self.c, "vocabularies": self.vocabularies})
         with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as stream:
             np.savez(stream, idf=self.idf, weights=self.weights, intercept=self.intercept)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the model takes on disk, but for the markup of its files."""
+        """Size of the model on disk in bytes, without the markup of its files."""
         words = sum(len(word.encode()) for known in self.vocabularies.values() for word in known)
         return words + self.idf.nbytes + self.weights.nbytes + self.intercept.nbytes
 
     @classmethod
     def load(cls, folder: Path) -> "Ngrams":
-        """Read what `save` wrote."""
+        """Read the model that `save` wrote."""
         settings = read_json(folder / VOCABULARY)
         with np.load(folder / WEIGHTS) as arrays:
             return cls(**settings, **{name: arrays[name] for name in ("idf", "weights", "intercept")})
@@ -116,24 +116,24 @@ class Ngrams:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What the logits of either model are multiplied by before they are added."""
+    """Factors of the logits of both models in the blend."""
 
     network: float
-    """Weight of the network's."""
+    """Weight of the network's logits."""
     ngrams: float
-    """Weight of the n-gram model's."""
+    """Weight of the n-gram model's logits."""
 
     def __call__(self, network: Logits, ngrams: Logits) -> Logits:
-        """Return the blended logits, `[rows, num_labels]`, of those of the two models."""
+        """Return the blended logits of two models, `[rows, num_labels]`."""
         return np.asarray(self.network * network + self.ngrams * ngrams, dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blend:
-    """An n-gram model that answers beside a network."""
+    """An n-gram model whose logits are added to those of a network."""
 
     weights: Weights
-    """How much either counts."""
+    """Weights of both models."""
     model: Ngrams
     """The n-gram model."""
 
@@ -141,8 +141,8 @@ class Blend:
         """Return the blended logits, `[rows, num_labels]`.
 
         Args:
-            logits: the network's, `[rows, num_labels]`.
-            texts: of the rows, normalized as those that the model was fitted to.
+            logits: logits of the network, `[rows, num_labels]`.
+            texts: texts of the rows, normalized as the training texts.
         """
         return self.weights(logits, self.model.logits(texts))
 
@@ -177,16 +177,15 @@ def search(
 ) -> Search:
     """Fit to training rows; the kind of n-grams, then C, have the lowest log-loss on the validation rows.
 
-    From `FIRST`, C is raised, or else lowered, for as long as that lowers the log-loss.
-
-    The validation rows decide these two alone: the vocabulary, its frequencies and the regression are of training rows.
+    From `FIRST`, C is raised, or otherwise lowered, as long as that lowers the log-loss. Vocabulary, frequencies and
+    regression depend on training rows only.
 
     Args:
-        texts: of the training rows.
+        texts: texts of the training rows.
         labels: index of each row's label, `[rows]`.
         validation: texts of the validation rows.
-        validation_labels: likewise.
-        num_labels: labels there are.
+        validation_labels: index of each validation row's label, `[rows]`.
+        num_labels: number of labels.
     """
     from sklearn.metrics import log_loss
 
@@ -226,18 +225,18 @@ def search(
 def _regression(
     features: Any, labels: Indices, num_labels: int, c: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights `[n-grams, num_labels]` and intercept `[num_labels]` of a logistic regression."""
+    """Return weights, `[n-grams, num_labels]`, and intercept, `[num_labels]`, of a logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
     weights = np.zeros((features.shape[1], num_labels), dtype=np.float32)
     intercept = np.full(num_labels, ABSENT, dtype=np.float32)
     known = np.unique(labels)
-    if len(known) == 1:  # nothing to tell apart, which the solver refuses
+    if len(known) == 1:  # a single label, which the solver refuses
         intercept[known] = 0.0
         return weights, intercept
     model = LogisticRegression(C=c, max_iter=ROUNDS).fit(features, labels)
     coefficients, constant = model.coef_, model.intercept_
-    if len(coefficients) == 1:  # of two labels scikit-learn gives the difference alone
+    if len(coefficients) == 1:  # for two labels scikit-learn returns only the difference
         coefficients, constant = np.concatenate([-coefficients, coefficients]) / 2, np.append(-constant, constant) / 2
     weights[:, model.classes_] = coefficients.T
     intercept[model.classes_] = constant
@@ -251,5 +250,5 @@ def matrix(texts: Sequence[str], kind: str) -> Any:
 
 
 def _joined(matrices: dict[str, Any], kind: str) -> Any:
-    """The features of a kind side by side, `[rows, n-grams]`."""
+    """Return the concatenated features of a kind, `[rows, n-grams]`."""
     return sparse.hstack([matrices[name] for name in KINDS[kind]], format="csr")

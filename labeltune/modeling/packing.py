@@ -13,18 +13,18 @@ from labeltune.runtime.errors import UserError
 MASK_PER_KIND_OF_LAYER = ("gemma3_text", "qwen2", "qwen3")
 ONE_MASK = ("gpt2", "llama", "mistral")
 BOTH_WAYS = ("bert", "roberta", "xlm-roberta", "mpnet", "modernbert")
-"""Encoders that take such masks, and positions that start anew in every row. MPNet's relative positions are differences
-of places in the sequence, which within a row are those of the row alone."""
+"""Encoders that support packed masks and positions that restart in every row. MPNet's relative positions are
+differences of positions in the sequence, which do not change within a row."""
 PREFIX, PADDING = -1, -2
 """Owners of tokens that belong to no row."""
 KERNELS = ("eager", "sdpa")
-"""Attention that takes such masks."""
+"""Attention kernels that support packed masks."""
 
 
 def packed_visibility(owners: torch.Tensor, *, encoder: bool = False) -> torch.Tensor:
     """Return which key (last axis) a query sees in packed sequences, `[sequences, total, total]`, bool.
 
-    A token sees the earlier tokens of its own row and of the prefix, and itself; in an encoder all of its own row.
+    A token sees the earlier tokens of its own row and of the prefix, and itself; in an encoder it sees its whole row.
 
     Args:
         owners: the row that a token belongs to, `PREFIX` or `PADDING`, `[sequences, total]`; encoders have no prefix.
@@ -36,7 +36,7 @@ def packed_visibility(owners: torch.Tensor, *, encoder: bool = False) -> torch.T
     """
     positions = torch.arange(owners.shape[1], device=owners.device)
     query, key = owners.unsqueeze(2), owners.unsqueeze(1)
-    if encoder:  # padding sees padding: there is no softmax over nothing
+    if encoder:  # padding sees itself, because a softmax needs at least one key
         return query == key
     causal = positions.unsqueeze(1) >= positions  # [query, key]
     related = (query == key) | ((key == PREFIX) & (query >= 0))
@@ -69,12 +69,12 @@ def added_mask(
 
 
 def packable(config: PretrainedConfig) -> bool:
-    """Whether the backbone is known to take such masks."""
+    """Return whether the backbone is known to support packed masks."""
     return config.model_type in (*ONE_MASK, *MASK_PER_KIND_OF_LAYER)
 
 
 def require_packable(config: PretrainedConfig) -> None:
-    """Refuse a model whose backbone is not known to take such masks.
+    """Refuse a model whose backbone is not known to support packed masks.
 
     Raises:
         UserError: such an architecture.
@@ -89,7 +89,7 @@ def require_packable(config: PretrainedConfig) -> None:
 def model_masks(
     config: PretrainedConfig, visible: torch.Tensor, position_ids: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Return what the backbone takes as `attention_mask`: one mask, or one per kind of layer.
+    """Return the `attention_mask` of the backbone: one mask, or one per kind of layer.
 
     Args:
         visible: which key (last axis) a query sees, `[batch, queries, total]`, bool.
@@ -97,7 +97,7 @@ def model_masks(
         dtype: that of the queries, as PyTorch's attention takes no other.
 
     Raises:
-        UserError: an architecture or an attention kernel that can't take such masks.
+        UserError: the architecture or the attention kernel does not support packed masks.
     """
     if config._attn_implementation not in KERNELS:
         raise UserError(
@@ -114,15 +114,15 @@ def model_masks(
 
 
 MULTIPLE = 16
-"""What the number of tokens of an unpadded batch is a multiple of, where kernels are compiled for every shape."""
+"""Multiple to which the number of tokens of an unpadded batch is rounded up if kernels are compiled for every shape."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnpaddedBatch:
     """Indices between a batch of sequences, `[sequences, length]`, and the same tokens without padding, `[tokens]`.
 
-    A prompt prefix that several sequences begin with is stored once. At least one filler follows the real tokens: it
-    stands for every position of padding.
+    A prompt prefix that several sequences begin with is stored once. At least one filler follows the real tokens; all
+    positions of padding are mapped to it.
     """
 
     token_index: torch.Tensor
@@ -148,7 +148,7 @@ class UnpaddedBatch:
 
         Args:
             owners: the row that a token belongs to, `PREFIX` or `PADDING`, `[sequences, length]`.
-            multiple: what the number of tokens is to be a multiple of.
+            multiple: the number of tokens is rounded up to a multiple of this.
             groups: query heads that share keys and values.
 
         >>> unpadded = UnpaddedBatch.of(torch.tensor([[PREFIX, 0, 0, PADDING], [PREFIX, 1, PADDING, PADDING]]), 1, 1)
@@ -214,17 +214,17 @@ class SequencePacking:
     """How the rows of a batch are packed into sequences, several rows in each, without padding between them."""
 
     prefix: tuple[int, ...]
-    """Token ids that the prompts begin with; none where they share too few."""
+    """Token ids that the prompts begin with; none if the prefix is too short."""
     pooling: str
     """`first`, `last` or `mean`: the states of a row that its head reads."""
     multiple: int = 1
-    """What the length of the sequences is a multiple of."""
+    """The length of the sequences is a multiple of this."""
 
     def collate(self, rows: Sequence[dict[str, Any]], pad_id: int) -> Tensors:
         """Pack rows; `total` is the longest sequence, rounded up to a multiple.
 
         Args:
-            rows: `input_ids` each, and `states` after the frozen layers, `[length, size]`, where they are known.
+            rows: `input_ids` each, and `states` after the frozen layers, `[length, size]`, if they are known.
 
         Returns:
             `input_ids` `[sequences, total]` or `states` `[sequences, total, size]`; `owners`, the row of the batch that
@@ -280,8 +280,8 @@ class SequencePacking:
 def pack_sequences(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Pack rows into as many bins as their tokens need, the longest row first into the emptiest bin (Graham 1969).
 
-    The bins come out equally full, since whatever one holds less than the fullest is padding. Their number is that of
-    bins of `capacity`, or of the longest row where that is longer; a bin may hold a little more.
+    Equally full bins need the least padding. Their number follows from `capacity`, or from the longest row if that is
+    longer; a bin may exceed it a little.
 
     >>> pack_sequences([30, 90, 60, 40, 110], capacity=120)
     [[4], [1, 0], [2, 3]]

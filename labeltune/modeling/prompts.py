@@ -23,9 +23,9 @@ class Template:
     """The constant text before and after a row's text, in which braces are never interpreted."""
 
     prefix: str
-    """Text of every prompt before the row's own."""
+    """Text of the prompt before the row's text."""
     suffix: str
-    """Text after it, such as a cue for the label."""
+    """Text after the row's text, such as a cue for the label."""
 
     @classmethod
     def of(cls, prompt: Prompt, labels: LabelSet) -> "Template":
@@ -55,11 +55,11 @@ class Encoded:
     lengths: list[int]
     """Tokens per row before truncation."""
     truncated: list[bool]
-    """Whether a row's text lost tokens."""
+    """Whether the text of each row was truncated."""
 
     @property
     def lost(self) -> list[int]:
-        """Tokens that each row's text lost."""
+        """Number of tokens that truncation removed from each row's text."""
         return [max(0, length - len(ids)) for length, ids in zip(self.lengths, self.input_ids, strict=True)]
 
 
@@ -67,7 +67,7 @@ class Encoded:
 class Encoder:
     """Turns texts into tokens, the same way in training, evaluation and prediction.
 
-    A prompt longer than `max_length` loses tokens from the middle of its text alone:
+    A prompt longer than `max_length` is truncated in the middle of its text:
 
         [CLS] prefix | t t t t t t t | suffix [SEP]
         [CLS] prefix | t t       t t | suffix [SEP]
@@ -140,7 +140,7 @@ class Encoder:
         )
 
     def _cut(self, text: str) -> list[int]:
-        """Drop the middle of the text's tokens; a token that straddles the template's edge counts as template."""
+        """Remove the middle of the text's tokens; a token that spans template and text belongs to the template."""
         encoded = self._tokenize([self.template.render(text)], return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"][0], encoded["offset_mapping"][0]
         begin, end = len(self.template.prefix), len(self.template.prefix) + len(text)
@@ -150,7 +150,7 @@ class Encoder:
         return ids[:first] + ids[first + len(inside) - keep :]
 
     def filler(self) -> int:
-        """Return the token of a prompt that has none of its own, such as a blank text without a template."""
+        """Return the token of a prompt that would have none, such as a blank text without a template."""
         usual = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         return next(token for token in usual if token is not None)
 
@@ -166,7 +166,7 @@ class EncodedRows:
     labels: list[int]
     """Index of each row's label."""
     states: Sequence[torch.Tensor] | None = None
-    """States after the frozen layers per row, `[length, size]`, where they were computed beforehand."""
+    """States after the frozen layers per row, `[length, size]`, if they are cached."""
 
     def __len__(self) -> int:
         return len(self.labels)

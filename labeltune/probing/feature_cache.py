@@ -1,4 +1,4 @@
-"""The feature cache: hidden states that many runs share, each computed once and kept on disk."""
+"""The feature cache: hidden states on disk, computed once and shared by many runs."""
 
 import hashlib
 import json
@@ -71,13 +71,13 @@ def _code() -> dict[str, str]:
 
 MIB = 1 << 20
 RESERVE = 1 << 30
-"""Bytes that stay free on the disk, for checkpoints and results."""
+"""Bytes of the disk that are kept free for checkpoints and results."""
 STORED: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype("<f4"),
     torch.float16: np.dtype("<f2"),
     torch.bfloat16: np.dtype("<i2"),
 }
-"""NumPy's type for each of PyTorch's; NumPy has no bfloat16, whose 16 bits are stored as an integer's."""
+"""PyTorch type -> NumPy type; NumPy has no bfloat16, whose 16 bits are stored as an integer."""
 CHUNK = 1 << 24
 RESIDENT = 1 << 26
 """Bytes of a mapped array that may be read before its pages are released; Linux maps up to 64 KiB more around each."""
@@ -138,23 +138,23 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedFeatures:
-    """An array that was read from the cache."""
+    """An array from the cache."""
 
     array: torch.Tensor
-    """The array, mapped into memory; what is written to it never reaches the file."""
+    """The array, mapped into memory; changes to it are not written to the file."""
     mapped: mmap.mmap
     """The mapped file."""
     seconds: float
-    """Time that computing the array took."""
+    """Seconds that computing the array took."""
     filled: int
     """Number of leading rows that were computed; the ones after them hold zeros."""
 
 
 class Pieces(Sequence[torch.Tensor]):
-    """Pieces of a cached array, copied as they are asked for.
+    """Pieces of a cached array, which are copied on access.
 
-    The pages that were read are released again and again: the memory of the process does not grow with the array, and
-    whatever memory is free still holds the file's pages.
+    Pages that were read are released repeatedly, so the memory of the process does not grow with the array, while free
+    memory still caches the file.
     """
 
     def __init__(self, features: CachedFeatures, pieces: Sequence[torch.Tensor]) -> None:
@@ -179,17 +179,17 @@ class Pieces(Sequence[torch.Tensor]):
 
 
 def cache_root() -> Path:
-    """Folder of the cache: beside the checkpoints, so that queued and temporary experiments share it."""
+    """Return the folder of the cache, next to the checkpoints, so that queued and temporary experiments share it."""
     return repository() / ".feature_cache"
 
 
 def cached(entry: Entry, compute: ComputeParts, *, budget: int) -> CachedFeatures | None:
-    """Return an array from the cache, after computing it if it is not there; None where there is no room for it.
+    """Return an array from the cache, computing it if necessary; None if there is no room for it.
 
     A second process that wants the same array waits for the first.
 
     Args:
-        budget: MiB that the cache may take: the arrays that were not used for longest make room.
+        budget: maximum size of the cache in MiB; the least recently used arrays are deleted.
     """
     if entry.size > budget * MIB:
         return None
@@ -219,7 +219,7 @@ def cached(entry: Entry, compute: ComputeParts, *, budget: int) -> CachedFeature
 
 
 def _open(entry: Entry) -> CachedFeatures | None:
-    """Map an array that is whole and is the one that is wanted; a damaged one is deleted."""
+    """Map an array if it is complete and has the description of the entry; a damaged one is deleted."""
     try:
         content = entry.sidecar.read_bytes()
         seconds, filled, checksum = _stated(content)
@@ -238,7 +238,7 @@ def _open(entry: Entry) -> CachedFeatures | None:
 
 
 def _stated(content: bytes) -> tuple[float, int, str]:
-    """Seconds, filled rows and checksum that a sidecar states; anything for a damaged one."""
+    """Return seconds, filled rows and checksum from a sidecar; arbitrary values for a damaged one."""
     try:
         stated = json.loads(content)
         return float(stated["seconds"]), int(stated["filled"]), str(stated["checksum"])
@@ -251,7 +251,7 @@ def _sidecar_bytes(described: Mapping[str, Any], checksum: str) -> bytes:
 
 
 def _checksum(described: Mapping[str, Any], path: Path) -> str:
-    """CRC-32 of a description and of the array's file; it takes a small part of the time to compute the array."""
+    """Return the CRC-32 of a description and of the array's file, which is fast compared with computing the array."""
     total = zlib.crc32(json.dumps(described, sort_keys=True).encode())
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -260,9 +260,9 @@ def _checksum(described: Mapping[str, Any], path: Path) -> str:
 
 
 def _write(entry: Entry, compute: ComputeParts) -> None:
-    """Compute an array into its file.
+    """Compute an array and write it to its file.
 
-    The file is laid out by NumPy and filled by ordinary writes: on a full disk these raise an error, where writing to
+    NumPy creates the file, which is filled by ordinary writes: on a full disk these raise an error, whereas writing to
     mapped memory would kill the process.
     """
     row, filled = entry.size // entry.shape[0], 0
@@ -288,9 +288,9 @@ def _write(entry: Entry, compute: ComputeParts) -> None:
 
 
 def _make_room(entry: Entry, budget: int) -> bool:
-    """Delete the arrays that were not used for longest until this one fits; whether the disk has room for it too.
+    """Delete the least recently used arrays until this one fits, and return whether the disk has room for it too.
 
-    A process that has a deleted array mapped keeps it until it ends.
+    A process that has mapped a deleted array can use it until it ends.
     """
     cache_root().mkdir(parents=True, exist_ok=True)
     sweep(cache_root())
@@ -313,7 +313,7 @@ def _make_room(entry: Entry, budget: int) -> bool:
 
 
 def _used(paths: Iterable[Path]) -> Iterable[tuple[float, int, Path]]:
-    """Time of the last use and size of each array."""
+    """Return the time of the last use and the size of each array."""
     for path in paths:
         try:
             stat = path.stat()
@@ -331,9 +331,9 @@ def states_entry(
     layers: int,
     pad_id: int,
 ) -> Entry:
-    """The entry of the states that the first `layers` layers give for every token of some rows, one row after another.
+    """Return the entry of the states after the first `layers` layers for all tokens of some rows, row by row.
 
-    Layer selection and training describe the same rows by the same entry: what the one computed the other reads.
+    Layer selection and training have the same entry for the same rows, so one reads what the other computed.
     """
     lengths = [len(ids) + network.extra_tokens for ids in input_ids]
     return Entry(
@@ -345,7 +345,7 @@ def states_entry(
 
 
 def row_positions(input_ids: Sequence[Sequence[int]], extra_tokens: int) -> list[int]:
-    """Where each row's states begin in the array of a `states_entry`.
+    """Return the position of each row's states in the array of a `states_entry`.
 
     >>> row_positions([[5, 6], [7], [8, 9]], extra_tokens=1)
     [0, 3, 5]

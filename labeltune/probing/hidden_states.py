@@ -42,9 +42,9 @@ class ProbedModel:
     size: int
     """Size of the files in bytes."""
     prefix: PromptPrefix | None
-    """Tokens with which every prompt begins, and their states; None where prompts share no prefix."""
+    """Tokens with which every prompt begins, and their states; None if prompts share no prefix."""
     missing: str | None
-    """Why the model can't score label words; None where it can."""
+    """Why the model can't score label words; None if it can."""
 
 
 def load_probed_model(
@@ -80,7 +80,7 @@ def load_probed_model(
     elif scoring:
         try:
             network, missing = loaded("label_scoring"), None
-        except UserError as error:  # not for these labels or this model; its states can be read all the same
+        except UserError as error:  # the labels or the model do not allow scoring; its states can still be read
             missing = str(error)
     network = (loaded("linear") if network is None else network).to(device()).eval()
     return ProbedModel(
@@ -94,7 +94,7 @@ def load_probed_model(
 
 
 POOLINGS = ("mean", "last")
-"""How the states of a row's tokens are reduced to one: by their mean, or to the last token's."""
+"""Poolings of the states of a row's tokens: their mean, or the state of the last token."""
 
 
 class HiddenStateRecorder(threading.local):
@@ -176,7 +176,7 @@ def _layer_list(network: Network) -> nn.ModuleList | None:
 
 MEAN = POOLINGS.index("mean")
 STRIDE = 4
-"""Number of layers in one pass where the caller does not stop hidden_states them."""
+"""Number of layers in one pass if the caller does not stop between them."""
 
 KeepStates = Callable[[int, list[torch.Tensor]], object]
 """Called with the number of a layer and the states of each row after it, `[length, size]`."""
@@ -193,7 +193,7 @@ class HiddenStates:
     seconds: float
     """Seconds of the whole pass."""
     layer_seconds: dict[int, float]
-    """Layer -> seconds until its states were computed: those of a model that ends with this layer."""
+    """Layer -> seconds until its states were computed: the time of a model that ends with this layer."""
 
 
 def read_hidden_states(
@@ -232,7 +232,7 @@ def read_hidden_states(
             logits = None
             if scoring or skip:
                 logits = network(**batch, prefix=prefix if skip else None).logits.float().cpu().numpy()
-            else:  # the layers alone: no output row of the vocabulary is multiplied
+            else:  # only the layers, without the product with the output embeddings
                 network.run(batch["input_ids"], batch["attention_mask"], None)
             pooled = recorder.pooled()
             if skip:

@@ -130,7 +130,7 @@ def probe_layers(
 
     found: list[_Layer] = []
     seconds = 0.0
-    with bar("reading the untuned model, layer by layer", len(layers), unit="layers") as shown, single_threaded():
+    with bar("reading the base model, layer by layer", len(layers), unit="layers") as shown, single_threaded():
 
         def judge(states: Iterable[States]) -> Iterator[_Layer]:
             """Layers from the cache are judged like those that are read now."""
@@ -255,7 +255,7 @@ def _stalled(found: list[_Layer], wait: int) -> bool:
 def states_after_layer(model: ProbedModel, rows: Tokens, layer: int) -> States:
     """Pooled states behind one layer, `[rows, poolings, size]`; the layers above it do not run where that is known."""
     order = recorded_layers(model.network)
-    with bar(f"reading the untuned model up to layer {layer}", order.index(layer) + 1, unit="layers") as shown:
+    with bar(f"reading the base model up to layer {layer}", order.index(layer) + 1, unit="layers") as shown:
         for one, states in zip(order, _states(model, rows, layer), strict=False):
             shown.advance(1)
             if one == layer:

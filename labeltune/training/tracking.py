@@ -35,7 +35,7 @@ from labeltune.training.layer_selection import Choice
 
 @dataclass(kw_only=True)
 class Progress:
-    """Records so far; checkpoints contain them, so that a resumed training ends with the same curves."""
+    """Records of the training so far; checkpoints contain them, so that a resumed training has the same curves."""
 
     train: list[dict[str, float]] = field(default_factory=list)
     """Training figures, recorded every few steps."""
@@ -58,7 +58,7 @@ class History:
     validation: list[dict[str, float]]
     """step, epoch, loss, accuracy, macro_f1: over the whole validation split."""
     best_step: int
-    """Step of the model that was kept."""
+    """Step of the selected model."""
     seconds: float
     """Wall-clock time of training and validation."""
     rows_seen: int
@@ -68,15 +68,15 @@ class History:
     accumulation: int
     """Batches per optimiser step."""
     parameters: dict[str, int]
-    """How many parameters are `trainable`, and how many there are in `total`."""
+    """Numbers of `trainable` and `total` parameters."""
     fitted: dict[str, Any] = field(default_factory=dict)
     """What a regression that was fitted in place of a fine-tuning chose; empty after a fine-tuning."""
     logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-    """Of the model that was kept, for the validation rows, `[rows, num_labels]`; None where nothing asks for them."""
+    """Logits of the selected model for the validation rows, `[rows, num_labels]`; None if they are not needed."""
 
     @property
     def best(self) -> dict[str, float]:
-        """Validation figures of the model that was kept."""
+        """Validation figures of the selected model."""
         return next(record for record in self.validation if record["step"] == self.best_step)
 
 
@@ -122,7 +122,7 @@ def validation_figures(
     """Loss, accuracy and macro F1 of logits `[rows, num_labels]` against label indices `[rows]`.
 
     Where the training loss has class weights `[num_labels]` or label smoothing, `objective` is that loss on these rows:
-    the plain loss of a rare label hardly shows, and would keep a model that never answers it.
+    the unweighted loss hardly depends on a rare label, and would select a model that never predicts it.
     """
     guesses = logits.argmax(axis=1)
     found = {
@@ -140,14 +140,14 @@ def validation_figures(
 
 
 def validated(history: History, blended: BlendChoice) -> dict[str, float]:
-    """Return the validation figures of the classifier, which are the network's where it answers alone."""
+    """Return the validation figures of the classifier, which are those of the network if there is no n-gram model."""
     if blended.logits is None or blended.labels is None:
         return history.best
     return history.best | validation_figures(blended.logits, blended.labels)
 
 
 def figures(history: History, choice: Choice, blended: BlendChoice) -> dict[str, Any]:
-    """What metrics/train.json holds: the kept model, and how it came about."""
+    """Return the content of metrics/train.json: figures of the selected model and of its training."""
     best = dict(history.best)
     blend = {"blend": blended.figures} if blended.figures else {}
     fitted = {"regression": history.fitted} if history.fitted else {}
@@ -167,7 +167,7 @@ def figures(history: History, choice: Choice, blended: BlendChoice) -> dict[str,
 
 
 def costs(history: History, choice: Choice, blended: BlendChoice) -> dict[str, float]:
-    """What costs/train.json holds: the figures that differ from run to run; seconds include choosing and blending."""
+    """Return the content of costs/train.json, which varies from run to run; seconds include selection and blending."""
     seconds = choice.seconds + history.seconds + blended.seconds
     return {
         "seconds": round(seconds, 1),
@@ -204,12 +204,12 @@ def show_history(history: History, choice: Choice, blended: BlendChoice, folder:
         chosen = ", ".join(f"{name} {value}" for name, value in history.fitted.items())
         say(
             f"fitted a regression with {chosen}: validation accuracy {history.best['accuracy']:.3f}, loss "
-            f"{history.best['loss']:.3f}; the classifier lies in {folder}/"
+            f"{history.best['loss']:.3f}; the classifier is in {folder}/"
         )
         return
     say(
         f"kept step {history.best_step} of {history.validation[-1]['step']:.0f}: validation accuracy "
-        f"{history.best['accuracy']:.3f}, loss {history.best['loss']:.3f}; the classifier lies in {folder}/"
+        f"{history.best['accuracy']:.3f}, loss {history.best['loss']:.3f}; the classifier is in {folder}/"
     )
 
 
@@ -417,7 +417,7 @@ def check_installed(report_to: Sequence[str]) -> None:
 
 
 def tracking_folder() -> Path:
-    """Where the trackers write: tracking/ in the project.
+    """Return the folder of the trackers: tracking/ in the project.
 
     A queued or `--temp` run has a folder of its own, deleted when it ends; DVC_ROOT names the project in these too.
     """
@@ -459,7 +459,7 @@ def log(callbacks: Sequence[TrainerCallback], history: History) -> None:
 
 
 def curve(name: str) -> str:
-    """The curve that a logged figure belongs to; trackers group curves by what stands before the slash.
+    """Return the curve of a logged figure; trackers group curves by the part before the slash.
 
     >>> curve("eval_macro_f1"), curve("train_loss"), curve("epoch")
     ('eval/macro_f1', 'train/loss', 'epoch')
@@ -468,6 +468,6 @@ def curve(name: str) -> str:
 
 
 def _found(package: str) -> bool:
-    """Whether a package is installed; a mere folder of that name, such as wandb/, isn't one."""
+    """Return whether a package is installed; a folder of that name without code, such as wandb/, does not count."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None

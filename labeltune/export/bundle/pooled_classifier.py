@@ -1,7 +1,7 @@
-"""A Transformers model with a head on pooled states, for what Transformers' own classifiers can't express.
+"""A Transformers model with a head on pooled states, for classifiers that Transformers has no class for.
 
-It lies beside such a model's weights: `AutoModelForSequenceClassification.from_pretrained(folder,
-trust_remote_code=True)` loads it, and needs nothing but Transformers.
+The file is in the folder of the weights: `AutoModelForSequenceClassification.from_pretrained(folder,
+trust_remote_code=True)` loads it and needs only Transformers.
 """
 
 import itertools
@@ -34,7 +34,7 @@ class PooledConfig(PreTrainedConfig):
 
 
 class PooledClassifier(PreTrainedModel):
-    """A backbone, its states reduced to one a row (`first`, `last` or `mean`), and linear layers with ReLU between."""
+    """A backbone whose states are pooled (`first`, `last` or `mean`), and a head of linear layers with ReLU between."""
 
     config_class = PooledConfig
     base_model_prefix = "backbone"

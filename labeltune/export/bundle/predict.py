@@ -5,8 +5,8 @@ In the folder of an export this file is predict.py:
     python predict.py "a text" "another text"
     python predict.py < texts.jsonl
 
-A JSON string a line goes in, an answer a line comes out as JSON; from Python, `Classifier(folder).predict(["a text"])`.
-It needs transformers and torch or, where there is a model.onnx, onnxruntime and tokenizers.
+The input is a JSON string per line, the output a JSON object per line; from Python, `Classifier(folder).predict(["a
+text"])`. It needs transformers and torch or, for a model.onnx, onnxruntime and tokenizers.
 """
 
 import itertools
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROWS = 16
-"""Texts of a batch."""
+"""Number of texts per batch."""
 STREAMED = 64
-"""Lines of standard input that are answered together, texts of like length in one batch."""
+"""Number of lines of the standard input that are predicted together, in batches of similar length."""
 
 Offsets = list[tuple[int, int]]
 Encode = Callable[[str], tuple[list[int], Offsets]]
@@ -60,13 +60,13 @@ class Classifier:
         return answers
 
     def _blended(self, logits: NDArray[np.float64], text: str) -> NDArray[np.float64]:
-        """The network's logits of a text and, where an n-gram model answers beside it, that one's added to them."""
+        """Return the network's logits of a text, with those of the n-gram model added if there is one."""
         if self.ngrams is None:
             return logits
         return logits + self.settings["ngrams"] * self.ngrams.logits(self.normalized(text))
 
     def tokens(self, text: str) -> tuple[list[int], bool]:
-        """Tokens of the prompt around a text, and whether the text lost some from its middle to fit.
+        """Return the tokens of the prompt with a text, and whether the text was truncated in its middle.
 
         Control tokens that are written in a text are split into ordinary ones.
         """
@@ -82,7 +82,7 @@ class Classifier:
         return ids[:first] + ids[first + len(inside) - keep :], True
 
     def normalized(self, text: str) -> str:
-        """The text in the form of those that the classifier was trained on."""
+        """Normalize a text as the training texts were normalized."""
         form, space = (self.settings["normalization"][key] for key in ("unicode", "whitespace"))
         if form != "none":
             text = unicodedata.normalize(form, text)
@@ -93,7 +93,7 @@ class Classifier:
     def _answer(self, logits: NDArray[np.float64], truncated: bool) -> dict[str, Any]:
         exponential = np.exp(logits - logits.max())
         given = exponential / exponential.sum()
-        # The answer of least cost after a training with class weights, whose effect on the logits the bias takes out.
+        # The label of least expected cost after a training with class weights, whose effect the bias removes.
         guess = int((logits - (self.settings["bias"] or 0)).argmax())
         confidence = float(given[guess])
         return {
@@ -119,7 +119,7 @@ class Ngrams:
             self.columns[kind] = {ngram: start + place for place, ngram in enumerate(known[kind])}
 
     def logits(self, text: str) -> NDArray[np.float64]:
-        """Logits of a text, `[num_labels]`."""
+        """Return the logits of a text, `[num_labels]`."""
         total: NDArray[np.float64] = self.intercept.astype(np.float64)
         for kind, columns in self.columns.items():
             found = Counter(columns[ngram] for ngram in ANALYZERS[kind](text.lower()) if ngram in columns)
@@ -131,13 +131,13 @@ class Ngrams:
 
 
 def words(text: str) -> list[str]:
-    """Words of a text, and pairs of neighbours; punctuation makes words of its own."""
+    """Return the words of a text and pairs of neighbouring words; punctuation marks are words."""
     found = re.findall(r"\w+|[^\w\s]+", text)
     return found + [f"{first} {second}" for first, second in itertools.pairwise(found)]
 
 
 def characters(text: str) -> list[str]:
-    """Sequences of 1 to 4 characters inside the words of a text, with a space at either end of a word."""
+    """Return the sequences of 1 to 4 characters in the words of a text, with a space at either end of a word."""
     found = []
     for word in text.split():
         padded = f" {word} "
@@ -149,7 +149,7 @@ def characters(text: str) -> list[str]:
 
 
 ANALYZERS: dict[str, Callable[[str], list[str]]] = {"words": words, "characters": characters}
-"""Kind of n-gram -> what finds those of a text, in the order of the weights."""
+"""Kind of n-gram -> function that returns those of a text, in the order of the weights."""
 
 
 def _transformers(folder: Path) -> tuple[Encode, Run]:
@@ -194,7 +194,7 @@ def _onnx(folder: Path) -> tuple[Encode, Run]:
 
 
 def main() -> None:
-    """Answer the arguments, or the lines of standard input."""
+    """Label the arguments, or the lines of the standard input."""
     classifier = Classifier(Path(__file__).parent)
     texts = iter(sys.argv[1:]) if len(sys.argv) > 1 else (json.loads(line) for line in sys.stdin if line.strip())
     while chunk := list(itertools.islice(texts, STREAMED)):

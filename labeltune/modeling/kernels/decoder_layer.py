@@ -76,7 +76,7 @@ def backward(
     Args:
         dy: gradient of the outputs, `[tokens, outputs]`.
         h, weight, down: as `fuse_linears` filled and returned them.
-        inputs: whether the gradient of the inputs is wanted; else it is not computed.
+        inputs: whether to compute the gradient of the inputs.
     """
     size = down.shape[1]
     d_h = dy @ (weight if inputs else weight[:, size:])  # [tokens, inputs + ranks], or the ranks alone
@@ -149,7 +149,7 @@ def layer_states(
     Args:
         mask: added to the scores, `[sequences or 1, 1, length, keys]`.
         cosines, sines: of the positions, `[tokens, size / 2]`.
-        prefix: keys and values that every sequence sees before its own, `[1, key heads, prefix, size]` each.
+        prefix: keys and values of the prefix that every sequence attends to, `[1, key heads, prefix, size]` each.
         saved: filled with the tensors that the backward pass needs.
     """
     return _mlp(_attention(x, parts, unpadded, mask, cosines, sines, prefix, saved), parts, saved)

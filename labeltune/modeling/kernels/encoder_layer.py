@@ -81,7 +81,7 @@ def encoder_states(
 def adapted_encoder_layer(
     x: torch.Tensor, parts: EncoderParts, unpadded: UnpaddedBatch, mask: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return what `encoder_states` does, with dropout, and gradients of the states and the adapters alone."""
+    """Return what `encoder_states` does, with dropout, and gradients of only the states and the adapters."""
     adapters = [weight for part in (*parts.attention, *parts.mlp) for weight in (part.down, part.up)]
     states: torch.Tensor = _Adapted.apply(x, parts, unpadded, mask, bias, *adapters)  # type: ignore[no-untyped-call]
     return states
@@ -155,7 +155,7 @@ def _product_back(
         dy: gradient of the outputs, `[tokens, outputs]`.
         h, low: the inputs, and A·h.
         added: added to the gradient of the inputs, `[tokens, inputs]`.
-        inputs: whether the gradient of the inputs is wanted; else it is None.
+        inputs: whether to compute the gradient of the inputs, which is None otherwise.
     """
     d_h = None
     if inputs:
@@ -209,7 +209,7 @@ def _dropout(x: torch.Tensor, probability: float) -> tuple[torch.Tensor, torch.T
 
 
 def _undropped(dx: torch.Tensor, gone: torch.Tensor | None, probability: float) -> torch.Tensor:
-    """Return dropout's gradient of its input."""
+    """Return the gradient of the input of dropout."""
     if gone is None:
         return dx
     return dx.masked_fill(gone, 0).mul_(DRAWS / (DRAWS - round(probability * DRAWS)))

@@ -29,7 +29,7 @@ ATTENTION = "eager"
 
 
 def install(network: Network) -> bool:
-    """Make the kernels compute a network's layers wherever they can; returns whether they know its family."""
+    """Let the kernels compute a network's layers where possible; returns whether they support its family."""
     config = network.config
     if config.model_type not in FAMILIES or config._attn_implementation != ATTENTION:
         return False
@@ -54,14 +54,14 @@ def _mix(mixin: Any, module: Any) -> None:
 
 
 def installed(network: Network) -> bool:
-    """Whether `install` did so."""
+    """Return whether the kernels are installed in a network."""
     return architecture_of(network.config) is not None and isinstance(
         layer_list(network.backbone())[0], _FusedDecoder | _FusedEncoder
     )
 
 
 def batch_tokens(network: Network) -> int:
-    """Return the tokens of a batch without gradients: on a CPU twice as many where rows are unpadded and in 16 bits.
+    """Return the tokens of a batch without gradients: on a CPU twice as many if rows are unpadded and have 16 bits.
 
     Larger batches of padded rows have more padding, and larger states do not fit into the CPU's caches.
     """
@@ -121,7 +121,7 @@ def packed_states(
         states: `[sequences, length, size]`, or None.
 
     Returns:
-        None where the kernels do not know a layer.
+        None if the kernels do not support a layer.
     """
     first, last = 0 if states is None else network.frozen_layers, network.config.num_hidden_layers
     parts = _parts(network, range(first, last))
@@ -204,7 +204,7 @@ class _FusedDecoder:
 
 
 class _FusedEncoder:
-    """Mixin over Transformers' encoder layers, likewise."""
+    """Mixin over Transformers' encoder layers: the kernels compute unpadded batches, Transformers all others."""
 
     def forward(
         self: Any,
@@ -227,7 +227,7 @@ class _FusedEncoder:
 
 
 class _FusedMPNet:
-    """Mixin over MPNet's backbone, which hands its layers no options, but the bias of relative positions."""
+    """Mixin over MPNet's backbone, which passes no options to its layers except the bias of relative positions."""
 
     def forward(
         self: Any,
@@ -252,7 +252,7 @@ class _FusedMPNet:
 
 
 def _parts(network: Network, layers: range) -> dict[Any, Any] | None:
-    """Return the weights of some layers by layer; None where the kernels do not know one of the layers."""
+    """Return the weights of some layers by layer; None if the kernels do not support one of the layers."""
     if network.autocast or not installed(network) or torch.compiler.is_exporting():
         return None
     parts_of = _encoder_parts if network.config.model_type in ENCODERS else _decoder_parts
@@ -263,7 +263,7 @@ def _parts(network: Network, layers: range) -> dict[Any, Any] | None:
 
 
 def _decoder_parts(layer: Any, dtype: torch.dtype) -> LayerParts | None:
-    """Return a layer's weights; None where one has another type, trains, or is more than a matrix."""
+    """Return a layer's weights; None if one has another type, trains, or is not a plain matrix."""
     attention, mlp = layer.self_attn, layer.mlp
     four = hasattr(layer, "pre_feedforward_layernorm")  # Gemma's norms before and after attention and MLP
     second = layer.pre_feedforward_layernorm if four else layer.post_attention_layernorm
@@ -328,7 +328,7 @@ def _probability(dropout: nn.Dropout) -> float:
 
 
 def _fixed(linears: Sequence[LoraLinear], others: Sequence[torch.Tensor], dtype: torch.dtype) -> bool:
-    """Whether weights have the network's type and do not train, adapters apart."""
+    """Return whether all weights but adapters have the network's type and are frozen."""
     weights = [*others, *(w for part in linears for w in (part.weight, part.bias) if w is not None)]
     training = torch.is_grad_enabled()
     return all(weight.dtype == dtype and not (weight.requires_grad and training) for weight in weights)
@@ -362,7 +362,7 @@ KERNELS = ("eager", "sdpa")
 
 
 def supports_last_token(config: Any) -> bool:
-    """Whether the top layer of such a model can be computed at some positions alone; never in an exported graph."""
+    """Return whether the top layer can be computed at only some positions; never in an exported graph."""
     known = config.model_type in LAST_TOKEN_FAMILIES and config._attn_implementation in KERNELS
     return known and not torch.compiler.is_exporting()
 
@@ -378,7 +378,7 @@ def last_token_layer(backbone: Any, positions: torch.Tensor) -> Any:
 
 
 class _LastTokenLayer(nn.Module):
-    """A layer that computes the states of some positions alone."""
+    """A layer that computes the states of only some positions."""
 
     def __init__(self, layer: Any, positions: torch.Tensor) -> None:
         super().__init__()
@@ -389,7 +389,7 @@ class _LastTokenLayer(nn.Module):
         """Return states after the layer, `[batch, positions, size]`, from those before it, `[batch, length, size]`."""
         layer = self.layer
         if layer.gradient_checkpointing and layer.training:
-            # The layer would recompute itself, without the cache by which it is given keys and values.
+            # Checkpointing would recompute the layer without the cache that provides keys and values.
             plain = copy.copy(layer)
             plain.gradient_checkpointing = False
             return layer._gradient_checkpointing_func(partial(self._states, plain, **options), hidden_states)
@@ -415,7 +415,7 @@ class _LastTokenLayer(nn.Module):
                 position_embeddings=position_embeddings,
                 past_key_values=captured,
             )
-        if attention_mask is not None:  # without one no row is padded, and the last position sees all
+        if attention_mask is not None:  # without a mask no row is padded, and the last position attends to all
             attention_mask = attention_mask.expand(rows, -1, -1, -1)  # [batch, 1, length, keys]
             index = positions[:, None, :, None].expand(-1, 1, -1, attention_mask.shape[3])
             attention_mask = attention_mask.gather(2, index)
@@ -451,7 +451,7 @@ class _EnoughError(Exception):
 
 
 class _CacheCapture:
-    """A cache that takes keys and values from attention, after those of the prefix, and ends it."""
+    """A cache that receives keys and values, after those of the prefix, and then interrupts attention."""
 
     def __init__(self, cache: Any) -> None:
         self.cache = cache
@@ -465,11 +465,11 @@ class _CacheCapture:
 
 
 class _FullCache:
-    """A cache that holds all keys and values already."""
+    """A cache that already contains all keys and values."""
 
     def __init__(self, pair: tuple[torch.Tensor, ...]) -> None:
         self.pair = pair
 
     def update(self, *unused: Any) -> tuple[torch.Tensor, ...]:
-        """Return them instead of the computed positions' own, which are among them."""
+        """Return all keys and values, which include those of the computed positions."""
         return self.pair

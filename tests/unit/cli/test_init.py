@@ -181,7 +181,7 @@ def test_rare_labels_are_told_with_what_to_do_and_do_not_stop_the_run(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed = " ".join(start(capsys, str(table(tmp_path / "tickets.csv", rows({"a": 20, "b": 20, "c": 5, "d": 1})))))
-    assert "too few rows to be learnt or tested well: 'c' (5), 'd' (1)" in printed
+    assert "too few rows to be learned or tested well: 'c' (5), 'd' (1)" in printed
     assert "prepare.rare_classes" in printed
     assert resolve.resolve(recipe="tickets").prepare.rare_classes == "drop"
     start(capsys, str(table(tmp_path / "few.csv", rows({"a": 20, "c": 5, "d": 1}))))

@@ -111,7 +111,7 @@ def test_a_missing_baseline_says_why_and_no_improvement_is_made_up() -> None:
     assert found["improvement"] is None
     assert found["baseline_missing"] == "it is an encoder"
     assert comparison.sentence(found).startswith(
-        "No cheaper model is as good as the fine-tuned model. The best of them: TF-IDF"
+        "No cheaper model is as good as the fine-tuned model. The best one: TF-IDF"
     )
 
 
@@ -175,7 +175,7 @@ def test_the_table_shows_costs_where_they_are_known(tmp_path: Path, capsys: pyte
     comparison.show(found, comparison.costs(*paths), Path("metrics/baseline_comparison.json"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(
-        "No cheaper model is as good as the fine-tuned model. The best of them: TF-IDF answers 70.0%"
+        "No cheaper model is as good as the fine-tuned model. The best one: TF-IDF answers 70.0%"
     )
     (tuned,) = (line for line in lines if line.startswith("fine-tuned "))
     (cheaper,) = (line for line in lines if line.startswith("TF-IDF "))

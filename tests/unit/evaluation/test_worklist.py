@@ -1,4 +1,4 @@
-"""Rows worth a second look, where it is known which they are."""
+"""The worklist, on rows whose errors are known."""
 
 from pathlib import Path
 
