@@ -85,5 +85,5 @@ def test_a_workspace_whose_settings_are_newer_than_its_answers_is_refused(
     assert read_run("workspace").seed == 1
     Path("settings/train.yaml").write_text("train: {seed: 2}\n")
     Path("resolved.yaml").write_text("train: {seed: 2}\n")
-    with pytest.raises(UserError, match="workspace: the settings of train have changed since the answers"):
+    with pytest.raises(UserError, match="workspace: the settings of train have changed since the predictions"):
         read_run("workspace")

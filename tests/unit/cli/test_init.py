@@ -195,7 +195,7 @@ def test_labels_that_differ_in_case_or_spaces_alone_are_one_and_it_is_told(
 ) -> None:
     given = rows({"not spam": 9, "Not  Spam": 3, "spam": 9, "SPAM": 2})
     printed = " ".join(start(capsys, str(table(tmp_path / "mails.csv", given))))
-    assert "labels that differ in case or spaces alone are one: 'Not  Spam' is 'not spam'" in printed
+    assert "labels that differ only in case or spaces are merged: 'Not  Spam' is 'not spam'" in printed
     labels = resolve.resolve(recipe="mails").dataset.labels
     assert labels == {"not spam": "not spam", "Not  Spam": "not spam", "spam": "spam", "SPAM": "spam"}
     start(capsys, str(table(tmp_path / "case.csv", rows({"us": 9, "US": 9}))))

@@ -72,7 +72,7 @@ def test_the_summary_as_json(said: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--file", "a.csv", "--out", "a.csv"], "a.csv is the input"),
         (["--file", "a.csv", "--out", "a.xlsx"], "name the output"),
         (["--file", "a.csv", "--out", "b.csv"], "a.csv: no such file"),
-        (["--file", "-", "--out", "b.csv"], "leave --out away, and add > b.csv"),
+        (["--file", "-", "--out", "b.csv"], "omit --out, and add > b.csv"),
     ],
 )
 def test_a_wrong_call_is_told_before_anything_is_loaded(options: list[str], message: str) -> None:
