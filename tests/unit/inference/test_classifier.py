@@ -219,7 +219,9 @@ def test_code_that_comes_with_a_classifier_is_not_run_and_nobody_is_asked(
     write_json(file, settings)
     hashes = json.loads((copy / "manifest.json").read_text())["sha256"]
     write_json(copy / "manifest.json", {"sha256": hashes | {file.name: digest(file)}})
-    with pytest.raises(UserError, match=r"tokenizer_config.json: auto_map: this model needs Python code from its folder"):
+    with pytest.raises(
+        UserError, match=r"tokenizer_config.json: auto_map: this model needs Python code from its folder"
+    ):
         Classifier.load(copy)
     assert asked == []
 
