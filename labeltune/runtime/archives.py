@@ -1,4 +1,4 @@
-"""Reading archives: named members copied out of a wheel or a source archive, and nothing else."""
+"""Reading archives: copying named members of a wheel or a source archive."""
 
 import difflib
 import gzip
@@ -24,23 +24,23 @@ class Member:
     """A file inside an archive."""
 
     name: str
-    """Path inside the archive; a source archive's own top folder is left out."""
+    """Path inside the archive; without the top folder of a source archive."""
     plain: bool
     """Whether it is a regular file, neither a link nor a device."""
     open: Callable[[], IO[bytes]]
-    """Opens its bytes."""
+    """Function that opens the file."""
 
 
 def extract(archives: list[Path], members: list[str], destination: Path) -> None:
     """Copy the named members of wheels (.whl, .zip) and source archives (.tar.gz) under `destination`.
 
     Args:
-        archives: The archives; a member may stand in any one of them.
+        archives: The archives; a member may be in any one of them.
         members: Exact paths, folders (`data/`) or globs (`data/*.txt`, where `*` stays inside a folder).
         destination: Folder that receives them under their paths inside the archive.
 
     Raises:
-        UserError: A member is missing, stands in two archives, is a link, or would be written elsewhere.
+        UserError: A member is missing, is in two archives, is a link, or would be written elsewhere.
     """
     listings: dict[Path, list[str]] = {}
     for archive in archives:
@@ -55,7 +55,7 @@ def extract(archives: list[Path], members: list[str], destination: Path) -> None
         wanted.update(matched)
     twice = sorted(name for name in wanted if every.count(name) > 1)
     if twice:
-        raise UserError(f"{twice[0]} stands in several of {_names(archives)}: name a member that only one has")
+        raise UserError(f"{twice[0]} is in several of {_names(archives)}: name a member that only one has")
     for archive in archives:
         with _open_members(archive) as found:
             for member in found:
@@ -88,7 +88,7 @@ def _open_members(archive: Path) -> Iterator[list[Member]]:
     """List the members that are not folders; their `open` works inside the block.
 
     Raises:
-        UserError: The file is no archive of a kind that is read, or is damaged.
+        UserError: The file is not a supported archive, or is damaged.
     """
     try:
         if archive.suffix in (".whl", ".zip"):
@@ -119,7 +119,7 @@ def _in_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
 
 
 def _without_top(archive: Path, members: list[Member]) -> list[Member]:
-    """Drop the folder NAME-VERSION around everything in a source archive, which says nothing."""
+    """Remove the top folder NAME-VERSION of a source archive."""
     tops = {member.name.partition("/")[0] for member in members if "/" in member.name}
     if archive.suffix == ".whl" or len(tops) != 1 or any("/" not in member.name for member in members):
         return members

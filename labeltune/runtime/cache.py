@@ -1,4 +1,4 @@
-"""The cache of archives, of what is taken out of them and of converted models; each use verifies the files."""
+"""The cache of archives, their members and converted models, whose files are verified at each use."""
 
 import json
 import os
@@ -19,16 +19,16 @@ SEAL = "sha256"
 
 
 def cache_dir() -> Path:
-    """Return the folder of everything fetched or converted: LABELTUNE_CACHE, or `~/.cache/labeltune`."""
+    """Return the folder of downloads and converted models: LABELTUNE_CACHE, or `~/.cache/labeltune`."""
     chosen = os.environ.get("LABELTUNE_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "labeltune"
 
 
 def cached_folder(name: str, what: str, fill: Callable[[Path], object]) -> Path:
-    """Return a folder of the cache whose files are what they were when it was filled; fill it where it is not.
+    """Return a folder of the cache whose files are unchanged since it was filled; fill it if it is not there.
 
-    A folder that is whole is used without a lock and without a write, so that the cache may lie on a read-only disk.
-    A damaged one stays until another has been filled.
+    An intact folder is used without a lock and without a write, so that the cache may be on a read-only disk. A damaged
+    one is kept until another has been filled.
 
     Args:
         name: the folder, below the cache.
@@ -48,34 +48,34 @@ def cached_folder(name: str, what: str, fill: Callable[[Path], object]) -> Path:
                 f"{folder} is damaged ({problem}), and the cache can't be written: have `labeltune fetch` run by "
                 "someone who may write it, or set LABELTUNE_CACHE to a folder that can be written"
             )
-        # Filled by a version that listed nothing; only who may write can fill it anew.
+        # Filled by a version without a list; it can only be filled again where it can be written.
         say(f"{folder}: {UNLISTED}, and the cache can't be written: used without verifying it")
         return folder
     with writing_cache(what), holding(folder.with_name(f".{folder.name}.lock"), what):
         problem = _damage(folder)
         if problem is not None:
             if folder.exists():
-                say(f"{folder} is not used ({problem}): filled anew")
+                say(f"{folder} is not used ({problem}) and is filled again")
             with replacing(folder) as partial:
                 fill(partial)
-                # Before the folder takes its place: a list without its folder does no harm.
+                # Before the folder is moved to its place: a list without a folder does no harm.
                 list_folder(partial, folder)
     return folder
 
 
 def list_folder(folder: Path, place: Path) -> None:
-    """Write down size and sha256 of each file of a folder, beside the place in the cache that it is for."""
+    """Write the size and sha256 of each file of a folder next to its place in the cache."""
     listed: dict[str, Any] = {"files": list_files(folder)}
     write_json(_list(place), listed | {SEAL: sha256(listed)})
 
 
 def _list(folder: Path) -> Path:
-    """The list of a folder's files: beside it, since whoever reads the folder reads all that it holds."""
+    """Return the path of the list of a folder's files, which is next to it because readers read all of its files."""
     return folder.with_name(f".{folder.name}.json")
 
 
 def _damage(folder: Path) -> str | None:
-    """Why a folder can't be used; None where each file, and no other, is what it was when the folder was filled."""
+    """Return why a folder can't be used; None if it has exactly the files with which it was filled."""
     try:
         listed = json.loads(_list(folder).read_bytes())
         sealed = listed.pop(SEAL) == sha256(listed)
@@ -88,7 +88,7 @@ def _damage(folder: Path) -> str | None:
 
 @contextmanager
 def holding(lock: Path, what: str) -> Iterator[None]:
-    """Hold a file lock, and say so when another process has it."""
+    """Hold a file lock, and print a message if another process holds it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     handle = FileLock(lock)
     try:
@@ -104,7 +104,7 @@ def holding(lock: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def writing_cache(what: str) -> Iterator[None]:
-    """Turn a failed write below the cache into a message that names what was to be written, and LABELTUNE_CACHE.
+    """Turn a failed write to the cache into a message that names the content and LABELTUNE_CACHE.
 
     Raises:
         UserError: The cache cannot be written.

@@ -1,4 +1,4 @@
-"""Downloads: archives of the Python package index, fetched into a cache, verified, never installed or run."""
+"""Downloads: archives of the Python package index, which are cached and verified, and never installed or run."""
 
 import ast
 import hashlib
@@ -27,24 +27,24 @@ from labeltune.runtime.cache import cache_dir, cached_folder, holding, writing_c
 from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import digest, known_digest
 
-# What a source that cannot be used raises: connection, status, address, broken page, unreadable folder.
+# Errors of a source that cannot be used: connection, status, address, broken page, unreadable folder.
 SOURCE_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Indexes:
-    """Where the user's pip looks for archives, and how it gets there."""
+    """Sources of archives and connection settings in the user's configuration of pip."""
 
     index_url: str | None = None
-    """The main index; None is the finder's own default."""
+    """The main index; None is the default of the finder."""
     extra_index_urls: tuple[str, ...] = ()
     """Further indexes."""
     find_links: tuple[str, ...] = ()
     """Folders, files and pages that list archives."""
     no_index: bool = False
-    """Ask no index, only `find_links`."""
+    """Whether to use only `find_links` and no index."""
     trusted_hosts: tuple[str, ...] = ()
-    """Hosts whose certificate is not checked."""
+    """Hosts whose certificates are not verified."""
     cert: str | None = None
     """File or folder of certificate authorities."""
     client_cert: str | None = None
@@ -52,7 +52,7 @@ class Indexes:
     proxy: str | None = None
     """Proxy for every request; None takes the environment's."""
     timeout: float = 15.0
-    """Seconds without an answer."""
+    """Time-out of a connection in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Answer:
     links: tuple[Link, ...]
     """Archives of that name and version."""
     trouble: str | None
-    """Why it has none, where it said so."""
+    """Why it has none, if it gave a reason."""
 
 
 def read_indexes() -> Indexes:
@@ -79,7 +79,7 @@ def read_indexes() -> Indexes:
         raise UserError(f"pip's configuration can't be read: {sys.executable} -m pip config list: {' '.join(said)}")
     values: dict[str, str] = {}
     listed = [line.partition("=") for line in asked.stdout.splitlines() if "=" in line]
-    # pip's own precedence: a section for the command beats the global one, the environment beats both.
+    # pip's precedence: the section of the command over the global one, and the environment over both.
     for section in ("global", "download", ":env:"):
         for key, _, value in listed:
             if key.startswith(f"{section}."):
@@ -114,7 +114,7 @@ def open_session(indexes: Indexes) -> PyPIClient:
             if indexes.client_cert:
                 verify.load_cert_chain(indexes.client_cert)
         proxy = _with_scheme(indexes.proxy)
-        # The client would reach a trusted host directly, past the proxy that the host may stand behind.
+        # The client would reach a trusted host directly, past the proxy that the host may need.
         around = proxy or _with_scheme(getproxies().get("https"))
         mounts = {
             f"all://{host}": httpx2.HTTPTransport(verify=False, proxy=around)
@@ -135,13 +135,13 @@ def open_session(indexes: Indexes) -> PyPIClient:
             f"proxy {_redacted(indexes.proxy or 'none')}: {error}. See: pip config list"
         ) from error
     urls = [url for url in (indexes.index_url, *indexes.extra_index_urls) if url]
-    # A stage runs unattended: a question for a password would hang it.
+    # A stage runs unattended, and a password prompt would block it.
     session.auth = MultiDomainBasicAuth(prompting=False, index_urls=urls)
     return session
 
 
 def search(indexes: Indexes, session: PyPIClient, requirement: str) -> Iterator[Answer]:
-    """Ask one source after the other for a requirement such as `snownlp==0.12.3`, local ones first."""
+    """Query one source after another for a requirement such as `snownlp==0.12.3`, local ones first."""
     for finder in sorted(_finders(indexes, session), key=lambda finder: _remote(finder.sources[0]["url"])):
         source = finder.sources[0]["url"]
         notes = _Notes()
@@ -160,7 +160,7 @@ def search(indexes: Indexes, session: PyPIClient, requirement: str) -> Iterator[
 
 
 class _Notes(logging.Handler):
-    """Collects the finder's warnings, which say why a page was no help."""
+    """Collects the finder's warnings, which say why a page was not usable."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -171,10 +171,10 @@ class _Notes(logging.Handler):
 
 
 def _finders(indexes: Indexes, session: PyPIClient) -> Iterator[PackageFinder]:
-    """One finder per source, so that an unreachable one does not hide what another has."""
-    # Typed by a protocol of requests' days, which its own client does not quite meet.
+    """Yield a finder per source, so that an unreachable source does not hide the files of another."""
+    # Its type is a protocol for requests, which the finder's own client does not quite satisfy.
     fetcher = cast(Fetcher, session)
-    # Data needs no matching Python or platform: nothing of the archive is run.
+    # Data needs no matching Python or platform, because no code of the archive is run.
     for location in indexes.find_links:
         found = location if "://" in location else str(Path(location).expanduser())
         yield PackageFinder(fetcher, find_links=[found], ignore_compatibility=True)
@@ -198,7 +198,7 @@ def _with_scheme(proxy: str | None) -> str | None:
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
-# A line that breaks in the middle of 100 MB is common; one that is down stays down.
+# Connections often break during 100 MB; one that fails several times is down.
 TRIES = 3
 CHUNK = 1 << 18
 
@@ -229,7 +229,7 @@ def fetch_archive(requirement: str, sha256: str) -> Path:
 
 
 def _cached(folder: Path, sha256: str) -> Path | None:
-    """Find the file by the hash in its name: what it is called, only an index would know."""
+    """Find the file by the hash in its name, because only an index knows the rest of the name."""
     for path in folder.glob(f"{sha256[:12]}-*"):
         with suppress(FileNotFoundError):  # another process removed it as damaged
             if known_digest(path) == sha256:
@@ -246,7 +246,7 @@ def _drop_damaged(folder: Path, sha256: str) -> None:
 def _fetch(folder: Path, requirement: str, sha256: str) -> Path:
     """Try each source's archives until one has the pinned bytes, whatever hash the source declares.
 
-    What a broken transfer left stays in the cache, and the next call goes on from there.
+    An interrupted download is kept in the cache, and the next call resumes it.
     """
     part = folder / f".{sha256[:12]}.part"
     indexes = read_indexes()
@@ -282,12 +282,12 @@ def _declared(link: Link) -> str | None:
 
 
 def _blames(error: OSError, link: Link) -> bool:
-    """Whether a file could not be read from a local source, rather than written to the cache."""
+    """Return whether the error is one of reading a local source and not of writing the cache."""
     return link.is_file and error.filename == link.file_path
 
 
 def _download(session: PyPIClient, link: Link, part: Path, sha256: str) -> str:
-    """Stream a file to `part`, going on from what is there, and return its SHA-256."""
+    """Download a file to `part`, resuming an earlier download, and return its SHA-256."""
     left = TRIES
     while True:
         begun = part.stat().st_size if part.exists() else 0
@@ -300,17 +300,17 @@ def _download(session: PyPIClient, link: Link, part: Path, sha256: str) -> str:
         else:
             if received == sha256 or not begun:
                 return received
-            part.unlink()  # begun with bytes of another file
+            part.unlink()  # it began with the bytes of another file
 
 
 def _stream(session: PyPIClient, link: Link, part: Path, begun: int) -> str:
-    """Stream a file to `part`, where possible only what follows its first `begun` bytes, which `part` holds."""
+    """Download a file to `part`, if possible only the part after its first `begun` bytes, which `part` contains."""
     received = hashlib.sha256()
-    # Some servers declare a .tar.gz as compressed transport; the hash is that of the bytes as they are.
+    # Some servers declare a .tar.gz as compressed transport, but the hash is that of the compressed file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
     with session.stream("GET", link.normalized, headers=headers) as response:
         if begun and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return digest(part)  # nothing follows
+            return digest(part)  # the file is complete
         response.raise_for_status()
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             begun = 0  # the server sends the whole file
@@ -328,7 +328,7 @@ def _stream(session: PyPIClient, link: Link, part: Path, begun: int) -> str:
 
 
 def _nowhere(requirement: str, sha256: str, others: list[str], answers: list[Answer]) -> str:
-    """Say what was looked for, where, and what came back."""
+    """Return a message with the requirement, the sources and their answers."""
     tried = [f"  {answer.source}: {answer.trouble}" for answer in answers if answer.trouble]
     empty = [answer.source for answer in answers if not answer.trouble and not answer.links]
     asked = [f"  {source}: nothing of that name and version" for source in empty]
@@ -354,17 +354,17 @@ def fetch_members(
     *,
     finish: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Fetch archives, verify them and take members out of them, once; see `cached_folder`.
+    """Download and verify archives and extract members, once; see `cached_folder`.
 
     Args:
-        folder: where they go, below the cache.
-        name: what the folder holds, for messages.
+        folder: target, relative to the cache.
+        name: content of the folder, for messages.
         archives: requirement, as `name==version` -> its pinned sha256.
         members: paths or patterns inside the archives.
-        finish: what remains to be done in the folder before it counts as complete.
+        finish: called with the folder before it counts as complete.
 
     Raises:
-        UserError: an archive or a member could not be had, or the cache not be written.
+        UserError: an archive or a member is not available, or the cache cannot be written.
     """
 
     def fill(partial: Path) -> None:
@@ -377,6 +377,6 @@ def fetch_members(
 
 
 def members_folder(kind: str, name: str, archives: Mapping[str, str], members: Sequence[str]) -> str:
-    """Folder below the cache for what `fetch_members` takes out: another one for other archives or members."""
+    """Return the folder in the cache for `fetch_members`, which depends on the archives and members."""
     pinned = json.dumps([list(archives.values()), list(members)])
     return f"{kind}/{name}-{hashlib.sha256(pinned.encode()).hexdigest()[:12]}"

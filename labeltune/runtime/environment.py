@@ -1,4 +1,4 @@
-"""The environment of a run: code, library versions and memory, and the fingerprint that binds a checkpoint to them."""
+"""The environment of a run: code, library versions and memory, and the fingerprint that ties a checkpoint to them."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ SHOWN_LENGTH = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What a training's result depends on; every part must be what JSON can hold.
+    """Everything that the result of a training depends on, as JSON values.
 
     >>> def fingerprint(seed):
     ...     parts = dict.fromkeys(("data", "base", "code", "versions", "hardware"), {})
@@ -35,7 +35,7 @@ class Fingerprint:
     configuration: Mapping[str, Any]
     """Settings that the result depends on, which excludes `resume` and `checkpoints`."""
     data: Mapping[str, str]
-    """Split -> sha256 of its prepared rows, or whatever else identifies the data."""
+    """Split -> sha256 of its prepared rows, or another identification of the data."""
     base: Mapping[str, str]
     """File of the base model -> sha256."""
     code: Mapping[str, str]
@@ -43,16 +43,16 @@ class Fingerprint:
     versions: Mapping[str, str | None]
     """Library -> installed version; see `versions`."""
     hardware: Mapping[str, Any]
-    """Device, dtype, threads: what changes the order of additions."""
+    """Device, dtype and threads, which change the order of additions."""
 
     @property
     def content(self) -> dict[str, Any]:
-        """All parts as JSON gives them back: tuples as lists, keys as text."""
+        """Return all parts as JSON represents them: tuples as lists, keys as text."""
         return dict(json.loads(json.dumps(asdict(self), allow_nan=False)))
 
     @property
     def digest(self) -> str:
-        """The name of the training: 16 hexadecimal digits."""
+        """Return the name of the training: 16 hexadecimal digits."""
         return sha256(self.content)[:DIGEST_LENGTH]
 
     def differing_keys(self, other: Mapping[str, Any]) -> list[str]:
@@ -68,14 +68,14 @@ class Fingerprint:
 
 
 def sha256(content: Mapping[str, Any]) -> str:
-    """sha256 of sorted JSON, in hexadecimal."""
+    """Return the sha256 of sorted JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def code_hashes() -> dict[str, str]:
-    """sha256 of every file of this project that this process has imported, as `labeltune/training/finetune.py`.
+    """Return the sha256 of every file of this project that the process has imported, by path.
 
-    Call it where all imports are done: a module that is imported later isn't in it.
+    Call it after all imports: a module that is imported later is not included.
     """
     hashes = {}
     for module in list(sys.modules.values()):
@@ -89,7 +89,7 @@ def code_hashes() -> dict[str, str]:
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions of the libraries that compute; None for what isn't installed."""
+    """Return the installed versions of the numerical libraries; None for one that is not installed."""
     return {name: _version(name) for name in LIBRARIES}
 
 
@@ -101,7 +101,7 @@ def _version(name: str) -> str | None:
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; an empty mapping is a value."""
+    """Flatten nested mappings to one with dotted keys; an empty mapping is a value."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}

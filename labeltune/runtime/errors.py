@@ -1,4 +1,4 @@
-"""User errors, signals that end a training, and how a process reports both."""
+"""User errors, signals that end a training, and the reporting of both."""
 
 import errno
 import gc
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from labeltune.console.streams import accept_any_encoding, printable
 
 MOST_CHARACTERS = 4_000
-"""Of an error message. A file's content can be quoted in it, and one line of a file can be as long as the file."""
+"""Maximum length of an error message, which may quote a line of a file of any length."""
 
 
 class UserError(ValueError):
     """An error that the user can fix; the message states the value, what is allowed, and the key, file or line to edit.
 
-    Stages and the command line print it as one message without a traceback and exit with status 1. Of a message of more
-    than `MOST_CHARACTERS` the middle is left out.
+    Stages and the command line print it as one message without a traceback and exit with status 1. A message of more
+    than `MOST_CHARACTERS` is shortened in the middle.
     """
 
     def __init__(self, message: str) -> None:
@@ -25,7 +25,7 @@ class UserError(ValueError):
 
 
 def shorten(message: str) -> str:
-    """Leave out the middle of a message that is too long to be read, and say how much was left out.
+    """Remove the middle of a message that is too long, and state how many characters were removed.
 
     >>> shorten("at once")
     'at once'
@@ -33,7 +33,7 @@ def shorten(message: str) -> str:
     left_out = len(message) - MOST_CHARACTERS
     if left_out <= 0:
         return message
-    end = MOST_CHARACTERS // 4  # what to do about a mistake is at the end
+    end = MOST_CHARACTERS // 4  # the advice is at the end of a message
     return f"{message[: MOST_CHARACTERS - end]} … ({left_out:,} characters left out) … {message[-end:]}"
 
 
@@ -62,7 +62,7 @@ WRITING_FAILED = {
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage or a command: a user's mistake is one clean message and exit status 1, not a traceback."""
+    """Run a stage or a command; a user error is printed as one message, without a traceback, with exit status 1."""
     gc.freeze()  # what imports made stays anyway: no collection needs to look through it, as Trainer's first one would
     accept_any_encoding()
     try:
@@ -70,9 +70,9 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # the reader has all it wants, as in `| head`
+    except BrokenPipeError:  # the reader of the pipe has finished, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        sys.exit(141)  # as the shell tells of SIGPIPE
+        sys.exit(141)  # the exit status after SIGPIPE in a shell
     except OSError as error:
         if error.errno not in WRITING_FAILED:
             raise

@@ -1,4 +1,4 @@
-"""Output files: written whole or not at all, the same bytes for the same content, and locks between processes."""
+"""Output files, which are written atomically and reproducibly, and locks between processes."""
 
 import ctypes
 import errno
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def repository() -> Path:
-    """The main repository, also in queued and temporary experiments, whose own folders DVC deletes."""
+    """Return the main repository, also in queued and temporary experiments, whose folders DVC deletes."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
@@ -185,7 +185,7 @@ def _delete(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, line ends as they are."""
+    """Write a text file in UTF-8 without changing line ends."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode())
 
@@ -198,8 +198,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 class CsvStream(io.TextIOWrapper):
     r"""A UTF-8 file for the csv module's writers with the line terminator `\r\n`; its lines end with `\n`.
 
-    The module quotes a field only for the characters of the line terminator, while its reader, pandas and spreadsheets
-    take a lone carriage return for the end of a row as well.
+    The module quotes fields with characters of the line terminator. A lone carriage return must be quoted too, because
+    its reader, pandas and spreadsheets treat it as the end of a row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -213,31 +213,31 @@ class CsvStream(io.TextIOWrapper):
 def write_metrics(path: Path, figures: dict[str, Any]) -> None:
     """Write sorted JSON in ASCII, labels in other scripts escaped; an undefined number must be given as None.
 
-    DVC takes a file for binary, and refuses it as metrics, where over 30% of its first 512 bytes are not ASCII.
+    DVC treats a file as binary, and refuses it as metrics, if over 30% of its first 512 bytes are not ASCII.
     """
     write_text(path, json.dumps(figures, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` or `write_metrics` wrote."""
+    """Read a file that `write_json` or `write_metrics` wrote."""
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def write_table(path: Path, frame: "pd.DataFrame") -> None:
-    """Write a CSV file in UTF-8 with standard quoting that gives back every text; numbers keep every digit."""
+    """Write a CSV file in UTF-8 with standard quoting, from which every text and number can be read back exactly."""
     with replacing(path) as temporary, CsvStream(temporary) as stream:
         frame.to_csv(stream, index=False, lineterminator="\r\n")
 
 
 def read_prepared(path: Path) -> "pd.DataFrame":
-    """Read one of prepare's CSV files, every value as text."""
-    import pandas as pd  # half a second, which predicting need not wait for
+    """Read a CSV file of `prepare` with all values as text."""
+    import pandas as pd  # takes half a second to import, and is not needed for prediction
 
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
 
 
 def read_predictions(source: Path | IO[str]) -> "pd.DataFrame":
-    """Read one of the predictions' CSV files: ids, texts, labels and answers as text, figures as numbers."""
+    """Read a CSV file of predictions: ids, texts, labels and predictions as text, figures as numbers."""
     import pandas as pd
 
     text = dict.fromkeys(("id", "text", "label", "prediction", "model"), str)
@@ -250,17 +250,17 @@ def probabilities(rows: "pd.DataFrame", names: Sequence[str]) -> NDArray[np.floa
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 RACY_SECONDS = 2.0
-"""A file that changed this recently may change again without its time of change telling."""
+"""Age in seconds below which a file may change again without a change of its modification time."""
 
 
 def known_digest(path: Path) -> str:
-    """sha256 of a file, computed once per process while its size, time of change and inode stay the same."""
+    """Return the sha256 of a file, computed once per process while size, modification time and inode are unchanged."""
     stat = path.stat()
     if abs(time.time() - stat.st_mtime) < RACY_SECONDS:
         return digest(path)
@@ -269,12 +269,12 @@ def known_digest(path: Path) -> str:
 
 @cache
 def _digest_of(path: Path, size: int, mtime_ns: int, inode: int) -> str:
-    """The arguments after the first tell a file from what was there before it."""
+    """Return the sha256 of a file; the other arguments distinguish its versions in the cache."""
     return digest(path)
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Path below a folder -> size in bytes and sha256, of each file in it."""
+    """Return the size in bytes and the sha256 of each file in a folder, by relative path."""
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": known_digest(path)}
         for path in sorted(folder.rglob("*"))
@@ -283,10 +283,10 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def damage(folder: Path, listed: Mapping[str, Mapping[str, Any]], *, alone: bool = False) -> str | None:
-    """Say in which file a folder differs from what `list_files` returned; None if it does not.
+    """Return in which file a folder differs from the list of `list_files`; None if it does not.
 
     Args:
-        alone: whether the folder may hold no other file.
+        alone: whether the folder must not have other files.
     """
     for name, kept in listed.items():
         try:
@@ -300,14 +300,14 @@ def damage(folder: Path, listed: Mapping[str, Mapping[str, Any]], *, alone: bool
         except OSError as error:
             return f"{name} can't be read: {error.strerror}"
     others = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if alone and path.is_file())
-    return next((f"{name} is not a part of it" for name in others if name not in listed), None)
+    return next((f"{name} does not belong to it" for name in others if name not in listed), None)
 
 
 @contextmanager
 def unchanged(files: Mapping[str, Path]) -> Iterator[dict[str, str]]:
-    """Yield name -> sha256 of a stage's inputs, and see at the end that they are still the same.
+    """Yield name -> sha256 of a stage's inputs, and check at the end that they are unchanged.
 
-    DVC hashes inputs when a stage has ended: what was edited meanwhile would pass for what the result was made from.
+    DVC hashes inputs when a stage has ended, so it would record a file that was edited meanwhile as the input.
 
     Raises:
         UserError: a file changed or vanished during the block.
@@ -316,32 +316,32 @@ def unchanged(files: Mapping[str, Path]) -> Iterator[dict[str, str]]:
     yield before
     for name, path in files.items():
         if not path.is_file() or digest(path) != before[name]:
-            raise UserError(f"{path} changed while it was in use, so the result is not of it; run again")
+            raise UserError(f"{path} changed while it was in use, so the result is not valid for it; run again")
 
 
 @contextmanager
 def untouched(folder: Path | None) -> Iterator[None]:
-    """See that no file below a folder, which may be too large to hash twice, is written while the block reads it.
+    """Check that no file in a folder, which may be too large to hash twice, changes while the block reads it.
 
     Raises:
-        UserError: a file changed, came or went during the block.
+        UserError: a file was changed, added or deleted during the block.
     """
     before = _stamps(folder)
     yield
     after = _stamps(folder)
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     if changed:
-        raise UserError(f"{changed[0]} changed while it was read, so the result is not of it; run again")
+        raise UserError(f"{changed[0]} changed while it was read, so the result is not valid for it; run again")
 
 
 def _stamps(folder: Path | None) -> dict[Path, tuple[int, int]]:
-    """File -> size and time of the last change."""
+    """Return the size and modification time of each file."""
     files = [path for path in folder.rglob("*") if path.is_file()] if folder else []
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 def defined(value: float) -> float | None:
-    """None for NaN, so that JSON marks an undefined figure as null."""
+    """Return None for NaN, so that an undefined figure is null in JSON."""
     return None if math.isnan(value) else float(value)
 
 
@@ -351,11 +351,11 @@ CLOCK_SECONDS = 2.0
 
 @contextmanager
 def held(path: Path, busy: Callable[[int | None], None]) -> Iterator[None]:
-    """Hold the lock `path` for the block; the system frees it when the process ends, however it ends.
+    """Hold the lock `path` for the block; the system releases it when the process ends.
 
     Args:
-        busy: called where another process holds the lock, with that one's id if it is known. If it raises, the lock
-            is not waited for.
+        busy: called with the id of another process that holds the lock, if it is known. If it raises an error, the
+            lock is not awaited.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

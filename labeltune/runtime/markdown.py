@@ -1,13 +1,13 @@
-"""Untrusted text in Markdown: labels, names and texts that are shown as they are, and read as nothing else."""
+"""Escaping of untrusted text in Markdown: labels, names and texts are shown literally."""
 
 import re
 import unicodedata
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that act and leave no ink: controls, bidi overrides, line separators."""
+"""Unicode categories of invisible characters with an effect: controls, bidi overrides, line separators."""
 JOINERS = "\u200c\u200d"
-"""They shape letters and emoji, and reorder nothing."""
-# Only what would be read as something else: a text with a backslash at every full stop is no text any more.
+"""Joiners, which shape letters and emoji and do not reorder text."""
+# Only characters with a meaning in Markdown: a backslash at every full stop would make a text unreadable.
 SPECIAL = re.compile(r"[\\`*_\[\]|~$]|<(?=[A-Za-z/!?])|&(?=#|\w+;)|(?<=www)\.|(?<=:)/(?=/)")
 
 
@@ -22,12 +22,12 @@ def visible(text: str, kept: str = "") -> str:
     return "".join(f"⟨{code_point(letter)}⟩" if is_hidden(letter) and letter not in kept else letter for letter in text)
 
 
-# What begins a heading, a quotation, a list or a rule where it stands first on a line.
+# Begins a heading, a quotation, a list or a rule at the start of a line.
 OPENING = re.compile(r"[#>]|[-+](?=\s|$)|[-=](?=[-=\s]*$)|(?P<number>\d{1,9})[.)](?=\s|$)")
 
 
 def escape(text: str) -> str:
-    r"""Take away a text's meaning to Markdown, also at the beginning of a line.
+    r"""Escape a text for Markdown, also at the beginning of a line.
 
     >>> print(escape("![x](http://y) <b> 1 < 2"))
     !\[x\](http:\//y) \<b> 1 < 2
@@ -43,7 +43,7 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Write a code span, fenced with more backticks than there are in a row in the text.
+    """Write a code span, fenced with more backticks than any run of them in the text.
 
     >>> code("a`b")
     '``a`b``'
@@ -55,7 +55,7 @@ def code(text: str) -> str:
 
 
 def code_block(text: str, language: str = "") -> str:
-    """Write a block of code, fenced likewise.
+    """Write a block of code, fenced with more backticks than any run of them in the text.
 
     >>> print(code_block("a"))
     ```
@@ -68,15 +68,15 @@ def code_block(text: str, language: str = "") -> str:
 
 
 def longest_backticks(text: str) -> int:
-    """Count the backticks of the longest row of them in a text."""
+    """Return the length of the longest run of backticks in a text."""
     return max(map(len, re.findall("`+", text)), default=0)
 
 
 def is_hidden(letter: str) -> bool:
-    """Tell whether a character leaves no ink and does something."""
+    """Return whether a character is invisible and has an effect."""
     return unicodedata.category(letter) in HIDDEN and letter not in JOINERS
 
 
 def code_point(letter: str) -> str:
-    """Name a character by its code point, a newline by its sign."""
+    """Return the code point of a character, or the sign for a newline."""
     return "↵" if letter == "\n" else f"U+{ord(letter):04X}"

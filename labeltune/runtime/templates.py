@@ -19,12 +19,12 @@ MINUS = "\u2212"
 def environment(folders: Sequence[Path], locale: str) -> Environment:
     """Return an environment in which a value can't become markup.
 
-    A template itself is Markdown. What it inserts is escaped unless a filter has made Markdown of it: `code` and
-    `code_block` for what others called a thing or wrote, `decimal` and `plural` for numbers.
+    A template is Markdown. Inserted values are escaped unless a filter has converted them to Markdown: `code` and
+    `code_block` for names and texts of others, `decimal` and `plural` for numbers.
 
     Args:
-        folders: of the templates; a name is looked up in this order.
-        locale: name of a locale as babel knows it, such as `en` or `zh_Hans`.
+        folders: folders of the templates; a name is looked up in this order.
+        locale: name of a locale in babel, such as `en` or `zh_Hans`.
     """
     found = Environment(
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Predicting for others: whole files, HTTP, and a chat in the browser.
+"""Serving predictions: for files, over HTTP, and in a chat in the browser.
 
 Modules: `tables` and `batch` (files), `http_api`, and the package `chat`.
 """

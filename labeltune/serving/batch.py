@@ -1,4 +1,4 @@
-"""Batch prediction: files of answers, written whole or not at all, resumable."""
+"""Batch prediction: labelling files, which are written atomically; an interrupted run can be resumed."""
 
 import json
 import os
@@ -21,38 +21,38 @@ from labeltune.runtime.files import digest, replacing, write_json
 from labeltune.serving.tables import FIELDS, WRITTEN, Table, Writer, columns_of, free, schema_of, to_json
 
 SAVED_SECONDS = 1.0
-"""Answers are safe from a power cut after this long, or after a chunk that takes longer."""
+"""Seconds after which predictions are synced to the disk, or after a chunk that takes longer."""
 JOINED = 1 << 14
-"""Rows that are written at a time: a Parquet file is read in such groups, and each costs memory to write."""
+"""Number of rows that are written at a time: the size of a Parquet row group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What was done with a file."""
+    """Summary of a labelled file."""
 
     rows: int
-    """Rows written."""
+    """Number of rows written."""
     skipped: int
-    """Rows without a text, written without an answer."""
+    """Number of rows without a text, which have no prediction."""
     resumed: int
-    """Rows that an earlier run had answered."""
+    """Number of rows that an earlier run had labelled."""
     abstained: int
-    """Answers that are too unsure to be relied on."""
+    """Number of predictions below the abstention threshold."""
     truncated: int
-    """Texts that the model saw a part of."""
+    """Number of truncated texts."""
     labels: dict[str, int]
-    """Label -> answers."""
+    """Label -> number of predictions."""
     renamed: dict[str, str]
-    """Field -> the column it is written to, where the row has one of its name."""
+    """Field -> column that it is written to, if the rows already have a column of its name."""
     formulas: int = 0
-    """Cells of a CSV file that a spreadsheet would compute; each has a `'` before it where that was asked for."""
+    """Number of CSV cells that a spreadsheet would treat as formulas; with escaping, they are preceded by `'`."""
 
 
 def kind_of(target: Path, source: Path) -> str:
-    """The format of a file of answers, one of `WRITTEN`.
+    """Return the format of an output file, one of `WRITTEN`.
 
     Raises:
-        UserError: its name tells none, or it is the input.
+        UserError: its name has no known suffix, or it is the input.
     """
     kind = target.suffix.lower().removeprefix(".")
     if kind not in WRITTEN:
@@ -71,17 +71,17 @@ def answer_file(
     batch_tokens: int | None = None,
     escape_formulas: bool = False,
 ) -> Summary:
-    """Label every row of a file and write it with the answers beside its own columns, in its order.
+    """Label every row of a file, and write the rows with additional columns for the predictions, in their order.
 
-    Answers go to a file beside the target first. Stopped at any time, the same call goes on behind the last answer
-    that was saved, unless the rows, the classifier or how the file is read have changed; the target appears when it
-    is complete.
+    Predictions are first saved to a file next to the target. After an interruption the same call resumes after the last
+    saved prediction, unless the rows, the classifier or the options have changed. The target is written when it is
+    complete.
 
     Args:
         table: the rows.
         target: a file of one of `WRITTEN`.
-        bar: told of the rows that are done.
-        batch_tokens: as in `Classifier.predict`; another value goes on with the same answers.
+        bar: progress bar of the rows.
+        batch_tokens: as in `Classifier.predict`; a resumed run may have another value.
         escape_formulas: as in `Writer`.
 
     Raises:
@@ -89,7 +89,7 @@ def answer_file(
     """
     kind, source = kind_of(target, table.path), table.path
     if target.is_dir():
-        raise UserError(f"{target} is a folder; name a file that the answers go to")
+        raise UserError(f"{target} is a folder; name a file for the output")
     schema = schema_of(table) if kind == "parquet" else None
     target.parent.mkdir(parents=True, exist_ok=True)
     part, state, lock = (target.with_name(f".{target.name}.{name}") for name in ("answers", "state.json", "lock"))
@@ -108,7 +108,7 @@ def answer_file(
             bar.resume(done)
         _answer(classifier, table, part, state, key, done, bar, batch_tokens)
         if digest(source) != key["source"]:
-            raise UserError(f"{source} changed while it was read, so the answers are not of it; run again")
+            raise UserError(f"{source} changed while it was read, so the predictions are not valid for it; run again")
         if bar:
             bar.note = f"writing {target}"
             bar.advance(0)
@@ -131,10 +131,10 @@ def answers(
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Answer | None]:
-    """The answer to each text, None where there is none: null, or blank.
+    """Return the prediction for each text; None for a missing or blank text.
 
     Args:
-        texts: the texts, None where there is none.
+        texts: the texts; None for a missing one.
         batch_tokens: as in `Classifier.predict`.
         progress: called with the number of texts done since the last call.
     """
@@ -152,7 +152,7 @@ def answers(
 
 
 def record(answer: Answer | None) -> Row:
-    """An answer as JSON has it."""
+    """Return a prediction as a JSON object."""
     return {field: answer and getattr(answer, field) for field in FIELDS}
 
 
@@ -165,11 +165,11 @@ def answer_blocks(
     columns: Collection[str] = (),
     batch_tokens: int | None = None,
 ) -> int:
-    """Label rows as they come and write them as JSON Lines with their answers; each block is flushed.
+    """Label rows as they arrive and write them as JSON Lines with their predictions; each block is flushed.
 
     Args:
         text: the key of a row's text.
-        columns: keys that the rows are known to have; a field of such a name is written under another.
+        columns: known keys of the rows; a field with such a name is written under another one.
         batch_tokens: as in `Classifier.predict`.
 
     Returns:
@@ -188,7 +188,7 @@ def answer_blocks(
 
 
 def _resume(part: Path, state: Path, key: Mapping[str, Any]) -> int:
-    """How many answers of exactly this work there are; what was written behind them is cut off."""
+    """Return the number of saved predictions of this run; incomplete data after them is cut off."""
     try:
         left = json.loads(state.read_text(encoding="utf-8"))
         if left["key"] == key and part.stat().st_size >= left["bytes"]:
@@ -210,7 +210,7 @@ def _answer(
     bar: Bar | None,
     batch_tokens: int | None,
 ) -> None:
-    """Append the answers that are missing, a JSON array a row, and keep note of how far they are whole."""
+    """Append the missing predictions, one JSON array per row, and record how many are complete."""
     progress = bar.advance if bar else None
     with part.open("ab" if done else "wb") as stream:
         whole, saved = {"rows": done, "bytes": stream.tell()}, time.monotonic()
@@ -238,7 +238,7 @@ def _line(content: object) -> bytes:
 
 
 def _join(table: Table, part: Path, writer: Writer, resumed: int) -> Summary:
-    """Write the rows with their answers."""
+    """Write the rows with their predictions."""
     skipped = abstained = truncated = 0
     labels: dict[str, int] = {}
     names = columns_of(table)

@@ -1,4 +1,4 @@
-"""Limits of connections, which uvicorn leaves to a proxy: their number, and the time for a request to arrive."""
+"""Limits of connections that uvicorn does not have: their number, and the time for a request to arrive."""
 
 import asyncio
 from typing import Any
@@ -8,24 +8,25 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0
-"""Time for the header of a request to arrive, and between two requests of a connection."""
+"""Time in seconds for the header of a request to arrive, and between two requests of a connection."""
 LARGEST_HEADER = 64 << 10
-"""Most bytes of a header."""
+"""Maximum size of a header in bytes."""
 BACKLOG = 128
-"""Connections that the system accepts before the server does; asyncio takes as many at a time from it."""
+"""Number of connections that the system queues; asyncio accepts as many at a time."""
 SPARE_FILES = BACKLOG + 64
-"""Open files that are left for everything but connections, and for those that are accepted and not yet counted."""
+"""Number of open files reserved for everything but connections, and for connections that are not counted yet."""
 
 
 def limited_protocol(connections: int, *, header_seconds: float, body_seconds: float) -> type[H11Protocol]:
     """Make uvicorn's HTTP protocol with limits on connections whose request has not arrived.
 
-    A client that never finishes its header or its body would hold a connection for good. uvicorn's own
-    `limit_concurrency` counts such connections too, and answers everybody else with 503.
+    A client that never finishes its header or its body would keep a connection open forever. `limit_concurrency` of
+    uvicorn counts such connections too, and then answers all other clients with 503.
 
     Args:
-        connections: the most that are open. Of more, the one that has waited longest for its request is closed, so
-            that unfinished requests never lock out others; the new one, where each has a request that is answered.
+        connections: maximum number of open connections. If there are more, the one that has waited longest for its
+            request is closed, so that unfinished requests do not lock out others; if all are being answered, the
+            new one is closed.
         header_seconds: time for the header of a request to arrive.
         body_seconds: time for its body to arrive.
     """
@@ -33,7 +34,7 @@ def limited_protocol(connections: int, *, header_seconds: float, body_seconds: f
     waiting: dict[Any, asyncio.TimerHandle] = {}
 
     class LimitedProtocol(H11Protocol):
-        """One connection."""
+        """A connection with time limits."""
 
         _phase: Any = None
 
@@ -56,7 +57,7 @@ def limited_protocol(connections: int, *, header_seconds: float, body_seconds: f
             super().connection_lost(exc)
 
         def _watch(self) -> None:
-            """Give each part of a request that is missing its time."""
+            """Start the time limit of the missing part of a request."""
             phase = None if self.transport.is_closing() else self.conn.their_state
             if phase is not self._phase:
                 self._leave()
@@ -70,7 +71,7 @@ def limited_protocol(connections: int, *, header_seconds: float, body_seconds: f
 
         def _close(self) -> None:
             self._leave()
-            self.connections.discard(self)  # its place is free now, not when the loop tells of the loss
+            self.connections.discard(self)  # its place is free now, not when the loop reports the loss
             self.transport.abort()
 
     return LimitedProtocol
@@ -80,9 +81,9 @@ def server(app: Any, *, connections: int, body_seconds: float, **settings: Any) 
     """Set up a server of an application.
 
     Args:
-        connections: the most that are open at a time, if the process may open so many files.
+        connections: maximum number of open connections, if the process may open as many files.
         body_seconds: time for the body of a request to arrive.
-        settings: further ones of `uvicorn.Config`.
+        settings: further settings of `uvicorn.Config`.
     """
     protocol = limited_protocol(
         min(connections, max(_open_files() - SPARE_FILES, 1)),
@@ -96,7 +97,7 @@ def server(app: Any, *, connections: int, body_seconds: float, **settings: Any) 
         backlog=BACKLOG,
         h11_max_incomplete_event_size=LARGEST_HEADER,
         timeout_keep_alive=int(HEADER_SECONDS),
-        log_level="error",  # a warning tells of a client's mistake, and clients can make any number of them
+        log_level="error",  # warnings report errors of clients, of which there can be any number
         server_header=False,
         **settings,
     )
@@ -104,7 +105,7 @@ def server(app: Any, *, connections: int, body_seconds: float, **settings: Any) 
 
 
 def _open_files() -> int:
-    """How many files this process may have open."""
+    """Return the maximum number of open files of this process."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows has no such limit

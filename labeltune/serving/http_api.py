@@ -1,4 +1,4 @@
-"""The classifier over HTTP: answers, health, figures, request batching, and the server process."""
+"""The HTTP service: predictions, health checks, metrics, request batching, and the server process."""
 
 import asyncio
 import contextlib
@@ -34,9 +34,9 @@ from labeltune.serving import connections
 from labeltune.serving.hosts import LOCAL, restrict_hosts
 
 TOGETHER = 128
-"""Most texts of a forward pass."""
+"""Maximum number of texts in a forward pass."""
 PATIENCE = 0.004
-"""Seconds that a request waits for others to go with it."""
+"""Seconds that a request waits for others to share its forward pass."""
 
 Predict = Callable[[list[str]], Sequence[Answer]]
 
@@ -46,21 +46,21 @@ class Job:
     """The texts of one request."""
 
     texts: list[str]
-    """Them."""
+    """Texts of the request."""
     answers: asyncio.Future[list[Answer]]
-    """What they get."""
+    """Future with the predictions for the texts."""
 
 
 @dataclass(eq=False)
 class RequestBatcher:
-    """One thread that answers, and the requests that wait for it."""
+    """Batches requests: a single thread predicts, and requests wait in a queue."""
 
     predict: Predict
-    """From texts to answers, in their order."""
+    """Function that returns the predictions for texts, in their order."""
     passed: Callable[[int], None] = lambda texts: None
-    """Told of the number of texts of each forward pass."""
+    """Called with the number of texts of each forward pass."""
     waiting: list[Job] = field(default_factory=list)
-    """Requests in the order in which they came."""
+    """Queue of requests in the order of their arrival."""
 
     def __post_init__(self) -> None:
         self._arrived = asyncio.Event()
@@ -72,7 +72,7 @@ class RequestBatcher:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Answer what was accepted, then stop."""
+        """Answer the accepted requests, then stop."""
         while self.waiting:
             await asyncio.gather(*(job.answers for job in self.waiting), return_exceptions=True)
         if self._loop:
@@ -81,7 +81,7 @@ class RequestBatcher:
         self._thread.shutdown()
 
     async def answer(self, texts: list[str]) -> list[Answer]:
-        """Wait for the answers to these texts; a caller that stops waiting has its texts dropped."""
+        """Return the predictions for these texts; if the caller is cancelled, its texts are dropped."""
         job = Job(texts, asyncio.get_running_loop().create_future())
         self.waiting.append(job)
         self._arrived.set()
@@ -101,7 +101,7 @@ class RequestBatcher:
                 await self._pass(jobs)
 
     def _next(self) -> list[Job]:
-        """The oldest requests that fit in a pass, at least one."""
+        """Return the oldest requests that fit in a pass, at least one."""
         jobs: list[Job] = []
         count = 0
         for job in self.waiting:
@@ -117,7 +117,7 @@ class RequestBatcher:
         self.passed(len(texts))
         try:
             found = list(await asyncio.get_running_loop().run_in_executor(self._thread, self.predict, texts))
-        except Exception as error:  # told to those who wait; the next pass may go well
+        except Exception as error:  # raised in the waiting requests; the next pass may succeed
             for job in jobs:
                 if not job.answers.done():
                     job.answers.set_exception(error)
@@ -135,28 +135,29 @@ DOCS = ("/docs", "/redoc")
 STRICT = "default-src 'none'; frame-ancestors 'none'"
 PAGE = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 OPEN = ("/health", "/ready")
-"""Answered without a key: for whoever watches the service."""
+"""Paths that are answered without a key, for monitoring."""
 HELD_BACK = 0.5
-"""Seconds before a refusal for too many requests: else who asks again at once takes the CPU from the classifier."""
+"""Delay in seconds of a refusal for too many requests, so that immediate retries do not use up the CPU."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may ask for, and how many may wait."""
+    """Limits of a request, and of the number of requests."""
 
     texts: int = 32
-    """Texts of a request."""
+    """Maximum number of texts in a request."""
     bytes: int = 2_000_000
-    """Size of a request's body."""
+    """Maximum size of a request's body in bytes."""
     characters: int = 100_000
-    """Length of a text; the model reads a small part of a longer one, and its tokenizer reads all of it."""
+    """Maximum length of a text in characters: the tokenizer reads all of a long text, of which the model reads a
+    part."""
     in_flight: int = 512
-    """Requests that wait for their answers."""
+    """Maximum number of requests that wait for predictions."""
     unread_bytes: int = 256_000_000
-    """Size of all bodies that have arrived in part."""
+    """Maximum size in bytes of all bodies that have arrived in part."""
     seconds: float = 30.0
-    """Time for a body to arrive, and for its answers to be ready."""
+    """Time limit in seconds for a body to arrive, and for its predictions."""
 
 
 class PredictRequest(BaseModel):
@@ -167,7 +168,7 @@ class PredictRequest(BaseModel):
 
 
 class PredictResponse(BaseModel):
-    """The answer to a text."""
+    """The prediction for a text."""
 
     label: str
     confidence: float
@@ -177,7 +178,7 @@ class PredictResponse(BaseModel):
 
 
 class Reply(BaseModel):
-    """The body of an answer: one result a text, in their order."""
+    """The body of a response: one result per text, in their order."""
 
     results: list[PredictResponse]
 
@@ -186,11 +187,11 @@ class ErrorResponse(BaseModel):
     """The body of a refusal."""
 
     error: str
-    """What was wrong, in words."""
+    """Description of the error."""
 
 
 class Figures:
-    """What /metrics tells."""
+    """Metrics of the service for /metrics."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -203,15 +204,15 @@ class Figures:
 
 
 def create_app(classifier: Classifier, limits: Limits | None = None, key: str | None = None) -> FastAPI:
-    """Make the service.
+    """Return the application of the service.
 
     Args:
-        limits: None takes the defaults.
-        key: what `Authorization: Bearer KEY` has to hold; None lets everybody in.
+        limits: limits of requests; None takes the defaults.
+        key: key that `Authorization: Bearer KEY` must have; None answers everyone.
     """
     bounds, figures = limits or Limits(), Figures()
     bearer = HTTPBearer(auto_error=False)
-    secured = [] if key is None else [Depends(bearer)]  # by which /docs asks for the key; the guard refuses
+    secured = [] if key is None else [Depends(bearer)]  # lets /docs ask for the key; the guard refuses requests
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -234,7 +235,7 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         allowed = key is None or request.url.path in OPEN or _holds(await bearer(request), key)
         response = await call(request) if allowed else _refuse(401, "give the key as Authorization: Bearer KEY")
-        # What is mounted here, as the chat, has a policy of its own.
+        # A mounted application, such as the chat, has its own policy.
         response.headers.setdefault("Content-Security-Policy", PAGE if request.url.path in DOCS else STRICT)
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -248,7 +249,7 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
         openapi_extra={"requestBody": _body(PredictRequest)},
     )  # fmt: skip
     async def predict(request: Request) -> Response:
-        """Answer every text, in their order."""
+        """Predict the label of every text, in their order."""
         started, status = time.perf_counter(), 500
         try:
             response = await _predict(request, bounds)
@@ -263,19 +264,19 @@ def create_app(classifier: Classifier, limits: Limits | None = None, key: str | 
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """Whether the process is up."""
+        """Return whether the process is running."""
         return {"status": "up"}
 
     @app.get("/ready", responses={503: {"model": ErrorResponse}})
     async def ready(request: Request) -> dict[str, Any]:
-        """Whether requests are answered."""
+        """Return whether requests are answered."""
         if request.app.state.dispatcher is None:
             raise HTTPException(503, "not ready: starting or stopping")
         return {"status": "ready", "dataset": classifier.record.dataset, "labels": list(classifier.record.labels.names)}
 
     @app.get("/metrics", dependencies=secured)
     async def metrics() -> Response:
-        """Figures for Prometheus."""
+        """Return metrics for Prometheus."""
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
@@ -286,18 +287,20 @@ async def _predict(request: Request, limits: Limits) -> Response:
     state = request.app.state
     if state.dispatcher is None:
         raise HTTPException(503, "not ready: starting or stopping")
-    # A body that never arrives must not take the place of a request that could be answered.
+    # A body that never arrives must not block a request that could be answered.
     texts = _checked(await state.bodies.read(request), limits)
     if state.in_flight >= limits.in_flight:
         await asyncio.sleep(HELD_BACK)
-        raise HTTPException(429, f"{limits.in_flight} requests wait already: come again", {"Retry-After": "1"})
+        raise HTTPException(429, f"{limits.in_flight} requests are waiting already; retry later", {"Retry-After": "1"})
     state.in_flight += 1
     state.figures.in_flight.set(state.in_flight)
     try:
         try:
             answers = await asyncio.wait_for(state.dispatcher.answer(texts), limits.seconds)
         except TimeoutError:
-            raise HTTPException(503, f"no answer in {limits.seconds:g} s: come again", {"Retry-After": "1"}) from None
+            raise HTTPException(
+                503, f"no prediction in {limits.seconds:g} s; retry later", {"Retry-After": "1"}
+            ) from None
         except Exception as error:
             raise HTTPException(500, f"the classifier failed: {type(error).__name__}") from error
     finally:
@@ -309,10 +312,10 @@ async def _predict(request: Request, limits: Limits) -> Response:
 
 
 class BodyReader:
-    """Reads bodies within limits of size and time, each and together.
+    """Reads bodies within limits of size and time, for each body and for all together.
 
-    Where the bodies that have arrived in part become too large together, the one that was begun first is given up: a
-    client that sends at all has finished long before.
+    If the partial bodies become too large together, the oldest one is given up, because an honest client would have
+    finished long before.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -357,7 +360,7 @@ class BodyReader:
 
 
 def _checked(body: bytes, limits: Limits) -> list[str]:
-    """The texts of a body.
+    """Return the texts of a body.
 
     Raises:
         HTTPException: 422, it is not what was asked for.
@@ -391,41 +394,41 @@ def _refuse(status: int, error: str, headers: dict[str, str] | None = None) -> R
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
-    """How the page describes a body that is read by hand."""
+    """Return the description of a body for /docs, which FastAPI does not read itself."""
     schema = json.loads(json.dumps(model.model_json_schema()))
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 KEY = "LABELTUNE_KEY"
 WAITING_CONNECTIONS = 256
-"""Connections beyond those whose requests are answered: idle ones, and those whose requests have not arrived."""
+"""Number of connections in addition to those being answered: idle ones, and those whose requests have not arrived."""
 WARMING = "a text to warm up with"
 
 
 def serve(folder: Path, *, host: str, port: int, limits: Limits, chat: bool = False) -> None:
-    """Load a classifier and answer until Ctrl-C or SIGTERM; what was accepted is answered first.
+    """Load a classifier and serve until Ctrl-C or SIGTERM; accepted requests are answered before the end.
 
     Raises:
-        UserError: the classifier is not usable.
+        UserError: the classifier can't be used.
     """
     key = os.environ.get(KEY)
     if key is not None and not key.strip():
-        raise UserError(f"{KEY} is empty: unset it to let everybody in, or give a key")
+        raise UserError(f"{KEY} is empty: unset it to answer everyone, or set a key")
     if chat and key is not None:
-        raise UserError(f"the chat has no log-in and can't send a key: unset {KEY}, or run `labeltune chat` beside")
+        raise UserError(f"the chat has no log-in and can't send a key: unset {KEY}, or run `labeltune chat` separately")
     torch.set_num_threads(choose_threads("auto"))
     classifier = Classifier.load(folder)
     classifier.predict([WARMING])
     if host not in LOCAL and key is None:
-        terminal.say(f"anybody who reaches {host}:{port} is answered: set {KEY} to ask for a key")
-    terminal.say(f"http://{host}:{port}/predict answers; /docs describes it; Ctrl-C stops")
+        terminal.say(f"everyone who can reach {host}:{port} is answered: set {KEY} to require a key")
+    terminal.say(f"http://{host}:{port}/predict predicts; /docs documents it; Ctrl-C stops the service")
     app = create_app(classifier, limits, key)
     restrict_hosts(app, host)
     if chat:
         from labeltune.serving.chat.app import mount
 
         mount(app, classifier)
-        terminal.say(f"http://{host}:{port}/chat is the page to talk to it in")
+        terminal.say(f"http://{host}:{port}/chat is the chat page")
     server = connections.server(
         app,
         connections=limits.in_flight + WAITING_CONNECTIONS,
@@ -435,7 +438,7 @@ def serve(folder: Path, *, host: str, port: int, limits: Limits, chat: bool = Fa
         ws_max_size=limits.bytes,
         timeout_graceful_shutdown=round(limits.seconds),
     )
-    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once everything is closed
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after closing everything
         server.run()
     if not server.started:
-        sys.exit(3)  # uvicorn has said why on the standard error, as that the port is taken
+        sys.exit(3)  # uvicorn has printed the reason, such as a port in use, to the standard error

@@ -1,4 +1,4 @@
-"""Tables to be labelled, read and written a chunk of rows at a time."""
+"""Tables for batch prediction, which are read and written in chunks of rows."""
 
 import codecs
 import csv
@@ -26,11 +26,11 @@ from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import CsvStream
 
 READ = (*dict.fromkeys(FORMATS.values()), "txt")
-"""Formats of files to be labelled; `txt` is a text a line."""
+"""Formats of files to be labelled; `txt` has one text per line."""
 PIPED = ("txt", "jsonl")
-"""Those whose rows can be taken as they come."""
+"""Formats whose rows can be read from a pipe as they arrive."""
 BLOCK = 1 << 16
-"""Bytes of a pipe that are taken at a time, as many as Linux keeps in one."""
+"""Number of bytes that are read from a pipe at a time, the size of a pipe's buffer in Linux."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,34 +42,34 @@ class Table:
     format: str
     """One of `READ`."""
     encoding: str
-    """Encoding of a text file; a byte order mark decides over it."""
+    """Encoding of a text file; a byte order mark takes precedence."""
     text: str
-    """The column with the text."""
+    """Name of the text column."""
     columns: tuple[str, ...]
-    """Every column, in the file's order."""
+    """All columns in the order of the file."""
     classes: dict[str, list[str]]
     """Column of class numbers -> their names, as in `Rows`."""
     rows: int
-    """How many rows there are."""
+    """Number of rows."""
 
     @classmethod
     def survey(
         cls, path: Path, *, format: str | None = None, text: str | None = None, encoding: str = "utf-8"
     ) -> "Table":
-        """Read a file once from end to end, so that a bad row is told before the first one is labelled.
+        """Read a file once completely, so that a malformed row is reported before the first one is labelled.
 
         Args:
-            format: one of `READ`; None goes by the file's name and its first line.
-            text: the column with the text; None finds it by its usual names.
+            format: one of `READ`; None detects it from the file's name and first line.
+            text: the column with the text; None looks for its usual names.
 
         Raises:
-            UserError: the file can't be read, a row is malformed, or no column is the text's.
+            UserError: the file can't be read, a row is malformed, or there is no text column.
         """
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         kind = format or ("txt" if format_suffix(path) == ".txt" else detect_format(path, encoding))
         if kind not in READ:
-            raise UserError(f"{path}: {kind!r} is no format; name one of {', '.join(READ)} with --format")
+            raise UserError(f"{path}: {kind!r} is not a known format; name one of {', '.join(READ)} with --format")
         rows = open_rows(path, kind, encoding=encoding)
         if not rows.columns:
             raise UserError(f"{path}: there are no rows")
@@ -93,14 +93,14 @@ class Table:
         )
 
     def chunks(self, skip: int = 0, size: int = CHUNK) -> Iterator[list[Row]]:
-        """Yield the rows, so many at a time, without the first `skip` ones."""
+        """Yield chunks of rows, without the first `skip` rows."""
         rows = open_rows(self.path, self.format, encoding=self.encoding).take(None)
         left = itertools.islice((row for _, row in rows), skip, None)
         while chunk := list(itertools.islice(left, size)):
             yield chunk
 
     def values(self, chunk: Sequence[Row], column: str) -> list[str | None]:
-        """Return a column's values as training reads them: as text, class numbers as the names of the classes."""
+        """Return a column's values as in training: as text, with class names instead of class numbers."""
         names = self.classes.get(column)
         return [
             as_text(
@@ -110,10 +110,10 @@ class Table:
         ]
 
     def schema(self) -> pa.Schema:
-        """Types of the columns: the format's own, or those that hold every value of JSON.
+        """Return the types of the columns: those of the file, or for JSON types that fit all values.
 
         Raises:
-            UserError: a column holds values that no type does, such as numbers and texts.
+            UserError: a column has values of incompatible types, such as numbers and texts.
         """
         if self.format in COLUMNAR:
             return table_schema(self.path, self.format)
@@ -131,15 +131,15 @@ class Table:
 
 
 def stream_lines(read: Callable[[], bytes], *, format: str, text: str, encoding: str = "utf-8") -> Iterator[list[Row]]:
-    """Rows of a pipe as they come: as many as are there, but one at least.
+    """Yield the rows of a pipe as they arrive, at least one at a time.
 
     Args:
-        read: waits for some bytes and returns those that are there; none at the end.
+        read: waits for bytes and returns those that are available; none at the end.
         format: one of `PIPED`, as in `lines`.
         text: the key of an object's text.
 
     Raises:
-        UserError: a line is not in the encoding, no text or object, or an object without a text.
+        UserError: a line is not in the encoding, is neither a text nor an object, or is an object without a text.
     """
     path, number, left, more = Path("-"), 1, "", True
     if format not in PIPED:
@@ -168,21 +168,21 @@ def stream_lines(read: Callable[[], bytes], *, format: str, text: str, encoding:
 
 
 FIELDS = ("label", "confidence", "probabilities", "abstained", "truncated")
-"""What is said of a text, as over HTTP."""
+"""Fields of a prediction, as over HTTP."""
 WRITTEN = ("csv", "jsonl", "parquet")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-"""What a formula begins with in a spreadsheet, after white space that it leaves out, or in East Asian width."""
+"""First characters of a formula in a spreadsheet, which ignores leading white space, also in East Asian width."""
 TAKEN = "predicted_"
-"""Before the name of a field that the row has a column of."""
+"""Prefix of a field for which the rows already have a column."""
 
 
 def columns_of(table: Table) -> dict[str, str]:
-    """Field -> the column that it is written to."""
+    """Return the column of each field."""
     return {field: free(field, table.columns) for field in FIELDS}
 
 
 def free(field: str, taken: Collection[str]) -> str:
-    """A name for a field that is not taken.
+    """Return a name for a field that no column has.
 
     >>> free("label", ["text", "label"])
     'predicted_label'
@@ -193,27 +193,27 @@ def free(field: str, taken: Collection[str]) -> str:
 
 
 def schema_of(table: Table) -> pa.Schema:
-    """Types of all columns of a file of answers.
+    """Return the types of all columns of an output file.
 
     Raises:
-        UserError: no type holds all values of a column.
+        UserError: no type fits all values of a column.
     """
     types = (pa.string(), pa.float64(), pa.string(), pa.bool_(), pa.bool_())
     return pa.schema([*table.schema(), *map(pa.field, columns_of(table).values(), types)])
 
 
 class Writer:
-    """Rows to a file of one of `WRITTEN`, some at a time."""
+    """Writes rows in chunks to a file in a format of `WRITTEN`."""
 
     def __init__(
         self, path: Path, kind: str, table: Table, schema: pa.Schema | None, *, escape_formulas: bool = False
     ) -> None:
-        """Take the file and what is written to it.
+        """Open the file.
 
         Args:
             path: the file.
             kind: one of `WRITTEN`.
-            table: the rows that are answered.
+            table: the labelled rows.
             schema: types of a Parquet file's columns.
             escape_formulas: whether a cell of a CSV file that a spreadsheet would compute is written with a `'` before
                 it.
@@ -238,7 +238,7 @@ class Writer:
         self.stack.__exit__(*exception)
 
     def write(self, rows: list[Row]) -> None:
-        """Write some rows."""
+        """Write a chunk of rows."""
         if self.kind == "csv":
             self.csv.writerows({name: self._safe(_cell(value)) for name, value in row.items()} for row in rows)
         elif self.kind == "jsonl":
@@ -249,7 +249,7 @@ class Writer:
             self.parquet.write_table(pa.Table.from_pylist(flat, schema=self.schema))
 
     def _safe(self, cell: Any) -> Any:
-        """Count a cell that a spreadsheet would compute, and escape it where that is asked for."""
+        """Count a cell that a spreadsheet would treat as a formula, and escape it if asked for."""
         if not is_formula(cell):
             return cell
         self.formulas += 1
@@ -260,7 +260,7 @@ NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*([eE][+-]?[0-9]+)?%?")
 
 
 def is_formula(cell: object) -> bool:
-    """Tell whether a spreadsheet would compute a cell, which may call a program or send what is in other cells.
+    """Return whether a spreadsheet would treat a cell as a formula, which may run a program or send other cells.
 
     >>> is_formula("=1+1"), is_formula("@SUM(A1)"), is_formula("-12.5"), is_formula("a = b")
     (True, True, False, False)
@@ -269,25 +269,25 @@ def is_formula(cell: object) -> bool:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a table without nesting holds it."""
+    """Return a value for a table without nesting."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return to_json(value) if isinstance(value, dict | list) else value
 
 
 def to_json(content: object) -> str:
-    """Write a value on a line of JSON."""
+    """Return a value as a line of JSON."""
     return json.dumps(content, ensure_ascii=False, default=_number_or_text)
 
 
 def _number_or_text(value: object) -> object:
-    """A value that JSON has no type for; numbers are read as decimals, which keep their text."""
+    """Convert a value that JSON has no type for; numbers are read as decimals, which keep their text."""
     number = float(value) if isinstance(value, Decimal) else math.nan
     return number if math.isfinite(number) else str(value)
 
 
 def _plain(value: Any) -> Any:
-    """A value of JSON with decimals as floating-point numbers, which is their type in a typed column."""
+    """Convert the decimals of a JSON value to floating-point numbers, their type in a typed column."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list):

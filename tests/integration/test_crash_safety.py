@@ -628,7 +628,7 @@ def test_rows_that_are_edited_meanwhile_fail_the_stage(make: Make) -> None:
     folder = make(LORA)
     ended = run(folder, partial(edited, 3), status=1)
     assert ended.error == (
-        "error: data/prepared/train.csv changed while it was in use, so the result is not of it; run again\n"
+        "error: data/prepared/train.csv changed while it was in use, so the result is not valid for it; run again\n"
     )
 
 

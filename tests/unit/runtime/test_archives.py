@@ -62,7 +62,7 @@ def test_a_member_of_two_archives_is_refused(tmp_path):
     paths = [tmp_path / "a-1.whl", tmp_path / "b-1.whl"]
     for path in paths:
         wheel(path, {"same": path.name})
-    with pytest.raises(UserError, match=r"same stands in several of a-1\.whl, b-1\.whl"):
+    with pytest.raises(UserError, match=r"same is in several of a-1\.whl, b-1\.whl"):
         extract(paths, ["same"], tmp_path / "out")
 
 

@@ -50,7 +50,7 @@ CHANGES: dict[str, Change] = {
     "a.tsv changed": flip_a_bit,
     "a.tsv has 3 of 10 bytes": lambda folder: (folder / "rows/a.tsv").write_bytes(b"ham"),
     "b.tsv is missing": lambda folder: (folder / "rows/b.tsv").unlink(),
-    "c.tsv is not a part of it": lambda folder: (folder / "rows/c.tsv").write_bytes(b"spam\tmore\n"),
+    "c.tsv does not belong to it": lambda folder: (folder / "rows/c.tsv").write_bytes(b"spam\tmore\n"),
     ".data.json changed": lambda folder: folder.with_name(".data.json").write_text('{"files": {}, "sha256": "0"}'),
     "the list of its files is missing": lambda folder: folder.with_name(".data.json").unlink(),
 }

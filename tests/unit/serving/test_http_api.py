@@ -159,7 +159,7 @@ def test_too_many_requests_are_sent_away_and_the_accepted_are_answered(stub: Stu
             pass
         refused = client.post("/predict", json={"texts": ["third"]})
         assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
-        assert "2 requests wait already" in refused.json()["error"]
+        assert "2 requests are waiting already" in refused.json()["error"]
         stub.gate.set()
         for thread in threads:
             thread.join()
@@ -173,7 +173,7 @@ def test_an_answer_that_takes_too_long_is_given_up(stub: Stub) -> None:
         found = client.post("/predict", json={"texts": ["ab"]})
         stub.gate.set()
         assert found.status_code == 503
-        assert "no answer in 0.05 s" in found.json()["error"]
+        assert "no prediction in 0.05 s" in found.json()["error"]
 
 
 def test_requests_that_arrive_together_share_a_pass() -> None:

@@ -75,7 +75,7 @@ def test_class_numbers_are_read_as_their_names(tmp_path: Path) -> None:
     ("name", "options", "message"),
     [
         ("missing.csv", {}, "missing.csv: no such file"),
-        ("a.csv", {"format": "xml"}, "a.csv: 'xml' is no format; name one of csv, "),
+        ("a.csv", {"format": "xml"}, "a.csv: 'xml' is not a known format; name one of csv, "),
         ("a.csv", {"text": "body"}, "no column 'body'. There are: text. Name one with --text-column"),
     ],
 )
