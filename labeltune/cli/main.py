@@ -110,7 +110,7 @@ def _add_predict(commands: Any) -> None:
     )
     predict.add_argument("--format", metavar="FORMAT", help="format of --file, if its name does not tell")
     predict.add_argument("--text-column", metavar="NAME", help="text column of --file; default: detected")
-    predict.add_argument("--encoding", default="utf-8", help="encoding of --file; default: %(default)s")
+    predict.add_argument("--encoding", default="utf-8", help="encoding encoding of --file; default: %(default)s")
     predict.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch; fewer take less memory")
     predict.add_argument(
         "--escape-formulas",
@@ -182,7 +182,7 @@ def _add_chat(commands: Any) -> None:
         "classifier", type=Path, metavar="FOLDER", help="folder of the trained classifier, such as models/classifier"
     )
     chat.add_argument("--host", default="127.0.0.1", help="address to listen on; default: only this machine")
-    chat.add_argument("--port", type=int, default=8001, help="port; default: 8001; 0 takes a free one")
+    chat.add_argument("--port", type=int, default=8001, help="port; port; default: 8001; 0 takes a free one")
     chat.add_argument("--language", choices=["en", "zh"], default="en", help="language of the chat; default: en")
     chat.add_argument("--corrections", type=Path, metavar="FILE", help="default: data/raw/corrections.jsonl")
 

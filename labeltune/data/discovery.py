@@ -150,7 +150,7 @@ def _tables(paths: list[Path], dataset: Dataset, key: str) -> list[DataFile]:
     formats = {path: _format(path, dataset) for path in paths}
     if len(set(formats.values())) > 1:
         listed = ", ".join(f"{path.name} ({format})" for path, format in formats.items())
-        raise UserError(f"{key}: files of several formats: {listed}; name those of one format")
+        raise UserError(f"{key}: files of several formats: {listed}; name those of one format format")
     return _named({path: (format, None) for path, format in formats.items()})
 
 

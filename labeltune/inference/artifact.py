@@ -53,7 +53,7 @@ class Record:
     prompt: Prompt
     """The prompt."""
     train: Train
-    """Head, depth and adapters as they were trained."""
+    """Settings of the training: head, depth, adapters."""
     model: Model | None
     """Source of the base model; None where n-grams answer alone."""
     base_files: dict[str, str]
@@ -87,7 +87,7 @@ class Record:
 
     @classmethod
     def of(cls, plan: "NetworkSpec", model: Model, prompt: Prompt, dataset: Dataset, **more: Any) -> "Record":
-        """The record of a network that is about to be trained; `more` are further fields."""
+        """Return the record of a network before its training; `more` are further fields."""
         return cls(
             labels=plan.labels, prompt=prompt, train=plan.train, model=model, base_files=plan.base.files,
             machine=plan.machine, normalization=plan.encoder.normalization,
@@ -112,7 +112,7 @@ def save(
     """Write the artefact completely or not at all; the same weights give the same bytes.
 
     Args:
-        blend: what answers beside the network.
+        blend: the n-gram model and its weight; None without one.
 
     Raises:
         UserError: the tokenizer saves a file that `load_record` would refuse.
@@ -121,6 +121,7 @@ def save(
 
     from labeltune.modeling.architectures import unwrap
     from labeltune.modeling.base_models import quiet
+    from labeltune.modeling.classifiers import PooledClassification
 
     model = record.model
     assert model is not None, "a network has a base model"
@@ -153,7 +154,7 @@ def save_ngrams(folder: Path, model: Ngrams, record: Record) -> None:
 
 def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     tokenizer.save_pretrained(folder)
-    # Of a tokenizer with several chat templates; the classifier's prompt uses none, and an artefact has no folders.
+    # A tokenizer with several chat templates has a folder of them, which the classifier's prompt does not use.
     shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
     other = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() or entry.suffix not in KINDS)
     if other:
@@ -320,12 +321,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _pinned(model: Model, base: "Base") -> Model:
-    """The source with the commit that was trained on: a branch may have moved when the classifier is loaded."""
+    """Return the source pinned to the commit of the training, since a branch may have moved when it is loaded."""
     return model.model_copy(update={"revision": base.revision}) if base.revision else model
 
 
 def _save_config(config: "PretrainedConfig", folder: Path) -> None:
-    """Save a configuration for the base model as it is stored: Transformers would take 4 bits for what lies on disk."""
+    """Save a configuration without quantization, because Transformers would expect 4-bit weights on disk."""
     config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -333,7 +334,7 @@ def _save_config(config: "PretrainedConfig", folder: Path) -> None:
 
 
 def _normalize_adapter_config(path: Path, base: "Base") -> None:
-    """PEFT writes its sets in the order of the process's hash seed, and the path of this machine's cache."""
+    """Sort the sets, which PEFT writes in an order that depends on the hash seed, and remove this machine's path."""
     content = json.loads(path.read_text(encoding="utf-8"))
     content["base_model_name_or_path"] = base.name
     for key, value in content.items():
@@ -367,7 +368,7 @@ def open_same_base(record: Record, folder: Path) -> "Base":
 
 
 def load_all(network: "PreTrainedModel", folder: Path) -> None:
-    """Put every saved weight into the network; a tied one is saved once.
+    """Load all saved weights into the network; a tied weight is saved once.
 
     Raises:
         UserError: the folder has other weights than the network.
@@ -403,13 +404,17 @@ def load_head(network: Any, folder: Path) -> None:
 
 
 def load_adapter(network: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """Put the saved adapter around the network.
+    """Return the network with the saved adapter.
 
     Raises:
         UserError: a loaded weight differs from the saved one.
     """
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model_state_dict  # a second, which a full model need not wait for
+    from peft import (
+        LoraConfig,
+        PeftModel,
+        get_peft_model_state_dict,
+    )  # takes a second
     from safetensors.torch import load_file
 
     from labeltune.modeling.adapters import transposed

@@ -40,7 +40,6 @@ def unanswerable(text: object) -> str | None:
 # PyTorch and Transformers take seconds, which a classifier of n-grams need not wait for: functions import them.
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
     from labeltune.modeling.forward import PromptPrefix
     from labeltune.modeling.network import Network
@@ -149,11 +148,11 @@ class Classifier:
     encoder: "Encoder | None" = None
     """What makes tokens of a text for the network."""
     prefix: "PromptPrefix | None" = None
-    """What every prompt begins with."""
+    """Common prefix of all prompts with its keys and values; None without one."""
     folders: tuple[Path, ...]
     """Folders of its files: the artefact, and the base model if the artefact does not contain it."""
     blend: Blend | None = None
-    """The n-gram model that answers beside the network; None where there is none."""
+    """The n-gram model whose logits are added; None without one."""
     ngrams: Ngrams | None = None
     """The n-gram model that answers alone; None where there is a network."""
     turn: Lock = field(default_factory=Lock, repr=False)

@@ -52,7 +52,7 @@ class Machine:
 
 
 def choose(settings: Train) -> Machine:
-    """Choose what the settings leave to the hardware."""
+    """Resolve the settings that depend on the hardware."""
     if apple_gpu():
         say("Apple's GPU is not used: training in it is not supported, so the CPU computes")
     return Machine(
@@ -123,7 +123,7 @@ def matmul_rates() -> dict[str, float]:
     """
     name = re.sub(r"[^\w.()@+,-]+", "-", cpu_name())
     kept = cache_dir() / "matmul" / f"{name}-torch-{torch.__version__}.json"
-    with suppress(FileNotFoundError, ValueError, LookupError, TypeError):  # not there, or damaged
+    with suppress(FileNotFoundError, ValueError, LookupError, TypeError):  # missing or damaged
         rates = json.loads(kept.read_bytes())
         return {name: float(rates[name]) for name in ("fp32", "bf16")}
     rates = measure_matmul()

@@ -119,7 +119,7 @@ KIB_PER_MIB = 1024
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process so far, in MiB."""
+    """Return the largest resident memory of this process so far, in MiB."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset) // KIB_PER_MIB**2
     import resource  # which Windows has not

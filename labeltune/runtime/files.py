@@ -374,7 +374,7 @@ def held(path: Path, busy: Callable[[int | None], None]) -> Iterator[None]:
 
 
 def _note(path: Path) -> Path:
-    """The file that names the holder: beside the lock, because a lock's own file may not be rewritten whole."""
+    """Return the file that names the holder, which is separate because the lock file can't be replaced."""
     return path.with_suffix(".holder")
 
 

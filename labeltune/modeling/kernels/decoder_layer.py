@@ -255,7 +255,7 @@ def adapted_layer(
     cosines: torch.Tensor,
     sines: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what `layer_states` does, with gradients of the states and the adapters, and of no other weight."""
+    """Return what `layer_states` does, with gradients of only the states and the adapters."""
     states: torch.Tensor = _Adapted.apply(x, parts, unpadded, mask, cosines, sines, *parts.adapters)  # type: ignore[no-untyped-call]
     return states
 
