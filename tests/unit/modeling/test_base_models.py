@@ -47,7 +47,7 @@ def test_a_base_model_with_code_is_refused_or_read_without_it_and_nobody_is_aske
     if known:  # Transformers has this architecture itself
         assert load_config(folder).model_type == "llama"
     else:
-        with pytest.raises(UserError, match=r"config.json: auto_map: this model brings Python code of its own"):
+        with pytest.raises(UserError, match=r"config.json: auto_map: this model needs Python code from its folder"):
             load_config(folder)
     load_tokenizer(folder)  # a class that Transformers has
     assert asked == []
