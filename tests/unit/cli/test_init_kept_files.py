@@ -15,7 +15,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", ["..", ".", "../..", "a/b", "a/../b", "/etc", ".hidden", "a\nb", "-x", "x" * 200])
 def test_a_name_is_never_a_path_and_nothing_is_touched(project: Path, notes: Path, name: str) -> None:
     before = files_below(project)
-    with pytest.raises(UserError, match="--name: .* is no name"):
+    with pytest.raises(UserError, match="--name: .* is not a valid name"):
         main.main(["init", str(notes), f"--name={name}", "--force"])
     assert files_below(project) == before
 
