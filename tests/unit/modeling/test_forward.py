@@ -124,7 +124,7 @@ def lengths_read(network: Any, read: Callable[[], Any]) -> set[int]:
 def test_lengths_are_rounded_up_where_a_kernel_is_compiled_for_each(tiny_base: Bases, method: str) -> None:
     seen = {}
     for dtype in ("fp32", "bf16"):
-        made = tuning.plan(tiny_base("gemma3_text"), dtype=dtype, head="linear", method=method)
+        made = tuning.plan(tiny_base("gemma3_text"), dtype=dtype, kernels="transformers", head="linear", method=method)
         network = made.load()
         rows = made.encoder.encode(tuning.TEXTS).input_ids
         seen[dtype] = lengths_read(network, lambda: compute_logits(network, rows, pad_id=0, batch_tokens=20))  # noqa: B023
@@ -142,7 +142,7 @@ def test_a_rounded_length_changes_no_answer(
     tiny_base: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    made = tuning.plan(tiny_base("gemma3_text"), **({"layers": 2} | train))
+    made = tuning.plan(tiny_base("gemma3_text"), kernels="transformers", **({"layers": 2} | train))
     network, given = made.load(), tuning.rows(made)
 
     def answers() -> list[np.ndarray]:

@@ -115,8 +115,10 @@ def test_an_export_of_a_blend_answers_as_the_blend_does(tiny_base: Bases, tmp_pa
     classifier = trained(tiny_base("llama"), tmp_path / "classifier", blend=blend, head="linear", bias=[0.4, -0.4])
     folder, _, compared = exported(classifier, tmp_path, to)
     assert compared.keeps(EXACT), str(compared)
-    card = model_card._use(classifier.record, onnx=to == "onnx", own=False, compared="")
-    assert "whose logits only `predict.py` adds" in card
+    card = model_card.export_card(
+        classifier.record, onnx=to == "onnx", own=False, texts=texts, compared="", figures=None
+    )
+    assert "whose logits only `predict.py` adds" in " ".join(card.split())
     (folder / ngrams.WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError):
         predict.Classifier(folder)
