@@ -172,6 +172,10 @@ class Train(Section):
     """Add the logits of an n-gram model, fitted to the training rows, to the network's, with weights fitted to the
     validation rows; `auto`: where that lowers their cross-fitted log-loss by more than a standard error
     and 0.001."""
+    select: Literal["none", "auto"] = "none"
+    """Whether a cheaper classifier is taken instead if the paired test on validation rows finds it better. `auto` fits
+    n-grams and a probe of the same depth to the training rows, the latter by one pass of the base model; `none` only
+    tells, of the n-grams that `blend` has fitted."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Data type of the computation and of frozen weights; `auto`: bf16 if it is faster on this hardware."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

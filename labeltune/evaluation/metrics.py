@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 
 from labeltune.console.terminal import say, table
 from labeltune.data.labels import Indices, Probabilities
-from labeltune.probing.regression import row_losses
+from labeltune.probing.regression import mcnemar, row_losses
 
 LEVEL = 0.95
 CELLS = 5_000_000
@@ -130,13 +130,12 @@ def paired_test(first: Flags, second: Flags) -> Paired:
     Under the null hypothesis of the exact test, either model is equally likely to be the only right one (McNemar 1947).
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    disagreeing = only_first + only_second
     return Paired(
         difference=(only_first - only_second) / len(first),
         interval=paired_interval(only_first, only_second, len(first)),
         only_first=only_first,
         only_second=only_second,
-        p_value=float(stats.binomtest(only_first, disagreeing).pvalue) if disagreeing else 1.0,
+        p_value=mcnemar(only_first, only_second),
     )
 
 

@@ -227,7 +227,7 @@ def _describe(folder: Path, record: Record) -> None:
 def fingerprint(record: Record) -> Fingerprint:
     """Return everything that the result of this training depends on; call it after all imports."""
     train = record.train.model_dump(
-        exclude={"resume", "checkpoints", "report_to", "probe_rows", "feature_cache_budget", "blend"}
+        exclude={"resume", "checkpoints", "report_to", "probe_rows", "feature_cache_budget", "blend", "select"}
     )
     return Fingerprint(
         configuration={

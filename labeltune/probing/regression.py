@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
@@ -108,6 +109,20 @@ def standard_errors_above(losses: NDArray[np.float64], best: NDArray[np.float64]
     if error == 0.0:
         return np.inf if difference.mean() > 0 else 0.0
     return difference.mean() / error
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the p value of the exact McNemar test (McNemar 1947): rows on which one is right as throws of a fair coin.
+
+    Args:
+        only_first: number of rows that only the first of two models classifies correctly.
+        only_second: number of rows that only the second one does.
+
+    >>> mcnemar(0, 6), mcnemar(0, 0)
+    (0.03125, 1.0)
+    """
+    disagreeing = only_first + only_second
+    return float(binomtest(only_first, disagreeing).pvalue) if disagreeing else 1.0
 
 
 def figures(labels: Indices, given: Probabilities) -> dict[str, float]:

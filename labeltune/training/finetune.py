@@ -182,7 +182,7 @@ def fine_tune(
             trainer = _trainer(
                 network, train, validation, sizes, plan.machine.dtype, collator, weights, store, curves, callbacks
             )
-            return network, _run(trainer, resume, started, answer=settings.blend == "auto")
+            return network, _run(trainer, resume, started, answer="auto" in (settings.blend, settings.select))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -29,7 +29,7 @@ from labeltune.probing import layer_probes
 from labeltune.probing.feature_cache import Entry, WritePart, cache_key, cached
 from labeltune.probing.layer_probes import STRENGTHS
 from labeltune.probing.regression import Regression, States, single_threaded
-from labeltune.training.cross_fitting import lowest_loss
+from labeltune.training.cross_fitting import chosen_by_others, lowest_loss
 from labeltune.training.finetune import without_head
 from labeltune.training.tracking import History, OneStep, log
 
@@ -90,6 +90,7 @@ def fit_probe(
         fitted = OneStep(
             logits={"train": heads[best].logits(states[0]), "validation": given[best]},
             labels=dict(zip(("train", "validation"), answers, strict=True)),
+            judged=chosen_by_others(given, answers[1]),
         )
     layer = getattr(network, network.head_name)
     with torch.no_grad():

@@ -31,6 +31,7 @@ from labeltune.runtime.errors import UserError
 from labeltune.runtime.files import write_metrics, write_table
 from labeltune.training.blending import BlendChoice
 from labeltune.training.layer_selection import Choice
+from labeltune.training.selection import Selection
 
 
 @dataclass(kw_only=True)
@@ -71,6 +72,8 @@ class History:
     """Numbers of `trainable` and `total` parameters."""
     fitted: dict[str, Any] = field(default_factory=dict)
     """What a regression that was fitted in place of a fine-tuning chose; empty after a fine-tuning."""
+    judged: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """Of a regression: logits of the validation rows in whose choice each took no part, `[rows, num_labels]`."""
     logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     """Logits of the selected model for the validation rows, `[rows, num_labels]`; None if they are not needed."""
 
@@ -86,6 +89,8 @@ class OneStep:
 
     logits: dict[str, NDArray[np.float32]]
     """`train` and `validation` -> `[rows, num_labels]`."""
+    judged: NDArray[np.float32]
+    """Logits of the validation rows in whose choice each took no part, `[rows, num_labels]`."""
     labels: dict[str, NDArray[np.int64]]
     """`train` and `validation` -> index of each row's label, `[rows]`."""
 
@@ -109,6 +114,7 @@ class OneStep:
             accumulation=1,
             parameters=parameters,
             logits=self.logits["validation"],
+            judged=self.judged,
             fitted=dict(chosen),
         )
 
@@ -146,15 +152,17 @@ def validated(history: History, blended: BlendChoice) -> dict[str, float]:
     return history.best | validation_figures(blended.logits, blended.labels)
 
 
-def figures(history: History, choice: Choice, blended: BlendChoice) -> dict[str, Any]:
+def figures(history: History, choice: Choice, blended: BlendChoice, selection: Selection) -> dict[str, Any]:
     """Return the content of metrics/train.json: figures of the selected model and of its training."""
     best = dict(history.best)
     blend = {"blend": blended.figures} if blended.figures else {}
     fitted = {"regression": history.fitted} if history.fitted else {}
+    selected = {"select": selection.figures} if selection.figures else {}
     return (
         choice.figures()
         | blend
         | fitted
+        | selected
         | {
             "best_step": history.best_step,
             "steps": history.validation[-1]["step"],
@@ -185,11 +193,17 @@ def save_curves(recorded: Progress | History, folder: Path) -> None:
 
 
 def save_history(
-    history: History, choice: Choice, blended: BlendChoice, metrics: Path, costs_path: Path, curves: Path
+    history: History,
+    choice: Choice,
+    blended: BlendChoice,
+    selection: Selection,
+    metrics: Path,
+    costs_path: Path,
+    curves: Path,
 ) -> None:
     """Write the figures, the costs, and a table per curve."""
     save_curves(history, curves)
-    write_metrics(metrics, figures(history, choice, blended))
+    write_metrics(metrics, figures(history, choice, blended, selection))
     write_metrics(costs_path, costs(history, choice, blended))
 
 

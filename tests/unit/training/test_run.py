@@ -1,8 +1,11 @@
 """Training runs: every method ends in a classifier that can be saved, and nothing is deleted before it is."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,6 +17,7 @@ from labeltune.inference.classifier import Classifier
 from labeltune.modeling.device import Machine
 from labeltune.training import run
 from labeltune.training.run import Task
+from labeltune.training.selection import Selection
 from tests.conftest import spam_rows
 
 LORA = {"head": "linear", "pooling": "mean", "layers": 1, "epochs": 1.0, "batch_size": 8}
@@ -89,3 +93,62 @@ def test_checkpoints_stay_until_the_classifier_is_saved_and_the_next_run_ends_wi
     whole = saved(task(base_folder, spam, **train), tmp_path / "whole")
     for file in again.iterdir():
         assert file.read_bytes() == (whole / file.name).read_bytes(), file.name
+
+
+BAD = {"head": "linear", "head_initialization": "random", "learning_rate": 1e-6, "layers": 1, "epochs": 1.0}
+"""A training that learns nothing."""
+
+
+def test_a_cheaper_classifier_that_is_better_is_taken_with_the_reason(
+    base_folder: Path, spam: LabelSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = task(base_folder, spam, **BAD, blend="none", select="auto")
+    classifier = Classifier.load(saved(made, tmp_path))
+    figures = json.loads((tmp_path / "train.json").read_text())
+    assert figures["select"]["taken"] == classifier.record.train.method == "ngrams"
+    assert set(figures["select"]["cheaper"]) == {"ngrams", "probe"}
+    assert classifier.record.chosen["method"].startswith("ngrams: an n-gram model labels 100.0% of 40 validation rows")
+    assert classifier.record.validation["accuracy"] == 1
+    assert figures["validation"]["accuracy"] == 1
+    assert not list((tmp_path / "root/.checkpoints").glob("*/step-*"))
+    assert "train.select: auto takes a cheaper classifier" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_probe_that_is_better_is_taken_and_loads_as_one(
+    base_folder: Path, spam: LabelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(trained: Any, cheaper: Any, labels: Any, *, takes: bool) -> Selection:
+        assert takes
+        return Selection(better="probe", reason="why", figures={"better": "probe"})
+
+    made = task(base_folder, spam, **BAD, blend="none", select="auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "judge", found)
+        classifier = Classifier.load(saved(made, tmp_path))
+    assert classifier.record.train.method == "probe"
+    alone = Classifier.load(
+        saved(task(base_folder, spam, **PROBE | {"depth": "all", "pooling": "auto", "blend": "none"}), tmp_path / "p")
+    )
+    texts = made.rows["validation"]["text"].tolist()
+    np.testing.assert_array_equal(classifier.predict(texts).logits, alone.predict(texts).logits)
+
+
+def test_a_classifier_that_is_as_good_as_cheaper_ones_stays(base_folder: Path, spam: LabelSet, tmp_path: Path) -> None:
+    texts = [f"win a free prize now {i}" if i % 2 else f"see you at home {i}" for i in range(40)]
+    made = task(base_folder, spam, **PROBE, blend="none", select="auto")
+    assert len(texts) == len(made.rows["train"])
+    frame = made.rows["train"].assign(text=texts, label=["spam" if i % 2 else "ham" for i in range(40)])
+    frame["prompt"] = "Text: " + frame["text"]
+    made = replace(made, rows={"train": frame, "validation": frame})
+    classifier = Classifier.load(saved(made, tmp_path))
+    assert classifier.record.train.method == "probe"
+    assert json.loads((tmp_path / "train.json").read_text())["select"]["better"] is None
+
+
+def test_class_weights_are_not_undone_by_a_comparison_of_accuracies(
+    base_folder: Path, spam: LabelSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = task(base_folder, spam, **BAD, blend="none", select="auto", class_weights="balanced")
+    assert Classifier.load(saved(made, tmp_path)).record.train.method == "lora"
+    assert "select" not in json.loads((tmp_path / "train.json").read_text())
+    assert "train.select: auto compares nothing" in " ".join(capsys.readouterr().out.split())
