@@ -20,14 +20,17 @@ from labeltune.serving.http_api import create_app
 from stages import train
 from tests.conftest import make_project
 from tests.integration.test_stages import change, fingerprint, run_all
+from tests.lexicon import fill_lexicons
 
 PROBE = "method: probe, head: linear, pooling: mean, depth: 3"
 
 
 def project_of(folder: Path, base_folder: Path, settings: str) -> None:
-    """Run every stage with other settings of the training."""
+    """Run every stage with other settings of the training, and with the tests' lexicons, as a test's own runs have."""
     make_project(folder, base_folder)
-    with contextlib.chdir(folder):
+    with pytest.MonkeyPatch.context() as patched, contextlib.chdir(folder):
+        fill_lexicons(folder / "cache")
+        patched.setenv("LABELTUNE_CACHE", str(folder / "cache"))
         change("conf/recipes/test.yaml", "layers: 2", settings)
         change("conf/datasets/messages.yaml", "text: text", "text: text\nexamples: [win a prize now, see you at lunch]")
         run_all()
