@@ -70,6 +70,8 @@ def write_run(folder: Path, names: tuple[str, ...], rows: pd.DataFrame, logits: 
         "data": {"rows": {"train": 781, "validation": 112}},
         "labeltune": labeltune.__version__,
         "machine": asdict(device.Machine(dtype="fp32", attention="eager", kernels="fused", threads=2)),
+        "base": {"model": {"name": "smollm2-135m"}, "files": {}},
+        "train": {"method": "lora", "head": "label_scoring"},
     }
     write_json(folder / "models/classifier/labeltune.json", record)
     (folder / "plots").mkdir(parents=True, exist_ok=True)

@@ -1,24 +1,21 @@
 """The fused encoder layers against Transformers' with PEFT's adapters: logits, every gradient, dropout."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
-from labeltune.modeling import adapters, architectures
+from labeltune.modeling import adapters
 from labeltune.modeling.builder import NetworkSpec
 from labeltune.modeling.forward import compute_logits
 from labeltune.modeling.kernels import encoder_layer, fused
 from labeltune.modeling.kernels.decoder_layer import LoraLinear
 from labeltune.modeling.packing import UnpaddedBatch
-from labeltune.training import dataset
-from labeltune.training.dataset import Collator, states
-from tests.tuning import ANSWERS, TEXTS, plan, rows
+from tests.tuning import TEXTS, plan
+from tests.unit.modeling.kernels.test_decoder_layer import gradients
 
 Bases = Callable[..., Path]
 LINEAR = {"head": "linear", "pooling": "mean"}
@@ -38,24 +35,6 @@ def twins(folder: Path, **options: Any) -> list[tuple[NetworkSpec, Any]]:
                 torch.nn.init.normal_(parameter, std=0.2)
         made.append((one, network))
     return made
-
-
-def gradients(made: NetworkSpec, network: Any, *, known: bool, side_by_side: bool) -> dict[str, torch.Tensor]:
-    """Logits and gradients of a training batch, by name."""
-    inner = architectures.unwrap(network)
-    pad_id = made.encoder.tokenizer.pad_token_id
-    given = rows(made)
-    if known and inner.frozen_layers:
-        given = replace(given, states=states(inner, given.input_ids, pad_id=pad_id))
-    packed_by = dataset.choose_packing(made, inner) if side_by_side else None
-    batch = Collator(pad_id=pad_id, packing=packed_by)([given[row] for row in range(len(given))])
-    assert ("owners" in batch) == side_by_side
-    network.train()
-    logits = network(**{name: tensor for name, tensor in batch.items() if name != "rows"}).logits
-    functional.cross_entropy(logits, torch.tensor(ANSWERS)).backward()
-    found = {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None}
-    assert found.keys() == adapters.trainable_parameters(network).keys()
-    return found | {"logits": logits.detach()}
 
 
 @pytest.fixture

@@ -127,3 +127,14 @@ def test_what_the_answers_are_worth_in_use_stands_beside_the_figures_of_balanced
     (row,) = (row for row in cells if len(row) == 7 and row[0] == "`spam`" and row[2] == "10.0%")
     assert row[4] == f"{100 * spam['precision']:.1f}%"
     assert row[6] == f"{100 * spam['recall']:.1f}%"
+
+
+def test_the_method_is_that_of_the_classifier_and_n_grams_have_no_base_model(evidence: RunResults) -> None:
+    assert "| Base model |" in compose(evidence).chapters["training"]
+    assert "| Method and head | `lora` · `label_scoring` |" in compose(evidence).chapters["training"]
+    record = evidence.record | {"base": {"model": None, "files": {}}, "train": {"method": "ngrams", "head": "linear"}}
+    for language, method in (("en", "| Method and head | `ngrams` |"), ("zh", "| 方法与分类头 | `ngrams` |")):
+        text = compose(replace(evidence, record=record), language).chapters["training"]
+        assert method in text
+        assert "Licence" not in text
+        assert "基座模型 |" not in text
